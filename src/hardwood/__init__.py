@@ -1,0 +1,26 @@
+"""Hardwood trains dual encoders against the whole corpus.
+
+The public names live here; everything heavy is imported when first used, so that ``import hardwood`` stays quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from hardwood._version import __version__
+from hardwood.errors import DataError
+
+_LAZY: dict[str, str] = {}
+
+__all__ = ["DataError", "__version__", *_LAZY]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'hardwood' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,169 @@
+"""The encoders that can be trained: sentence-transformers models, or static embeddings made for the corpus."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from hardwood.data import RetrievalDataset
+
+STATIC = "static"
+Towers = Literal["shared", "separate"]
+
+
+def load_encoder(
+    name: str,
+    dataset: RetrievalDataset | None = None,
+    *,
+    towers: Towers = "shared",
+    dimension: int = 128,
+    vocabulary_size: int = 16_384,
+    seed: int = 0,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> SentenceTransformer:
+    """The encoder to train.
+
+    Args:
+        name: ``"static"`` for `static_encoder` on the texts of ``dataset``, else a sentence-transformers model: its
+            name on
+            the hub or a local folder.
+        dataset: needed for ``"static"``.
+        towers: ``"shared"``: queries and targets through the same weights; ``"separate"``: a copy for each, behind
+            sentence-transformers' ``Router``. A model that has a ``Router`` already is taken as it is.
+        dimension: of static embeddings.
+        vocabulary_size: of static embeddings.
+        seed: initial static embeddings.
+        device: where to put it; ``None``: an accelerator if there is one.
+        trust_remote_code: run code that comes with a hub model. Off unless you trust its authors.
+
+    Raises:
+        ValueError: nothing loadable goes by that name, or the options don't fit together.
+    """
+    if towers not in ("shared", "separate"):
+        raise ValueError(f"towers must be 'shared' or 'separate', got {towers!r}")
+    if name == STATIC:
+        if dataset is None:
+            raise ValueError("the static encoder is made from a corpus: pass the dataset")
+        model = static_encoder(dataset, dimension=dimension, vocabulary_size=vocabulary_size, seed=seed, device=device)
+    else:
+        model = _load_sentence_transformer(name, device=device, trust_remote_code=trust_remote_code)
+    return separate_towers(model) if towers == "separate" and not has_router(model) else model
+
+
+def static_encoder(
+    dataset: RetrievalDataset,
+    *,
+    dimension: int = 128,
+    vocabulary_size: int = 16_384,
+    seed: int = 0,
+    device: str | None = None,
+) -> SentenceTransformer:
+    """A bag of learned word-piece embeddings, from scratch, with a tokenizer trained on the corpus.
+
+    Nothing is downloaded, and it trains on a CPU in minutes: 128 numbers a piece, averaged
+    (sentence-transformers' ``StaticEmbedding``).
+
+    Args:
+        dataset: its target texts and training queries make the vocabulary.
+        dimension: length of an encoding.
+        vocabulary_size: at most so many word pieces.
+        seed: initial embeddings, normal with unit variance.
+        device: where to put it.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    if dimension < 1:
+        raise ValueError(f"dimension must be at least 1, got {dimension}")
+    tokenizer = train_tokenizer(_texts_for_vocabulary(dataset), vocabulary_size)
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(tokenizer.get_vocab_size(), dimension, generator=generator)
+    return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)], device=device)
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 16_384):  # type: ignore[no-untyped-def]
+    """A lower-casing, accent-stripping word-piece tokenizer (``tokenizers.Tokenizer``) for these texts.
+
+    Raises:
+        ValueError: a vocabulary too small for an alphabet and the unknown piece.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    if vocabulary_size < 256:
+        raise ValueError(f"vocabulary_size must be at least 256, got {vocabulary_size}")
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary_size, special_tokens=["[PAD]", "[UNK]"], show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def separate_towers(model: SentenceTransformer) -> SentenceTransformer:
+    """A query and a document tower, both starting from ``model`` (its prompts, similarity and device are kept)."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Router
+
+    modules = list(model.children())
+    router = Router.for_query_document(query_modules=modules, document_modules=[copy.deepcopy(m) for m in modules])
+    return SentenceTransformer(
+        modules=[router],
+        prompts=dict(model.prompts),
+        similarity_fn_name=model.similarity_fn_name,
+        device=str(model.device),
+    )
+
+
+def has_router(model: SentenceTransformer) -> bool:
+    """Whether queries and targets take different routes through the model."""
+    from sentence_transformers.sentence_transformer.modules import Router
+
+    return any(isinstance(module, Router) for module in model.children())
+
+
+def document_prompt(model: SentenceTransformer) -> str | None:
+    """The prompt that ``encode_document`` puts before a target, ``None`` without one."""
+    return _prompt(model, ("document", "passage", "corpus"))
+
+
+def query_prompt(model: SentenceTransformer) -> str | None:
+    """The prompt that ``encode_query`` puts before a query, ``None`` without one."""
+    return _prompt(model, ("query",))
+
+
+def _prompt(model: SentenceTransformer, names: tuple[str, ...]) -> str | None:
+    # As encode_query and encode_document resolve them: the first name the model has, else its default prompt.
+    name = next((name for name in names if name in model.prompts), model.default_prompt_name)
+    return (model.prompts.get(name) or None) if name is not None else None
+
+
+def _load_sentence_transformer(name: str, *, device: str | None, trust_remote_code: bool) -> SentenceTransformer:
+    from sentence_transformers import SentenceTransformer
+
+    looks_like_path = name.startswith((".", "/", "~")) or Path(name).expanduser().is_dir()
+    path = str(Path(name).expanduser()) if looks_like_path else name
+    if looks_like_path and not Path(path).is_dir():
+        raise ValueError(f"no encoder at {name!r}: there is no such folder")
+    try:
+        return SentenceTransformer(path, device=device, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"could not load the encoder {name!r}: give 'static', a local sentence-transformers folder, or the name of "
+            f"a model on the hub (needs a connection, or a copy in the cache). The loader said: {error}"
+        ) from error
+
+
+def _texts_for_vocabulary(dataset: RetrievalDataset) -> Iterable[str]:
+    for texts in dataset.corpus.iter_texts(batch_size=4096):
+        yield from texts
+    if "train" in dataset.splits:  # never the other splits: their words must stay unseen
+        yield from dataset.queries.texts(dataset.splits["train"].queries)

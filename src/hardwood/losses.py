@@ -1,0 +1,100 @@
+"""The cross entropy over the whole corpus, estimated from draws: pure functions of tensors.
+
+Notation (of the design and of Monath et al., AISTATS 2023): ``s = scale * x.y`` a score, ``Z(x) = sum_i exp(s_i)``
+over the corpus, ``q`` the probability of a draw. For a query with positive ``p`` the loss is ``-s_p + log Z``; here
+``Z`` is replaced by
+
+    Z_hat = sum over candidates c of  w_c exp(s_c)
+
+in which the positives of the batch are summed as they are (``w = 1``) and every other candidate stands for the share
+of the corpus that its draw represents. All scores are float32, whatever the encodings are.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Weighting = Literal["shared", "own", "none"]
+"""How drawn candidates are weighed: `shared_log_weights`, `own_log_weights`, or all candidates once (``"none"``)."""
+
+WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
+
+
+def scores(queries: Tensor, candidates: Tensor, scale: float) -> Tensor:
+    """``scale * queries @ candidates.T`` in float32.
+
+    Args:
+        queries: ``(B, d)``, any floating dtype.
+        candidates: ``(C, d)``.
+        scale: inverse temperature, positive.
+
+    Returns:
+        ``(B, C)`` float32: under autocast too, since a half-precision score times a scale of 20 is off by whole units.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        return scale * (queries.float() @ candidates.float().T)
+
+
+def own_log_weights(columns: Tensor, log_weights: Tensor, num_candidates: int) -> Tensor:
+    """Weigh each query's own draws alone: the importance sampling estimate of Z.
+
+    Args:
+        columns: ``(B, k)`` int64, the candidate of each draw; any column where the log-weight is minus infinity.
+        log_weights: ``(B, k)``, as in `hardwood.negatives.Draw`: ``-log k - log q``.
+        num_candidates: C.
+
+    Returns:
+        ``(B, C)`` float32; minus infinity for what a query did not draw. A target drawn m times counts m times.
+    """
+    # float64: weights within a query may be e^100 apart, and the small ones belong to the likeliest targets.
+    peak = log_weights.double().amax(dim=1, keepdim=True) if columns.shape[1] else log_weights.double().sum(1, True)
+    peak = peak.nan_to_num(neginf=0.0)
+    total = torch.zeros(len(columns), num_candidates, dtype=torch.float64, device=columns.device)
+    total.scatter_add_(1, columns, (log_weights.double() - peak).exp())
+    return (total.log() + peak).float()
+
+
+def shared_log_weights(counts: Tensor, log_proposals: Tensor, num_draws: int, log_share: float = 0.0) -> Tensor:
+    """Weigh candidates that all queries of the batch share: multiple importance sampling by the balance heuristic.
+
+    A candidate that stands ``m`` times among the B * k draws of the batch gets ``m / sum_b k q_b(c)`` (Veach and
+    Guibas, SIGGRAPH 1995, with every query's draws as one strategy). The estimate of each query's Z stays unbiased, no
+    weight exceeds that of the query's own draw, and every query profits from all candidates, which are encoded anyway.
+
+    Args:
+        counts: ``(C,)`` how often each candidate was drawn in the batch.
+        log_proposals: ``(B, C)`` log-probability that one draw of query b is candidate c.
+        num_draws: k.
+        log_share: log of the share of the corpus that the proposals cover (`hardwood.negatives.Draw.log_share`).
+
+    Returns:
+        ``(C,)`` float32; minus infinity for a candidate that was not drawn.
+    """
+    expected = torch.logsumexp(log_proposals.double(), dim=0) + torch.tensor(float(num_draws)).double().log()
+    log_weights = counts.double().log() - expected - log_share
+    return log_weights.masked_fill(counts == 0, -torch.inf).float()
+
+
+def corpus_cross_entropy(
+    candidate_scores: Tensor, positive_columns: Tensor, log_weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``-s_p + log Z_hat``, query by query.
+
+    Args:
+        candidate_scores: ``(B, C)`` float32 with gradient.
+        positive_columns: ``(B,)`` int64, the column of each query's positive.
+        log_weights: ``(B, C)`` or ``(C,)``; minus infinity leaves a candidate out. A query's own positive is always
+            in, with weight 1, whatever stands here.
+
+    Returns:
+        ``(positive_scores, log_z)``, both ``(B,)`` with gradient; the loss is ``log_z - positive_scores``, never
+        negative.
+    """
+    own = torch.nn.functional.one_hot(positive_columns, candidate_scores.shape[1]).bool()
+    weights = log_weights.to(candidate_scores.dtype).expand_as(candidate_scores).masked_fill(own, 0.0)
+    # Not scores + weights alone: where a weight is minus infinity the gradient must be 0, not 0 * a huge score.
+    weighted = torch.where(torch.isinf(weights), -torch.inf, candidate_scores + weights)
+    return candidate_scores.gather(1, positive_columns[:, None])[:, 0], torch.logsumexp(weighted, dim=1)

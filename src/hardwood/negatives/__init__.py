@@ -1,0 +1,34 @@
+"""Where negatives come from: one interface, many sources.
+
+Knows ids (rows of the corpus) and vectors; must not know texts, models or the trainer. A source is given queries as
+vectors and answers with targets, the probability with which it drew each, and its normaliser, so that a loss can weigh
+them.
+"""
+
+from hardwood.negatives._draws import Draw, Request, Targets, seen_mask
+from hardwood.negatives.base import NegativeSource
+from hardwood.negatives.cache import CacheNegatives
+from hardwood.negatives.cost import Cost
+from hardwood.negatives.in_batch import InBatchNegatives
+from hardwood.negatives.indexed import ExactNegatives, PeriodicNegatives, StaticNegatives
+from hardwood.negatives.margin import MarginFilter
+from hardwood.negatives.registry import SOURCES, make_source
+from hardwood.negatives.uniform import UniformNegatives
+
+__all__ = [
+    "SOURCES",
+    "CacheNegatives",
+    "Cost",
+    "Draw",
+    "ExactNegatives",
+    "InBatchNegatives",
+    "MarginFilter",
+    "NegativeSource",
+    "PeriodicNegatives",
+    "Request",
+    "StaticNegatives",
+    "Targets",
+    "UniformNegatives",
+    "make_source",
+    "seen_mask",
+]

@@ -1,0 +1,90 @@
+"""The interface that every source of negatives keeps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from hardwood.negatives._draws import Draw, Request, Targets
+from hardwood.negatives.cost import Cost
+
+
+class NegativeSource(ABC):
+    """A source of negatives.
+
+    The life of a source: `attach` once, then for each training step `begin_step`, any number of `sample` (one a
+    micro-batch) and `observe` with what the loss has just encoded. A new source implements `sample` and
+    `log_proposal`, and whichever of the hooks it needs.
+
+    Args:
+        start_step: first optimiser step (0-based) at which it draws. Before, the loss has the in-batch negatives alone:
+            an untrained encoder's hard negatives are noise, and the first steps move everything.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, *, start_step: int = 0) -> None:
+        if start_step < 0:
+            raise ValueError(f"start_step must be 0 or more, got {start_step}")
+        self.start_step = start_step
+        self.cost = Cost()
+        self.targets: Targets | None = None
+
+    def attach(self, targets: Targets, cost: Cost) -> None:
+        """Tell the source which corpus it serves and where to book its costs. Encodes nothing yet."""
+        if targets.num_targets < 1:
+            raise ValueError("the corpus has no targets: there is nothing to draw negatives from")
+        self.targets = targets
+        self.cost = cost
+
+    def begin_step(self, step: int) -> None:
+        """Called before each optimiser step, ``step`` counted from 0: the moment to refresh what has become stale."""
+
+    def is_ready(self, step: int) -> bool:
+        """Whether `sample` may be called in this step."""
+        return step >= self.start_step
+
+    @abstractmethod
+    def sample(self, request: Request) -> Draw:
+        """Draw negatives for the queries of ``request``; its ``exclude`` never appears."""
+
+    @abstractmethod
+    def log_proposal(self, request: Request, draw: Draw, ids: Tensor) -> Tensor:
+        """Log-probability that one draw of each query had been each of ``ids``.
+
+        Args:
+            request: the request that ``draw`` answered.
+            draw: the answer.
+            ids: ``(m,)`` int64 rows of targets.
+
+        Returns:
+            ``(B, m)`` float32, minus infinity where a query can't draw a target. In agreement with ``draw.log_q``. It
+            is what weighs candidates that the queries of a batch share (see `hardwood.losses.shared_log_weights`).
+        """
+
+    def observe(self, rows: Tensor, vectors: Tensor) -> None:
+        """Fresh encodings that the step has made anyway: ``rows`` ``(m,)`` int64, ``vectors`` ``(m, d)``, detached."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors that a checkpoint must hold so that a resumed run draws the same."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up the state of a checkpoint; called after `attach`."""
+        if state:
+            raise ValueError(f"{self.name!r} negatives keep no state, but the checkpoint holds {sorted(state)}")
+
+    def settings(self) -> dict[str, Any]:
+        """The options that made this source, for run files."""
+        return {"start_step": self.start_step}
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{key}={value!r}" for key, value in self.settings().items())
+        return f"{type(self).__name__}({options})"
+
+    def _attached(self) -> Targets:
+        if self.targets is None:
+            raise RuntimeError(f"{type(self).__name__} has no corpus yet: call attach(targets, cost) first")
+        return self.targets

@@ -1,0 +1,102 @@
+"""What a source costs, counted where it arises and reported in the same words for all."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PARTS = ("encode", "index", "sample", "forward_backward")
+
+
+class Cost:
+    """Counters of one run.
+
+    Attributes:
+        targets_reencoded: every encoding of a target made outside the loss, the first one of the corpus included.
+        texts_encoded: texts that the loss itself encoded with gradient (queries, positives, negatives).
+        seconds: wall-clock by part: ``encode`` (re-encoding targets), ``index`` (building and maintaining whatever is
+            sampled from), ``sample`` (drawing), ``forward_backward`` (all the rest of a training step).
+    """
+
+    def __init__(self) -> None:
+        self.targets_reencoded = 0
+        self.texts_encoded = 0
+        self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Add the time of the enclosed block to ``seconds[part]``."""
+        _synchronize()
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            _synchronize()
+            self.seconds[part] += time.perf_counter() - begin
+
+    def add_step(self, seconds: float, before: dict[str, float]) -> None:
+        """Book a training step of ``seconds``, less what the other parts took since ``before``."""
+        others = sum(self.seconds[part] - before[part] for part in PARTS if part != "forward_backward")
+        self.seconds["forward_backward"] += max(seconds - others, 0.0)
+
+    def report(self) -> dict[str, Any]:
+        """The counters and this process's memory peaks since `reset_peaks`, as plain numbers."""
+        return {
+            "targets_reencoded": self.targets_reencoded,
+            "texts_encoded": self.texts_encoded,
+            "seconds": {part: round(seconds, 3) for part, seconds in self.seconds.items()},
+            "peak_host_bytes": peak_host_bytes(),
+            "peak_accelerator_bytes": peak_accelerator_bytes(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counters alone, for a checkpoint."""
+        return {
+            "targets_reencoded": self.targets_reencoded,
+            "texts_encoded": self.texts_encoded,
+            "seconds": dict(self.seconds),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on counting from a checkpoint."""
+        self.targets_reencoded = int(state["targets_reencoded"])
+        self.texts_encoded = int(state["texts_encoded"])
+        self.seconds.update(state["seconds"])
+
+
+def _synchronize() -> None:
+    # CUDA works behind our back: without this a part would be charged for what another one queued.
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def reset_peaks() -> None:
+    """Start the memory peaks anew, where the system can (Linux; CUDA)."""
+    # On another system, or in a locked-down container, the peak stays that of the process's whole life.
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_host_bytes() -> int:
+    """The most memory this process held in RAM since `reset_peaks`, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def peak_accelerator_bytes() -> int:
+    """The most memory PyTorch held on the accelerator since `reset_peaks`, in bytes; 0 without one."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0

@@ -1,0 +1,217 @@
+"""Softmax sampling from an exact index of the whole corpus, re-encoded never, sometimes, or often."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from hardwood.negatives._draws import Draw, Request, Targets, seen_mask
+from hardwood.negatives._softmax_index import SoftmaxIndex
+from hardwood.negatives.base import NegativeSource
+from hardwood.negatives.cost import Cost
+
+INDEX_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class IndexedNegatives(NegativeSource):
+    """Draws from ``softmax(scale x.y)`` over all targets' encodings as of the last refresh, with the current query.
+
+    Args:
+        refresh_every: optimiser steps between two encodings of the whole corpus; ``None``: it is encoded once.
+        start_step: the step of the first encoding, and of the first draw.
+        index_device: where the encodings are kept; ``None``: where the model is. ``n * d`` numbers are kept.
+        index_dtype: ``"float32"`` or ``"bfloat16"``.
+    """
+
+    def __init__(
+        self,
+        *,
+        refresh_every: int | None,
+        start_step: int,
+        index_device: str | None = None,
+        index_dtype: str = "float32",
+    ) -> None:
+        super().__init__(start_step=start_step)
+        if refresh_every is not None and refresh_every < 1:
+            raise ValueError(f"refresh_every must be at least 1 step, got {refresh_every}")
+        if index_dtype not in INDEX_DTYPES:
+            raise ValueError(f"index_dtype must be one of {', '.join(INDEX_DTYPES)}, got {index_dtype!r}")
+        self.refresh_every = refresh_every
+        self.index_device = index_device
+        self.index_dtype = index_dtype
+        self._index: SoftmaxIndex | None = None
+
+    def attach(self, targets: Targets, cost: Cost) -> None:
+        super().attach(targets, cost)
+        self._index = None
+
+    def begin_step(self, step: int) -> None:
+        since_start = step - self.start_step
+        if since_start < 0:
+            return
+        # A run that is resumed with its index finds the schedule where it was: the schedule is a function of the step.
+        due = self.refresh_every is not None and since_start % self.refresh_every == 0
+        if self._index is None or due:
+            self.refresh()
+
+    def is_ready(self, step: int) -> bool:
+        return super().is_ready(step) and self._index is not None
+
+    def refresh(self) -> None:
+        """Encode every target with the current model, in place of what was there."""
+        targets = self._attached()
+        if self._index is None:
+            with self.cost.timed("index"):
+                device = self.index_device or targets.device
+                shape = (targets.num_targets, targets.dimension)
+                self._index = SoftmaxIndex(torch.empty(shape, dtype=INDEX_DTYPES[self.index_dtype], device=device))
+        # Consumed block by block, so that encodings never exist twice.
+        for rows, vectors in targets.encode():
+            with self.cost.timed("index"):
+                self._index.vectors[rows.to(self._index.vectors.device)] = vectors.to(
+                    self._index.vectors.device, self._index.vectors.dtype
+                )
+
+    def sample(self, request: Request) -> Draw:
+        with self.cost.timed("sample"):
+            index = self._built()
+            generator = torch.Generator(device=index.vectors.device).manual_seed(request.seed)
+            ids, log_q, log_z = index.sample(
+                request.queries,
+                min(request.num_negatives, len(index)),
+                scale=request.scale,
+                exclude=request.exclude,
+                ceiling=request.ceiling,
+                generator=generator,
+            )
+            device = request.queries.device
+            draw = Draw.plain(ids.to(device), log_q.to(device), log_z.to(device))
+        if request.num_negatives < len(index):
+            return draw
+        everything = torch.arange(len(index), device=device)
+        return Draw.everything(self.log_proposal(request, draw, everything), draw.log_z)
+
+    def log_proposal(self, request: Request, draw: Draw, ids: Tensor) -> Tensor:
+        with self.cost.timed("sample"):
+            index = self._built()
+            scores = index.scores(request.queries, ids.to(index.vectors.device), request.scale).to(ids.device)
+            return masked_log_proposal(scores, request, draw, seen_mask(request.exclude, ids))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {} if self._index is None else {"vectors": self._index.vectors}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        targets = self._attached()
+        if not state:
+            self._index = None
+            return
+        vectors = state["vectors"]
+        if vectors.shape != (targets.num_targets, targets.dimension):
+            raise ValueError(
+                f"the checkpoint's index is {tuple(vectors.shape)}, but this corpus and model need "
+                f"{(targets.num_targets, targets.dimension)}: resume with the data and model it was made with"
+            )
+        device = self.index_device or targets.device
+        self._index = SoftmaxIndex(vectors.to(device, INDEX_DTYPES[self.index_dtype]))
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "refresh_every": self.refresh_every,
+            "start_step": self.start_step,
+            "index_device": self.index_device,
+            "index_dtype": self.index_dtype,
+        }
+
+    def _built(self) -> SoftmaxIndex:
+        if self._index is None:
+            raise RuntimeError(
+                f"{self.name!r} negatives have no index yet: begin_step(step) builds it from step {self.start_step} on"
+            )
+        return self._index
+
+
+def masked_log_proposal(scores: Tensor, request: Request, draw: Draw, excluded: Tensor) -> Tensor:
+    """``scores - log Z`` with minus infinity where exclusion or the filter forbids a draw; all ``(B, m)``."""
+    forbidden = excluded | torch.isinf(draw.log_z)[:, None]
+    if request.ceiling is not None:
+        forbidden |= scores > request.scale * request.ceiling[:, None]
+    return (scores - draw.log_z[:, None]).masked_fill(forbidden, -torch.inf)
+
+
+class StaticNegatives(IndexedNegatives):
+    """An exact index encoded once, after a warm-up, and never again: mining "offline" with a frozen model.
+
+    Args:
+        start_step: the step before which the corpus is encoded.
+        index_device: as in `IndexedNegatives`.
+        index_dtype: as in `IndexedNegatives`.
+    """
+
+    name: ClassVar[str] = "static"
+
+    def __init__(self, *, start_step: int = 100, index_device: str | None = None, index_dtype: str = "float32") -> None:
+        super().__init__(refresh_every=None, start_step=start_step, index_device=index_device, index_dtype=index_dtype)
+
+    def settings(self) -> dict[str, Any]:
+        return {key: value for key, value in super().settings().items() if key != "refresh_every"}
+
+
+class PeriodicNegatives(IndexedNegatives):
+    """The whole corpus re-encoded every so many steps (ANCE; Xiong et al., ICLR 2021, arXiv:2007.00808).
+
+    Draws are softmax samples with the current query, as for every source here, so that sources differ only in how
+    fresh their encodings are; ANCE itself takes uniform draws from the top 200.
+
+    Args:
+        refresh_every: optimiser steps between two encodings of the corpus.
+        start_step: the first of them.
+        index_device: as in `IndexedNegatives`.
+        index_dtype: as in `IndexedNegatives`.
+    """
+
+    name: ClassVar[str] = "periodic"
+
+    def __init__(
+        self,
+        *,
+        refresh_every: int = 200,
+        start_step: int = 20,
+        index_device: str | None = None,
+        index_dtype: str = "float32",
+    ) -> None:
+        super().__init__(
+            refresh_every=refresh_every,
+            start_step=start_step,
+            index_device=index_device,
+            index_dtype=index_dtype,
+        )
+
+
+class ExactNegatives(IndexedNegatives):
+    """The oracle: softmax sampling over the whole corpus, re-encoded so often that it is (nearly) never stale.
+
+    Args:
+        refresh_every: optimiser steps between two encodings of the corpus; 1 is the exact softmax of every step.
+        start_step: the first of them.
+        index_device: as in `IndexedNegatives`.
+        index_dtype: as in `IndexedNegatives`.
+    """
+
+    name: ClassVar[str] = "exact"
+
+    def __init__(
+        self,
+        *,
+        refresh_every: int = 20,
+        start_step: int = 20,
+        index_device: str | None = None,
+        index_dtype: str = "float32",
+    ) -> None:
+        super().__init__(
+            refresh_every=refresh_every,
+            start_step=start_step,
+            index_device=index_device,
+            index_dtype=index_dtype,
+        )

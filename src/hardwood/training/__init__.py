@@ -1,0 +1,20 @@
+"""Training: the one place that knows data, encoders, sources of negatives and losses, and joins them.
+
+`CorpusSoftmaxLoss` and `NegativesCallback` are for people with their own trainer script; `train` is the whole job.
+"""
+
+from hardwood.training.callback import NegativesCallback
+from hardwood.training.config import RunConfig
+from hardwood.training.evaluator import RetrievalEvaluator
+from hardwood.training.run import RunResult, train
+from hardwood.training.softmax_loss import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss
+
+__all__ = [
+    "CachedCorpusSoftmaxLoss",
+    "CorpusSoftmaxLoss",
+    "NegativesCallback",
+    "RetrievalEvaluator",
+    "RunConfig",
+    "RunResult",
+    "train",
+]

@@ -1,0 +1,53 @@
+"""Batches of tokenised texts: moving them, and cutting them into mini-batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def to_device(features: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The same features with their tensors on ``device``."""
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for key, value in features.items()
+    }
+
+
+def split_features(features: dict[str, Any], batch_size: int, size: int) -> list[dict[str, Any]]:
+    """Cut features of ``batch_size`` texts into mini-batches of at most ``size``.
+
+    Handles padded tensors (first dimension ``batch_size``; trailing padding that a whole piece shares is dropped) and
+    the
+    ``input_ids``/``offsets`` of embedding bags. Values that are no tensors go to every piece. Features in a layout of
+    another kind are returned in one piece.
+    """
+    if batch_size <= size:
+        return [features]
+    if "offsets" in features:
+        return [_bag_piece(features, begin, min(begin + size, batch_size)) for begin in range(0, batch_size, size)]
+    tensors = [value for value in features.values() if isinstance(value, Tensor)]
+    if any(value.ndim == 0 or value.shape[0] != batch_size for value in tensors):
+        return [features]
+    return [_padded_piece(features, begin, begin + size) for begin in range(0, batch_size, size)]
+
+
+def _bag_piece(features: dict[str, Any], begin: int, end: int) -> dict[str, Any]:
+    offsets, ids = features["offsets"], features["input_ids"]
+    first = int(offsets[begin])
+    last = int(offsets[end]) if end < len(offsets) else len(ids)
+    return {**features, "offsets": offsets[begin:end] - first, "input_ids": ids[first:last]}
+
+
+def _padded_piece(features: dict[str, Any], begin: int, end: int) -> dict[str, Any]:
+    piece = {key: value[begin:end] if isinstance(value, Tensor) else value for key, value in features.items()}
+    mask = piece.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or not mask.any():
+        return piece
+    width, used = mask.shape[1], int(mask.any(dim=0).nonzero().max()) + 1
+    return {
+        key: value[:, :used] if isinstance(value, Tensor) and value.ndim >= 2 and value.shape[1] == width else value
+        for key, value in piece.items()
+    }

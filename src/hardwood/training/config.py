@@ -1,0 +1,209 @@
+"""Everything that determines a run, as one record that is written to and read from ``run.yaml``."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import platform
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from hardwood._files import written_whole
+from hardwood._version import __version__
+from hardwood.encoders import STATIC
+from hardwood.losses import WEIGHTINGS
+from hardwood.negatives import SOURCES, MarginFilter, NegativeSource, make_source
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+_STATIC_LEARNING_RATE = 0.05
+_TRANSFORMER_LEARNING_RATE = 2e-5
+_MADE_WITH = "made_with"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Settings of a training run. Defaults suit the static encoder on a CPU.
+
+    Attributes:
+        data: BEIR folder.
+        output: folder of the run; must be new or empty.
+        negatives: name of the source.
+        negatives_options: the source's own options, such as ``refresh_every``.
+        encoder: ``"static"``, a sentence-transformers name on the hub, or a local folder.
+        towers: ``"shared"`` or ``"separate"``.
+        dimension: of a static encoder.
+        vocabulary_size: of a static encoder.
+        num_negatives: draws a query.
+        batch_size: (query, positive) pairs a forward pass.
+        steps: optimiser steps; or
+        epochs: passes over the training pairs (one of the two; 1 epoch if neither is given).
+        scale: inverse temperature.
+        weighting: of drawn candidates, see `hardwood.losses`.
+        margin: absolute false-negative margin.
+        relative_margin: relative false-negative margin.
+        learning_rate: peak; ``None``: 0.05 for a static encoder, 2e-5 for others.
+        scheduler: a name that ``transformers`` knows.
+        warmup_ratio: share of the steps in which the learning rate rises.
+        gradient_accumulation: batches an optimiser step.
+        mini_batch_size: texts a forward pass, with activations recomputed (GradCache); ``None``: all at once.
+        precision: of the forward pass: float32, or autocast to bfloat16 or float16.
+        seed: of everything random.
+        train_split: split to train on.
+        evaluation_splits: splits measured at the end; ``None``: all others.
+        evaluate_every: steps between two evaluations on ``curve_split`` during training; ``None``: none.
+        curve_split: split of the training curve.
+        save_every: steps between two checkpoints; ``None``: none.
+        report_to: e.g. ``["tensorboard"]``, ``["wandb"]``.
+        unjudged: ``"error"`` or ``"ignore"`` queries that no split judges.
+        trust_remote_code: run code that comes with a hub model.
+        device: ``None``: an accelerator if there is one.
+        threads: of PyTorch on the CPU; ``None``: its default, or ``OMP_NUM_THREADS``.
+    """
+
+    data: str
+    output: str
+    negatives: str = "exact"
+    negatives_options: dict[str, Any] = field(default_factory=dict)
+    encoder: str = STATIC
+    towers: str = "shared"
+    dimension: int = 128
+    vocabulary_size: int = 16_384
+    num_negatives: int = 8
+    batch_size: int = 128
+    steps: int | None = None
+    epochs: float | None = None
+    scale: float = 20.0
+    weighting: str = "shared"
+    margin: float | None = None
+    relative_margin: float | None = None
+    learning_rate: float | None = None
+    scheduler: str = "linear"
+    warmup_ratio: float = 0.1
+    gradient_accumulation: int = 1
+    mini_batch_size: int | None = None
+    precision: str = "float32"
+    seed: int = 0
+    train_split: str = "train"
+    evaluation_splits: list[str] | None = None
+    evaluate_every: int | None = None
+    curve_split: str = "dev"
+    save_every: int | None = None
+    report_to: list[str] = field(default_factory=list)
+    unjudged: str = "error"
+    trust_remote_code: bool = False
+    device: str | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        self._check_types()
+        for name in ("num_negatives", "batch_size", "gradient_accumulation", "dimension"):
+            _at_least_one(name, getattr(self, name))
+        for name in ("steps", "mini_batch_size", "evaluate_every", "save_every", "threads"):
+            if getattr(self, name) is not None:
+                _at_least_one(name, getattr(self, name))
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(f"give steps or epochs, not both (got steps={self.steps}, epochs={self.epochs})")
+        for name in ("scale", "learning_rate", "epochs"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be positive and finite, got {value}")
+        if not 0 <= self.warmup_ratio < 1:
+            raise ValueError(f"warmup_ratio must lie in [0, 1), got {self.warmup_ratio}")
+        _one_of("weighting", self.weighting, WEIGHTINGS)
+        _one_of("precision", self.precision, PRECISIONS)
+        _one_of("towers", self.towers, ("shared", "separate"))
+        _one_of("unjudged", self.unjudged, ("error", "ignore"))
+        _one_of("negatives", self.negatives, tuple(SOURCES))
+        self.make_source()
+        self.make_margin()
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate in force: as given, or the encoder's default."""
+        default = _STATIC_LEARNING_RATE if self.encoder == STATIC else _TRANSFORMER_LEARNING_RATE
+        return default if self.learning_rate is None else self.learning_rate
+
+    def make_source(self) -> NegativeSource:
+        """A new source of negatives with this run's options."""
+        return make_source(self.negatives, **self.negatives_options)
+
+    def make_margin(self) -> MarginFilter:
+        """This run's false-negative filter."""
+        return MarginFilter(self.margin, self.relative_margin)
+
+    @classmethod
+    def from_mapping(cls, settings: dict[str, Any]) -> RunConfig:
+        """Settings by name, as in ``run.yaml``.
+
+        Raises:
+            ValueError: an unknown name (with the nearest known one), a missing one, or a value out of range.
+        """
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in settings:
+            if name not in known and name != _MADE_WITH:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
+                raise ValueError(f"unknown setting {name!r}{hint}")
+        for name in ("data", "output"):
+            if name not in settings:
+                raise ValueError(f"the setting {name!r} is missing")
+        return cls(**{name: value for name, value in settings.items() if name != _MADE_WITH})
+
+    def save(self, path: str | Path) -> None:
+        """Write all settings, and the versions of what they were run with, as YAML."""
+        import yaml
+
+        content = {**dataclasses.asdict(self), _MADE_WITH: versions()}
+        with written_whole(path) as temporary:
+            temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+    def _check_types(self) -> None:
+        for f in dataclasses.fields(self):
+            value, allowed = getattr(self, f.name), str(f.type)
+            names: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
+            kinds = [kind.split("[")[0].strip() for kind in allowed.split("|")]
+            if value is None and "None" in kinds:
+                continue
+            fits = any(isinstance(value, names[kind]) for kind in kinds if kind in names)
+            if not fits or (isinstance(value, bool) and "bool" not in kinds):
+                raise ValueError(f"{f.name} must be of type {allowed}, got {value!r}")
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML run file.
+
+    Raises:
+        ValueError: no such file, no YAML, or no mapping.
+    """
+    import yaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no run file {path}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a YAML file: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ValueError(f"{path} must hold settings by name, such as 'negatives: exact', got {type(content).__name__}")
+    return content
+
+
+def versions() -> dict[str, str]:
+    """Versions of Hardwood, Python and the packages that results depend on."""
+    packages = ("torch", "sentence-transformers", "transformers", "datasets", "tokenizers", "numpy")
+    found = {"hardwood": __version__, "python": platform.python_version()}
+    return found | {package: metadata.version(package) for package in packages}
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")

@@ -1,0 +1,203 @@
+"""The main job: train an encoder, measure it, and write down everything."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hardwood._files import written_whole
+from hardwood.data import RetrievalDataset
+from hardwood.encoders import document_prompt, has_router, load_encoder, query_prompt
+from hardwood.evaluation import evaluate
+from hardwood.negatives.cost import reset_peaks
+from hardwood.training.callback import NegativesCallback
+from hardwood.training.config import RunConfig
+from hardwood.training.evaluator import RetrievalEvaluator
+from hardwood.training.figure import training_curve
+from hardwood.training.softmax_loss import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run leaves behind.
+
+    Attributes:
+        model: the trained encoder.
+        metrics: as in ``metrics.json``: measures by split, ``"cost"`` and ``"training"``.
+        history: the trainer's log, a record a logging step.
+    """
+
+    model: SentenceTransformer
+    metrics: dict[str, Any]
+    history: list[dict[str, Any]]
+
+
+def train(
+    config: RunConfig, *, resume: bool = False, quiet: bool = False, dataset: RetrievalDataset | None = None
+) -> RunResult:
+    """Train as ``config`` says and write the run's folder.
+
+    The folder holds ``model/`` (loads with plain ``SentenceTransformer``), ``metrics.json``, ``run.yaml`` (repeats the
+    run),
+    ``training_curve.png``, ``log.json`` and, if asked for, ``checkpoints/``.
+
+    Args:
+        config: the settings.
+        resume: go on from the newest checkpoint in the folder.
+        quiet: no progress bars.
+        dataset: use this one instead of reading ``config.data`` (which still names it in ``run.yaml``).
+
+    Raises:
+        ValueError: bad settings or data, an output folder in use, or nothing to resume from.
+    """
+    import torch
+    from transformers import set_seed
+
+    output = Path(config.output)
+    checkpoint = _newest_checkpoint(output) if resume else None
+    if not resume and output.exists() and any(output.iterdir()):
+        raise ValueError(f"the output folder {output} is not empty: choose another, remove it, or resume (--resume)")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    reset_peaks()
+    set_seed(config.seed)
+    data = RetrievalDataset.load(config.data, unjudged=config.unjudged) if dataset is None else dataset
+    splits = _evaluation_splits(config, data)
+    model = load_encoder(
+        config.encoder,
+        data,
+        towers=config.towers,  # type: ignore[arg-type]  # checked by RunConfig
+        dimension=config.dimension,
+        vocabulary_size=config.vocabulary_size,
+        seed=config.seed,
+        device=config.device,
+        trust_remote_code=config.trust_remote_code,
+    )
+    loss = make_loss(model, data, config)
+    config.save(output / "run.yaml")
+    trainer = make_trainer(model, data, loss, config, quiet=quiet, resume_from=checkpoint)
+    began = time.perf_counter()
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    seconds = time.perf_counter() - began
+
+    metrics: dict[str, Any] = {name: evaluate(model, data, split=name, progress=not quiet) for name in splits}
+    metrics["cost"] = loss.cost.report()
+    metrics["training"] = {"steps": trainer.state.global_step, "seconds": round(seconds, 3)}
+    history = trainer.state.log_history
+    _write_outputs(output, model, metrics, history, config)
+    return RunResult(model, metrics, history)
+
+
+def make_loss(model: SentenceTransformer, data: RetrievalDataset, config: RunConfig) -> CorpusSoftmaxLoss:
+    """The loss with this run's source of negatives."""
+    options: dict[str, Any] = {
+        "num_negatives": config.num_negatives,
+        "scale": config.scale,
+        "weighting": config.weighting,
+        "margin": config.make_margin(),
+        "split": config.train_split,
+        "seed": config.seed,
+    }
+    if config.mini_batch_size is None:
+        return CorpusSoftmaxLoss(model, data, config.make_source(), **options)
+    options["mini_batch_size"] = config.mini_batch_size
+    return CachedCorpusSoftmaxLoss(model, data, config.make_source(), **options)
+
+
+def make_trainer(
+    model: SentenceTransformer,
+    data: RetrievalDataset,
+    loss: CorpusSoftmaxLoss,
+    config: RunConfig,
+    *,
+    quiet: bool = False,
+    resume_from: Path | None = None,
+) -> SentenceTransformerTrainer:
+    """A plain ``SentenceTransformerTrainer`` with this run's arguments."""
+    from sentence_transformers import SentenceTransformerTrainer
+
+    evaluator = None
+    if config.evaluate_every is not None:
+        data.split(config.curve_split)  # a clear error now rather than in mid-run
+        evaluator = RetrievalEvaluator(data, config.curve_split)
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=_training_arguments(model, config, quiet),
+        train_dataset=data.training_pairs(config.train_split),
+        loss=loss,
+        evaluator=evaluator,
+        callbacks=[NegativesCallback(loss, resume_from=resume_from)],
+    )
+    if quiet:
+        from transformers import PrinterCallback
+
+        trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _training_arguments(model: SentenceTransformer, config: RunConfig, quiet: bool) -> Any:
+    from sentence_transformers import SentenceTransformerTrainingArguments
+
+    prompts = {"anchor": query_prompt(model), "positive": document_prompt(model)}
+    length: dict[str, Any] = (
+        {"max_steps": config.steps} if config.steps is not None else {"num_train_epochs": config.epochs or 1.0}
+    )
+    return SentenceTransformerTrainingArguments(
+        output_dir=str(Path(config.output) / CHECKPOINTS),
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        learning_rate=config.peak_learning_rate,
+        lr_scheduler_type=config.scheduler,
+        warmup_steps=config.warmup_ratio,  # a share of the steps when below 1
+        bf16=config.precision == "bfloat16",
+        fp16=config.precision == "float16",
+        seed=config.seed,
+        prompts={column: prompt for column, prompt in prompts.items() if prompt} or None,
+        router_mapping={"anchor": "query", "positive": "document"} if has_router(model) else None,
+        eval_strategy="no" if config.evaluate_every is None else "steps",
+        eval_steps=config.evaluate_every,
+        save_strategy="no" if config.save_every is None else "steps",
+        save_steps=config.save_every or 500,
+        save_total_limit=2,
+        logging_steps=10,
+        report_to=config.report_to or "none",
+        disable_tqdm=quiet,
+        use_cpu=config.device == "cpu",
+        dataloader_pin_memory=False,
+        **length,
+    )
+
+
+def _evaluation_splits(config: RunConfig, data: RetrievalDataset) -> list[str]:
+    data.split(config.train_split)
+    if config.evaluation_splits is None:
+        return [name for name in data.splits if name != config.train_split]
+    for name in config.evaluation_splits:
+        data.split(name)
+    return config.evaluation_splits
+
+
+def _newest_checkpoint(output: Path) -> Path:
+    found = [path for path in (output / CHECKPOINTS).glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    if not found:
+        raise ValueError(f"nothing to resume: no checkpoint in {output / CHECKPOINTS} (train with --save-every)")
+    return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]))
+
+
+def _write_outputs(
+    output: Path, model: SentenceTransformer, metrics: dict[str, Any], history: list[dict[str, Any]], config: RunConfig
+) -> None:
+    model.save_pretrained(str(output / "model"))
+    with written_whole(output / "log.json") as temporary:
+        temporary.write_text(json.dumps(history, indent=1))
+    training_curve(history, output / "training_curve.png", title=f"{config.negatives} negatives, {config.encoder}")
+    with written_whole(output / "metrics.json") as temporary:  # last: its presence says that the run is complete
+        temporary.write_text(json.dumps(metrics, indent=1))

@@ -1,0 +1,326 @@
+"""The loss for ``SentenceTransformerTrainer``: cross entropy over the whole corpus, from a few negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hardwood import losses
+from hardwood._ragged import RaggedRows
+from hardwood.encoders import document_prompt, has_router
+from hardwood.negatives import Cost, Draw, MarginFilter, NegativeSource, Request, make_source, seen_mask
+from hardwood.negatives._draws import NO_TARGET
+from hardwood.training._features import split_features, to_device
+from hardwood.training.targets import CorpusTargets
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from hardwood.data import RetrievalDataset
+
+Features = dict[str, Any]
+
+
+class CorpusSoftmaxLoss(nn.Module):
+    """Cross entropy of each query's positive against *every* target of the corpus, estimated from drawn negatives.
+
+    Each step, inside the forward pass: the queries are encoded; the source draws negatives with these very encodings;
+    the drawn targets are encoded with gradient, each once however often it was drawn; and all of them, with the batch's
+    positives, are candidates of every query, weighed so that the sum estimates the softmax's denominator over the whole
+    corpus (`hardwood.losses`). Known positives of a query never count against it.
+
+    Use it like any loss of sentence-transformers, with ``dataset.training_pairs()`` as the training set: its ``label``
+    column tells the loss which query and which target a pair is. Add `NegativesCallback` to count optimiser steps under
+    gradient accumulation, to have the source's state in checkpoints and its costs by part; alone, the loss takes each
+    training forward pass for a step.
+
+    The returned components sum to the loss: ``log_partition`` (the estimate of ``log Z``) and ``positive_score``
+    (``-s_p``); the trainer logs both.
+
+    Args:
+        model: the encoder, towers shared or behind a ``Router``.
+        dataset: corpus, queries and known positives.
+        negatives: a source, or its name (`hardwood.negatives.SOURCES`).
+        num_negatives: draws a query, k.
+        scale: inverse temperature of the softmax.
+        weighting: ``"shared"`` (multiple importance sampling over the batch's draws), ``"own"`` (each query its own
+            draws), ``"none"`` (all candidates count once: the usual practice, biased).
+        margin: filter against false negatives.
+        split: the split trained on, whose positives are excluded.
+        target_prompt: put before each drawn target; default: the model's document prompt.
+        seed: of the draws.
+
+    Raises:
+        ValueError: for an argument out of range or an unknown source.
+
+    References:
+        Monath, Zaheer, Allen and McCallum, AISTATS 2023 (arXiv:2303.15311).
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        dataset: RetrievalDataset,
+        negatives: NegativeSource | str = "exact",
+        *,
+        num_negatives: int = 8,
+        scale: float = 20.0,
+        weighting: losses.Weighting = "shared",
+        margin: MarginFilter | None = None,
+        split: str = "train",
+        target_prompt: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if num_negatives < 1:
+            raise ValueError(f"num_negatives must be at least 1, got {num_negatives}")
+        if not 0 < scale < float("inf"):
+            raise ValueError(f"scale must be positive and finite, got {scale}")
+        if weighting not in losses.WEIGHTINGS:
+            raise ValueError(f"weighting must be one of {', '.join(losses.WEIGHTINGS)}, got {weighting!r}")
+        self.model = model
+        self.num_negatives = num_negatives
+        self.scale = scale
+        self.weighting = weighting
+        self.margin = margin or MarginFilter()
+        self.seed = seed
+        self.normalize = _uses_cosine(model)
+        self.cost = Cost()
+        self.source = make_source(negatives) if isinstance(negatives, str) else negatives
+        self.targets = CorpusTargets(model, dataset.corpus, self.cost, normalize=self.normalize)
+        self.source.attach(self.targets, self.cost)
+        self._target_prompt = document_prompt(model) if target_prompt is None else target_prompt
+        self._target_task = "document" if has_router(model) else None
+        self._known = dataset.known_positives(split)
+        self._known_in_evaluation = _all_positives(dataset)
+        self._step = -1
+        self._micro_step = 0
+        self._steps_are_announced = False
+
+    def begin_step(self, step: int) -> None:
+        """Announce optimiser step ``step`` (from 0): the source refreshes what is due. `NegativesCallback` calls it."""
+        self._steps_are_announced = True
+        self._begin_step(step)
+
+    def forward(self, sentence_features: Iterable[Features], labels: Tensor | None) -> dict[str, Tensor]:
+        """Loss of a batch of (query, positive) pairs.
+
+        Args:
+            sentence_features: the features of queries, then of positives; further columns are an error.
+            labels: ``(B, 2)`` int64, query rows and target rows, as ``training_pairs()`` has them.
+
+        Returns:
+            ``{"log_partition", "positive_score"}``, scalars whose sum is the loss.
+        """
+        query_features, positive_features = _two_columns(sentence_features)
+        query_rows, positive_rows = _rows_of(labels)
+        is_training = torch.is_grad_enabled() and self.model.training
+        if is_training and not self._steps_are_announced:
+            self._begin_step(self._step + 1)
+        queries = self._embed_features(query_features, len(query_rows))
+        positives = self._embed_features(positive_features, len(query_rows))
+        known = self._known if is_training else self._known_in_evaluation
+        request = self._request(queries.detach(), positives.detach(), query_rows, positive_rows, known, is_training)
+        draw = self._draw(request)
+
+        # Candidates: the batch's positives (each target once), then what was drawn beyond them.
+        positive_ids, first, positive_columns = _unique(request.positives)
+        drawn_ids = _drawn_beyond(draw, positive_ids)
+        candidates = torch.cat([positives[first], self._embed_targets(drawn_ids, like=positives)])
+        if is_training:
+            self.cost.texts_encoded += 2 * len(query_rows) + len(drawn_ids)
+            self.source.observe(torch.cat([positive_ids, drawn_ids]), candidates.detach())
+        return self._cross_entropy(queries, candidates, positive_columns, positive_ids, drawn_ids, request, draw)
+
+    def _begin_step(self, step: int) -> None:
+        self._step = step
+        self._micro_step = 0
+        self.source.begin_step(step)
+
+    def _request(
+        self,
+        queries: Tensor,
+        positives: Tensor,
+        query_rows: np.ndarray,
+        positive_rows: np.ndarray,
+        known: RaggedRows,
+        is_training: bool,
+    ) -> Request:
+        queries, positives = queries.float(), positives.float()
+        position = (self._step, self._micro_step) if is_training else (0, 2**32 - 1)
+        self._micro_step += is_training
+        return Request(
+            queries=queries,
+            positives=torch.from_numpy(positive_rows).to(queries.device),
+            num_negatives=self.num_negatives,
+            scale=self.scale,
+            exclude=_with_own(known.take(query_rows), positive_rows),
+            ceiling=self.margin.ceiling((queries * positives).sum(dim=1)),
+            seed=_mix(self.seed, *position),
+        )
+
+    def _draw(self, request: Request) -> Draw:
+        if not self.source.is_ready(self._step):
+            return Draw.nothing(len(request.queries), request.queries.device)
+        return self.source.sample(request)
+
+    def _cross_entropy(
+        self,
+        queries: Tensor,
+        candidates: Tensor,
+        positive_columns: Tensor,
+        positive_ids: Tensor,
+        drawn_ids: Tensor,
+        request: Request,
+        draw: Draw,
+    ) -> dict[str, Tensor]:
+        scores = losses.scores(queries, candidates, self.scale)
+        log_weights = torch.zeros_like(scores)
+        if len(drawn_ids):
+            log_weights[:, len(positive_ids) :] = self._drawn_log_weights(request, draw, drawn_ids)
+        # What is known to be right for a query, or too near its positive, does not count against it.
+        excluded = seen_mask(request.exclude, torch.cat([positive_ids, drawn_ids]))
+        if request.ceiling is not None:
+            excluded |= scores.detach() > self.scale * request.ceiling[:, None]
+        log_weights = log_weights.masked_fill(excluded, -torch.inf)
+        positive_scores, log_z = losses.corpus_cross_entropy(scores, positive_columns, log_weights)
+        return {"log_partition": log_z.mean(), "positive_score": -positive_scores.mean()}
+
+    def _drawn_log_weights(self, request: Request, draw: Draw, drawn_ids: Tensor) -> Tensor:
+        """Log-weights of the drawn candidates, ``(B, m)`` or ``(m,)``; draws among the batch's positives are dropped,
+        since these are summed as they are."""
+        if self.weighting == "none" or draw.exhaustive:
+            return torch.zeros(len(drawn_ids), device=drawn_ids.device)
+        columns = torch.searchsorted(drawn_ids, draw.ids).clamp(max=len(drawn_ids) - 1)
+        is_candidate = drawn_ids[columns] == draw.ids
+        if self.weighting == "own":
+            log_weights = draw.log_weights.masked_fill(~is_candidate, -torch.inf)
+            return losses.own_log_weights(columns, log_weights, len(drawn_ids))
+        counts = torch.bincount(columns[is_candidate], minlength=len(drawn_ids))
+        log_proposals = self.source.log_proposal(request, draw, drawn_ids)
+        return losses.shared_log_weights(counts, log_proposals, draw.ids.shape[1], draw.log_share)
+
+    def _embed_features(self, features: Features, batch_size: int) -> Tensor:
+        """Encodings ``(batch_size, d)`` with gradient; `CachedCorpusSoftmaxLoss` makes them in pieces."""
+        return self._embed(features)
+
+    def _embed_targets(self, rows: Tensor, like: Tensor) -> Tensor:
+        """Encodings of corpus rows with gradient, in the order of ``rows``."""
+        if not len(rows):
+            return like[:0]
+        return self._embed(self._features_of(rows, like.device))
+
+    def _features_of(self, rows: Tensor, device: torch.device) -> Features:
+        texts = self.targets.corpus.texts(rows.cpu().numpy())
+        options = {} if self._target_task is None else {"task": self._target_task}
+        return to_device({**self.model.preprocess(texts, prompt=self._target_prompt, **options), **options}, device)
+
+    def _embed(self, features: Features) -> Tensor:
+        embeddings = self.model(dict(features))["sentence_embedding"]  # a copy: modules write into what they are given
+        return nn.functional.normalize(embeddings, dim=1) if self.normalize else embeddings
+
+
+class CachedCorpusSoftmaxLoss(CorpusSoftmaxLoss):
+    """`CorpusSoftmaxLoss` for many negatives in little memory: the same value and gradients, in mini-batches.
+
+    Activations of one mini-batch are alive at a time; all others are recomputed in the backward pass, with their
+    dropout replayed. This is what GradCache does (Gao, Zhang, Han and Callan, 2021, arXiv:2101.06983), at the same
+    cost of one further forward pass; PyTorch's activation checkpointing does the bookkeeping.
+
+    Args:
+        mini_batch_size: texts a forward pass. The largest that fits is the fastest.
+        Others: as in `CorpusSoftmaxLoss`.
+    """
+
+    def __init__(self, *args: Any, mini_batch_size: int = 64, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if mini_batch_size < 1:
+            raise ValueError(f"mini_batch_size must be at least 1, got {mini_batch_size}")
+        self.mini_batch_size = mini_batch_size
+
+    def _embed_features(self, features: Features, batch_size: int) -> Tensor:
+        pieces = split_features(features, batch_size, self.mini_batch_size)
+        return torch.cat([self._embed_recomputed(piece) for piece in pieces])
+
+    def _embed_targets(self, rows: Tensor, like: Tensor) -> Tensor:
+        if not len(rows):
+            return like[:0]
+        # Texts of like length together, so that a mini-batch is padded to its own longest.
+        lengths = [len(text) for text in self.targets.corpus.texts(rows.cpu().numpy())]
+        order = torch.from_numpy(np.argsort(lengths, kind="stable")).to(rows.device)
+        pieces = [
+            self._embed_recomputed(self._features_of(piece, like.device))
+            for piece in rows[order].split(self.mini_batch_size)
+        ]
+        return torch.cat(pieces)[torch.argsort(order)]
+
+    def _embed_recomputed(self, features: Features) -> Tensor:
+        from torch.utils.checkpoint import checkpoint
+
+        if not torch.is_grad_enabled():
+            return self._embed(features)
+        return checkpoint(self._embed, features, use_reentrant=False)
+
+
+def _uses_cosine(model: SentenceTransformer) -> bool:
+    similarity = model.similarity_fn_name or "cosine"
+    if similarity not in ("cosine", "dot"):
+        raise ValueError(f"the model's similarity is {similarity!r}; Hardwood trains 'cosine' and 'dot'")
+    return similarity == "cosine"
+
+
+def _all_positives(dataset: RetrievalDataset) -> RaggedRows:
+    by_split = [dataset.known_positives(name) for name in dataset.splits]
+    rows = np.concatenate([known.row_ids() for known in by_split])
+    values = np.concatenate([known.values for known in by_split])
+    return RaggedRows.from_pairs(rows, values, len(dataset.queries))
+
+
+def _with_own(known: RaggedRows, own: np.ndarray) -> RaggedRows:
+    """Each query's known positives and the positive at hand, which may be from another split."""
+    rows = np.concatenate([known.row_ids(), np.arange(len(own))])
+    return RaggedRows.from_pairs(rows, np.concatenate([known.values, own]), len(own))
+
+
+def _two_columns(sentence_features: Iterable[Features]) -> tuple[Features, Features]:
+    columns = list(sentence_features)
+    if len(columns) != 2:
+        raise ValueError(
+            f"the training set must have two text columns, the query and its positive, but it has {len(columns)}: "
+            "use dataset.training_pairs(); negatives come from the source, not from a column"
+        )
+    return columns[0], columns[1]
+
+
+def _rows_of(labels: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+    if labels is None or labels.ndim != 2 or labels.shape[1] != 2:
+        received = "no labels" if labels is None else f"labels of shape {tuple(labels.shape)}"
+        raise ValueError(
+            f"the loss must know which query and which target each pair is, but it received {received}: train on "
+            "dataset.training_pairs(), whose 'label' column holds [query row, target row]"
+        )
+    rows = labels.cpu().numpy().astype(np.int64)
+    return rows[:, 0], np.ascontiguousarray(rows[:, 1])
+
+
+def _unique(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sorted distinct ids, where each first stands, and the place of every id among them."""
+    unique, inverse = torch.unique(ids, return_inverse=True)
+    first = torch.full_like(unique, len(ids))
+    first.scatter_reduce_(0, inverse, torch.arange(len(ids), device=ids.device), "amin")
+    return unique, first, inverse
+
+
+def _drawn_beyond(draw: Draw, positive_ids: Tensor) -> Tensor:
+    """Sorted distinct targets of a draw that are no positive of the batch."""
+    drawn = torch.unique(draw.ids)
+    return drawn[(drawn != NO_TARGET) & ~torch.isin(drawn, positive_ids)]
+
+
+def _mix(*numbers: int) -> int:
+    """One seed of many numbers."""
+    return int(np.random.SeedSequence([n % 2**32 for n in numbers]).generate_state(1, np.uint64)[0] >> 1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hardwood._ragged import RaggedRows
-from hardwood.negatives._draws import Draw, Request, Targets, seen_mask
+from hardwood.negatives._draws import Draw, Request, Targets
 from hardwood.negatives._softmax_index import SoftmaxIndex
 from hardwood.negatives.base import NegativeSource
 from hardwood.negatives.cost import Cost
@@ -97,8 +97,8 @@ class CacheNegatives(NegativeSource):
             index = self._filled()
             slots = torch.from_numpy(self._slot_of_row).to(ids.device)[ids]
             scores = index.scores(request.queries, slots.clamp(min=0), request.scale)
-            scores = scores - draw.log_share  # the mass in the cache, not in the corpus, normalises its draws
-            log_q = masked_log_proposal(scores, request, draw, seen_mask(request.exclude, ids))
+            # The mass in the cache normalises its draws, not the estimate for the corpus.
+            log_q = masked_log_proposal(scores, draw.log_z + draw.log_share, request, ids)
             return log_q.masked_fill(slots < 0, -torch.inf)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -97,7 +97,7 @@ class IndexedNegatives(NegativeSource):
         with self.cost.timed("sample"):
             index = self._built()
             scores = index.scores(request.queries, ids.to(index.vectors.device), request.scale).to(ids.device)
-            return masked_log_proposal(scores, request, draw, seen_mask(request.exclude, ids))
+            return masked_log_proposal(scores, draw.log_z, request, ids)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {} if self._index is None else {"vectors": self._index.vectors}
@@ -132,12 +132,19 @@ class IndexedNegatives(NegativeSource):
         return self._index
 
 
-def masked_log_proposal(scores: Tensor, request: Request, draw: Draw, excluded: Tensor) -> Tensor:
-    """``scores - log Z`` with minus infinity where exclusion or the filter forbids a draw; all ``(B, m)``."""
-    forbidden = excluded | torch.isinf(draw.log_z)[:, None]
+def masked_log_proposal(scores: Tensor, log_mass: Tensor, request: Request, ids: Tensor) -> Tensor:
+    """``scores - log_mass`` with minus infinity where exclusion or the filter forbids a draw.
+
+    Args:
+        scores: ``(B, m)`` of the targets ``ids`` ``(m,)``.
+        log_mass: ``(B,)``, the log of the sum over whatever is drawn from.
+        request: whose exclusions and ceiling count.
+        ids: ``(m,)`` int64.
+    """
+    forbidden = seen_mask(request.exclude, ids) | torch.isinf(log_mass)[:, None]
     if request.ceiling is not None:
         forbidden |= scores > request.scale * request.ceiling[:, None]
-    return (scores - draw.log_z[:, None]).masked_fill(forbidden, -torch.inf)
+    return (scores - log_mass[:, None]).masked_fill(forbidden, -torch.inf)
 
 
 class StaticNegatives(IndexedNegatives):

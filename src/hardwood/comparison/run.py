@@ -1,0 +1,107 @@
+"""Running a comparison: one process a run, skipping what is done already."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hardwood._files import written_whole
+from hardwood.comparison.figure import comparison_figure
+from hardwood.comparison.plan import PlannedRun, plan_runs
+from hardwood.comparison.report import markdown_table, summarize
+from hardwood.training.config import RunConfig, read_settings, versions
+
+
+def compare(
+    base: RunConfig,
+    sources: Sequence[str],
+    *,
+    num_seeds: int = 3,
+    split: str = "test",
+    announce: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Train every source with every seed and report.
+
+    Writes ``comparison.json``, ``comparison.md`` and ``comparison.png`` into ``base.output``, and each run's own folder
+    under ``runs/``. A run that is there complete, with the same settings, is not repeated: an interrupted comparison goes
+    on where it was.
+
+    Args:
+        base: settings that all runs share (see `plan_runs`).
+        sources: names of sources.
+        num_seeds: runs a source and budget.
+        split: measured in the figure and first in the table.
+        announce: told about each run before it starts.
+
+    Returns:
+        What ``comparison.json`` holds: ``"settings"``, ``"versions"``, ``"runs"`` and ``"summary"``.
+
+    Raises:
+        ValueError: bad settings, or a run's folder that holds a run with other settings.
+        RuntimeError: a run failed; its own message has been shown.
+    """
+    planned = plan_runs(base, sources, num_seeds)
+    records = []
+    for number, run in enumerate(planned, start=1):
+        done = _finished_metrics(run)
+        if announce is not None:
+            state = "done before" if done is not None else "running"
+            announce(f"[{number}/{len(planned)}] {Path(run.config.output).name}: {state}")
+        metrics = _train_in_process(run) if done is None else done
+        records.append(
+            {
+                "negatives": run.negatives,
+                "budgets": list(run.budgets),
+                "seed": run.config.seed,
+                "batch_size": run.config.batch_size,
+                "metrics": metrics,
+            }
+        )
+    report: dict[str, Any] = {
+        "settings": dataclasses.asdict(base),
+        "versions": versions(),
+        "summary": summarize(records),
+        "runs": records,
+    }
+    output = Path(base.output)
+    with written_whole(output / "comparison.md") as temporary:
+        temporary.write_text(markdown_table(report["summary"], split) + "\n", encoding="utf-8")
+    comparison_figure(report["summary"], split, output / "comparison.png")
+    with written_whole(output / "comparison.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    return report
+
+
+def _finished_metrics(run: PlannedRun) -> dict[str, Any] | None:
+    folder = Path(run.config.output)
+    if not (folder / "metrics.json").is_file():
+        return None
+    there = RunConfig.from_mapping(read_settings(folder / "run.yaml"))
+    if there != run.config:
+        different = [f.name for f in dataclasses.fields(there) if getattr(there, f.name) != getattr(run.config, f.name)]
+        raise ValueError(
+            f"{folder} holds a run with other settings ({', '.join(different)}): choose another output folder"
+        )
+    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return metrics
+
+
+def _train_in_process(run: PlannedRun) -> dict[str, Any]:
+    folder = Path(run.config.output)
+    settings = folder.parent / f"{folder.name}.yaml"
+    run.config.save(settings)
+    # The child must find this very package, however it was made importable here.
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    command = [sys.executable, "-m", "hardwood", "train", "--config", str(settings), "--overwrite", "--quiet"]
+    finished = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False)
+    if finished.returncode != 0:
+        raise RuntimeError(f"the run {folder.name} failed (exit code {finished.returncode}); its settings: {settings}")
+    settings.unlink()
+    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return metrics

@@ -1,0 +1,162 @@
+"""What every source promises, put to every source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hardwood._ragged import RaggedRows
+from hardwood.negatives import SOURCES, Cost, NegativeSource, Request, make_source
+from hardwood.negatives._draws import NO_TARGET
+
+from .conftest import BATCH, NUM_TARGETS, ArrayTargets, allowed_mask
+
+ALL = pytest.mark.parametrize("name", SOURCES)
+DRAWING = pytest.mark.parametrize("name", [name for name in SOURCES if name != "in-batch"])
+
+Attached = Callable[..., NegativeSource]
+RequestFor = Callable[..., Request]
+
+
+@ALL
+def test_shapes_and_dtypes(name: str, attached: Attached, request_for: RequestFor) -> None:
+    draw = attached(name).sample(request_for())
+    k = BATCH if name == "in-batch" else 8
+    assert draw.ids.shape == draw.log_q.shape == draw.log_weights.shape == (BATCH, k)
+    assert draw.log_z.shape == (BATCH,)
+    assert draw.ids.dtype == torch.int64
+    assert {draw.log_q.dtype, draw.log_z.dtype, draw.log_weights.dtype} == {torch.float32}
+    drawn = draw.ids != NO_TARGET
+    assert torch.isfinite(draw.log_q[drawn]).all()
+    assert (draw.log_weights[~drawn] == -torch.inf).all()
+
+
+@ALL
+def test_known_positives_never_appear(name: str, attached: Attached, request_for: RequestFor) -> None:
+    source = attached(name)
+    allowed = allowed_mask(request_for())
+    seen = 0
+    for seed in range(60):
+        ids = source.sample(request_for(seed=seed)).ids.numpy()
+        for query, row in zip(*np.nonzero(ids != NO_TARGET), strict=True):
+            assert allowed[query, ids[query, row]]
+            seen += 1
+    assert seen > 500
+
+
+@ALL
+def test_log_q_is_what_log_proposal_says_and_sums_to_one(
+    name: str, attached: Attached, request_for: RequestFor
+) -> None:
+    source = attached(name)
+    request = request_for()
+    draw = source.sample(request)
+    everything = torch.arange(NUM_TARGETS)
+    log_proposal = source.log_proposal(request, draw, everything)
+    drawn = draw.ids != NO_TARGET
+    expected = log_proposal.gather(1, draw.ids.clamp(min=0))
+    torch.testing.assert_close(draw.log_q[drawn], expected[drawn], atol=1e-5, rtol=0)
+    torch.testing.assert_close(log_proposal.exp().sum(dim=1), torch.ones(BATCH))
+    assert (log_proposal[torch.from_numpy(~allowed_mask(request))] == -torch.inf).all()
+
+
+@DRAWING
+def test_same_seed_same_draws(name: str, attached: Attached, request_for: RequestFor) -> None:
+    first, again = (attached(name).sample(request_for(seed=5)) for _ in range(2))
+    other = attached(name).sample(request_for(seed=6))
+    assert torch.equal(first.ids, again.ids)
+    assert torch.equal(first.log_q, again.log_q)
+    assert not torch.equal(first.ids, other.ids)
+
+
+@pytest.mark.parametrize("name", ["uniform", "static", "periodic", "exact"])
+def test_weights_estimate_the_partition_function_without_bias(
+    name: str, attached: Attached, request_for: RequestFor, vectors: Tensor
+) -> None:
+    # Null: the mean over 400 seeds of sum_j exp(s_j + w_j) is Z over what each query may be given. Rejected at 4.5
+    # standard errors; five queries at a two-sided 7e-6 each: false alarm 3e-5. (Exact sampling has no variance at all.)
+    source = attached(name)
+    request = request_for()
+    scores = request.scale * request.queries @ vectors.T
+    truth = (scores.exp() * torch.from_numpy(allowed_mask(request))).sum(dim=1)
+    estimates = []
+    for seed in range(400):
+        draw = source.sample(request_for(seed=seed))
+        estimates.append((scores.gather(1, draw.ids) + draw.log_weights).exp().sum(dim=1))
+    mean, error = torch.stack(estimates).mean(0), torch.stack(estimates).std(0) / 20
+    assert ((mean - truth).abs() <= 4.5 * error + 1e-4 * truth).all()
+
+
+@DRAWING
+def test_more_negatives_than_targets(name: str, attached: Attached, request_for: RequestFor) -> None:
+    draw = attached(name).sample(request_for(num_negatives=NUM_TARGETS + 3))
+    if name == "cache":  # never the whole corpus: it goes on sampling
+        assert draw.ids.shape == (BATCH, NUM_TARGETS + 3)
+        return
+    assert draw.exhaustive
+    assert draw.ids.shape == (BATCH, NUM_TARGETS)
+    allowed = torch.from_numpy(allowed_mask(request_for()))
+    assert torch.equal(draw.ids != NO_TARGET, allowed)
+    assert (draw.log_weights[allowed] == 0).all()
+
+
+@ALL
+def test_a_query_that_may_be_given_nothing(name: str, attached: Attached, request_for: RequestFor) -> None:
+    every_row = RaggedRows.from_pairs(np.repeat(np.arange(BATCH), NUM_TARGETS), np.tile(np.arange(40), BATCH), BATCH)
+    source = attached(name)
+    request = request_for(exclude=every_row)
+    draw = source.sample(request)
+    assert (draw.ids == NO_TARGET).all()
+    assert (draw.log_z == -torch.inf).all()
+    assert (draw.log_weights == -torch.inf).all()
+    assert (source.log_proposal(request, draw, torch.arange(5)) == -torch.inf).all()
+
+
+@ALL
+def test_one_target(name: str, request_for: RequestFor) -> None:
+    cost = Cost()
+    source = make_source(name)
+    source.attach(ArrayTargets(torch.ones(1, 6), cost), cost)
+    source.begin_step(source.start_step)
+    free = RaggedRows.empty(BATCH)
+    draw = source.sample(request_for(exclude=free, positives=torch.zeros(BATCH, dtype=torch.int64)))
+    assert set(draw.ids.flatten().tolist()) == {0}
+    torch.testing.assert_close(draw.log_q.exp(), torch.ones_like(draw.log_q))
+
+
+@ALL
+def test_state_goes_through_a_checkpoint(name: str, attached: Attached, request_for: RequestFor) -> None:
+    source, resumed = attached(name), make_source(name, **attached(name).settings())
+    assert source.targets is not None
+    resumed.attach(source.targets, Cost())
+    resumed.load_state_dict({key: value.clone() for key, value in source.state_dict().items()})
+    for step in range(source.start_step + 1, source.start_step + 4):
+        source.begin_step(step)
+        resumed.begin_step(step)
+    ours, theirs = source.sample(request_for()), resumed.sample(request_for())
+    assert torch.equal(ours.ids, theirs.ids)
+    torch.testing.assert_close(ours.log_q, theirs.log_q, rtol=0, atol=0)
+
+
+@ALL
+def test_settings_make_the_same_source(name: str) -> None:
+    source = make_source(name)
+    assert make_source(name, **source.settings()).settings() == source.settings()
+    assert all(key in repr(source) for key in source.settings())
+
+
+@ALL
+def test_an_empty_corpus_is_an_error(name: str) -> None:
+    with pytest.raises(ValueError, match="no targets"):
+        make_source(name).attach(ArrayTargets(torch.zeros(0, 3), Cost()), Cost())
+
+
+def test_unknown_sources_and_options_are_errors() -> None:
+    with pytest.raises(ValueError, match=r"'excat'.*there are in-batch, uniform"):
+        make_source("excat")
+    with pytest.raises(ValueError, match="'exact' negatives have no option 'cache_size'; they have refresh_every"):
+        make_source("exact", cache_size=3)

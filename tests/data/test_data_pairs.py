@@ -41,7 +41,9 @@ def test_splits_share_corpus_and_queries() -> None:
 
 
 def test_selections_other_columns_and_names_are_respected() -> None:
-    rows = datasets.Dataset.from_dict({"q": ["a", "b", "c"], "n": [1, 2, 3], "d": ["x", "y", "z"]}).select([2, 0])
+    rows = datasets.Dataset.from_dict({"q": ["a", "b", "c"], "n": [1, 2, 3], "d": ["x", "y", "z"]}).select(
+        [2, 0]
+    )
     dataset = RetrievalDataset.from_pairs(rows, anchor="q", positive="d", name="letters")
     assert dataset.corpus.texts() == ["z", "x"]
     assert dataset.queries.texts() == ["c", "a"]
@@ -49,13 +51,17 @@ def test_selections_other_columns_and_names_are_respected() -> None:
 
 
 def test_many_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = datasets.Dataset.from_dict({"anchor": [f"a{i % 7}" for i in range(100)], "positive": [f"p{i % 11}" for i in range(100)]})
+    rows = datasets.Dataset.from_dict(
+        {"anchor": [f"a{i % 7}" for i in range(100)], "positive": [f"p{i % 11}" for i in range(100)]}
+    )
     whole = RetrievalDataset.from_pairs(rows)
     monkeypatch.setattr("hardwood.data._pairs._BATCH", 3)
     small = RetrievalDataset.from_pairs(rows)
-    assert small.corpus.fields() == whole.corpus.fields() == [
-        {"id": f"t{i}", "title": "", "text": f"p{i}"} for i in range(11)
-    ]
+    assert (
+        small.corpus.fields()
+        == whole.corpus.fields()
+        == [{"id": f"t{i}", "title": "", "text": f"p{i}"} for i in range(11)]
+    )
     assert small.split("train").positives.counts.tolist() == [11] * 7
     assert small.training_pairs()[:] == whole.training_pairs()[:]
 
@@ -87,5 +93,5 @@ def test_bad_arguments() -> None:
         RetrievalDataset.from_pairs(rows, evaluation={"train": rows})
     with pytest.raises(DataError, match="no splits"):
         RetrievalDataset.from_pairs({})
-    with pytest.raises(TypeError, match="'train' must be a datasets.Dataset, not a list"):
+    with pytest.raises(TypeError, match=r"'train' must be a datasets\.Dataset, not a list"):
         RetrievalDataset.from_pairs([("a", "b")])  # type: ignore[arg-type]

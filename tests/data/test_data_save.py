@@ -40,7 +40,9 @@ def arrays(split: Judgements) -> tuple[np.ndarray, ...]:
 
 anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 texts = anything.filter(lambda text: text.strip() != "")
-identifiers = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\r\n"), min_size=1, max_size=8)
+identifiers = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\t\r\n"), min_size=1, max_size=8
+)
 ids = st.one_of(identifiers.filter(lambda text: text.strip() != ""), st.integers().map(str))
 
 
@@ -88,7 +90,12 @@ def test_saving_leaves_nothing_else(make_folder: MakeFolder, tmp_path: Path) -> 
     dataset = RetrievalDataset.load(make_folder({}))
     (tmp_path / "empty").mkdir()
     dataset.save(tmp_path / "empty")
-    assert sorted(contents(tmp_path / "empty")) == ["corpus.jsonl", "qrels/test.tsv", "qrels/train.tsv", "queries.jsonl"]
+    assert sorted(contents(tmp_path / "empty")) == [
+        "corpus.jsonl",
+        "qrels/test.tsv",
+        "qrels/train.tsv",
+        "queries.jsonl",
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "woods"]
 
 
@@ -113,7 +120,9 @@ def test_only_datasets_are_overwritten(make_folder: MakeFolder) -> None:
         RetrievalDataset.load(folder).save(folder / "thesis.tex", overwrite=True)
 
 
-def test_a_failed_save_leaves_the_old_folder(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_leaves_the_old_folder(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = make_folder({})
     before = contents(folder)
     dataset = RetrievalDataset.load(folder)
@@ -129,7 +138,9 @@ def test_a_failed_save_leaves_the_old_folder(make_folder: MakeFolder, monkeypatc
     assert sorted(path.name for path in folder.parent.iterdir()) == ["woods"]
 
 
-def test_a_failed_rename_puts_the_old_folder_back(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_rename_puts_the_old_folder_back(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = make_folder({})
     before = contents(folder)
     dataset = RetrievalDataset.load(folder)

@@ -1,0 +1,16 @@
+"""Datasets for retrieval: texts, ids, and which targets answer which query.
+
+What it is for: reading, checking, building and writing them: BEIR folders, pairs from Hugging Face
+``datasets``, and the demo set. What it knows: files, texts, ids, rows and grades, kept in Arrow memory so
+that millions of rows cost their bytes and no Python objects. What it must not know: models, tokenizers,
+vectors, losses, training.
+"""
+
+from __future__ import annotations
+
+from hardwood.data._dataset import RetrievalDataset
+from hardwood.data._judgements import Judgements
+from hardwood.data._table import TextTable
+from hardwood.data.hpo import read_hpo, write_hpo
+
+__all__ = ["Judgements", "RetrievalDataset", "TextTable", "read_hpo", "write_hpo"]

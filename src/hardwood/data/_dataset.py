@@ -1,0 +1,188 @@
+"""The dataset of everything in Hardwood: a corpus of targets, queries, and splits of judgements."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from hardwood._ragged import RaggedRows
+from hardwood.data import _read
+from hardwood.data._judgements import Judgements
+from hardwood.data._lines import find_file
+from hardwood.data._pairs import tables_from_pairs
+from hardwood.data._table import TextTable
+from hardwood.data._write import write_folder
+from hardwood.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+
+_PAIR_BLOCK = 1 << 18
+
+
+class RetrievalDataset:
+    """Targets, queries, and which targets answer which queries, by split.
+
+    Attributes:
+        corpus: the targets; "target row" means a row of this table.
+        queries: the queries of all splits; "query row" means a row of this table.
+        splits: judgements by split name ("train", "dev", "test" by custom).
+        name: for reports and file names.
+    """
+
+    def __init__(
+        self, corpus: TextTable, queries: TextTable, splits: Mapping[str, Judgements], name: str = "dataset"
+    ) -> None:
+        self.corpus = corpus
+        self.queries = queries
+        self.splits = dict(splits)
+        self.name = name
+
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{name}: {len(split):,}" for name, split in self.splits.items())
+        return f"RetrievalDataset({self.name!r}, {len(self.corpus):,} targets, queries by split: {splits})"
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        splits: Sequence[str] | None = None,
+        unjudged: Literal["error", "ignore"] = "error",
+    ) -> RetrievalDataset:
+        """Read a BEIR folder: ``corpus.jsonl``, ``queries.jsonl`` and a ``qrels/SPLIT.tsv`` for every split.
+
+        Files are read line by line, so memory is what the texts take; each may be gzipped
+        (``corpus.jsonl.gz``). A line of the corpus is an object with ``_id`` (a string or integer; integers
+        become strings), ``text`` and, if it has one, ``title``; a query has ``_id`` and ``text``. Qrels
+        have three tab-separated columns, query id, target id and an integer score, with or without a
+        header; scores of 0 and below are no positives and are not kept. Blank lines, a byte order mark and
+        Windows line ends do no harm.
+
+        Args:
+            folder: the dataset's folder; its name becomes the dataset's.
+            splits: the splits to read; all when None.
+            unjudged: whether a query that no split judges is an error (looked for only when all splits are
+                read) or stays in ``queries`` unused.
+
+        Raises:
+            DataError: for anything wrong with the files, naming file and line.
+        """
+        if unjudged not in ("error", "ignore"):
+            raise ValueError(f'unjudged must be "error" or "ignore", not {unjudged!r}')
+        if isinstance(splits, str):
+            raise TypeError(f"splits must be a list of names; write splits=[{splits!r}]")
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise DataError("there is no such folder", folder)
+        corpus_file, queries_file = find_file(folder, "corpus.jsonl"), find_file(folder, "queries.jsonl")
+        qrels = _read.find_qrels(folder, splits)
+        corpus = _read.read_table(corpus_file, "target", titles=True)
+        queries = _read.read_table(queries_file, "query", titles=False)
+        judgements = {name: _read.read_qrels(path, queries, corpus) for name, path in qrels.items()}
+        if splits is None and unjudged == "error":
+            _read.check_all_judged(queries, judgements, queries_file)
+        return cls(corpus, queries, judgements, folder.resolve().name)
+
+    @classmethod
+    def from_pairs(
+        cls,
+        data: datasets.Dataset | Mapping[str, datasets.Dataset],
+        anchor: str = "anchor",
+        positive: str = "positive",
+        *,
+        evaluation: datasets.Dataset | Mapping[str, datasets.Dataset] | None = None,
+        name: str = "pairs",
+    ) -> RetrievalDataset:
+        """A dataset from rows of (query text, target text), such as sentence-transformers trains on.
+
+        The corpus is every distinct text of the column ``positive``, over all splits; equal texts, once
+        stripped, are one target. Likewise the queries: an anchor that several rows have is one query with
+        several positives. Ids are ``t0``, ``t1``, … and ``q0``, ``q1``, …, by first appearance.
+
+        Args:
+            data: a ``Dataset``, which becomes the split "train", or a ``DatasetDict``, each key a split.
+            anchor: the column of query texts.
+            positive: the column of target texts.
+            evaluation: further splits; a ``Dataset`` becomes "dev".
+            name: the dataset's name.
+
+        Raises:
+            DataError: for a missing column, one that doesn't hold strings, an empty text, or a split
+                without rows.
+        """
+        splits = dict(data) if isinstance(data, Mapping) else {"train": data}
+        if evaluation is not None:
+            further = dict(evaluation) if isinstance(evaluation, Mapping) else {"dev": evaluation}
+            if twice := sorted(splits.keys() & further.keys()):
+                raise DataError(f"both data and evaluation have a split {twice[0]!r}; rename one")
+            splits.update(further)
+        for split, rows in splits.items():
+            if not hasattr(rows, "select_columns"):
+                raise TypeError(f"split {split!r} must be a datasets.Dataset, not a {type(rows).__name__}")
+        if not splits:
+            raise DataError("there are no splits; give at least one dataset")
+        corpus, queries, judgements = tables_from_pairs(splits, anchor, positive)
+        return cls(corpus, queries, judgements, name)
+
+    def save(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Write the dataset as a BEIR folder that ``load`` reads back.
+
+        Everything is written to a folder beside it, then renamed, so ``folder`` is there whole or not at all.
+
+        Args:
+            folder: where to; new or empty.
+            overwrite: whether a dataset that is there may be replaced. A folder that holds anything else
+                never is.
+
+        Raises:
+            DataError: when the folder isn't free, or a split's name can't be a file's.
+        """
+        write_folder(Path(folder), self.corpus, self.queries, self.splits, overwrite)
+
+    def split(self, name: str) -> Judgements:
+        """The judgements of a split; ``ValueError`` naming the splits that exist where it doesn't."""
+        if name not in self.splits:
+            raise ValueError(
+                f"there is no split {name!r}; {self.name} has {', '.join(self.splits) or 'none'}"
+            )
+        return self.splits[name]
+
+    def training_pairs(self, split: str = "train") -> datasets.Dataset:
+        """The positive pairs of a split as rows for sentence-transformers' trainer, in the split's order.
+
+        Columns: ``anchor`` (query text), ``positive`` (target text), and ``label``, ``[query row, target
+            row]`` as
+        two int64. The texts are copied once, in Arrow memory.
+        """
+        import datasets
+
+        query_rows, target_rows = self.split(split).pairs()
+        blocks = [slice(start, start + _PAIR_BLOCK) for start in range(0, len(query_rows), _PAIR_BLOCK)]
+        label = pa.FixedSizeListArray.from_arrays(
+            pa.array(np.stack([query_rows, target_rows], axis=1).ravel()), 2
+        )
+        table = pa.table(
+            {
+                "anchor": pa.chunked_array([self.queries.text_array(query_rows[block]) for block in blocks]),
+                "positive": pa.chunked_array(
+                    [self.corpus.text_array(target_rows[block]) for block in blocks]
+                ),
+                "label": label,
+            }
+        )
+        # left to itself, datasets would hash every byte for a fingerprint that only caches on disk need
+        return datasets.Dataset(table, fingerprint=uuid.uuid4().hex[:16])
+
+    def known_positives(self, split: str = "train") -> RaggedRows:
+        """The targets to leave out when negatives are drawn, by query row (not by place in the split).
+
+        Returns:
+            ``len(self.queries)`` rows; those of queries without a positive in the split are empty.
+        """
+        query_rows, target_rows = self.split(split).pairs()
+        return RaggedRows.from_pairs(query_rows, target_rows, num_rows=len(self.queries))

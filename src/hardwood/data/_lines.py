@@ -1,0 +1,58 @@
+"""Lines of UTF-8 text files, plain or gzipped, with their numbers."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from hardwood.errors import DataError
+
+_BOM = b"\xef\xbb\xbf"
+
+
+def find_file(folder: Path, name: str) -> Path:
+    """``folder/name``, or ``folder/name.gz``; ``DataError`` where there is neither or both."""
+    found = [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
+    if not found:
+        raise DataError(f"there is no such file (nor {name}.gz); a dataset folder needs it", folder / name)
+    if len(found) > 1:
+        raise DataError(f"there is also a {name}.gz; keep one of the two", folder / name)
+    return found[0]
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that aren't blank with their 1-based numbers, without line end and byte order mark.
+
+    Only line feeds end a line (a carriage return before one belongs to it): JSON strings may hold the other
+    characters that ``str.splitlines`` takes for line ends.
+
+    Raises:
+        DataError: for a line that isn't UTF-8, and a file that can't be read to its end.
+    """
+    number = 0
+    try:
+        with cast(BinaryIO, gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")) as handle:
+            for number, raw in enumerate(handle, start=1):
+                content = raw.removeprefix(_BOM) if number == 1 else raw
+                line = content.decode("utf-8").removesuffix("\n").removesuffix("\r")
+                if line and not line.isspace():
+                    yield number, line
+    except UnicodeDecodeError as error:
+        message = f"this line is not UTF-8 ({error.reason} at byte {error.start}); save the file as UTF-8"
+        raise DataError(message, path, number) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"the file can't be read: {error}", path, number + 1) from error
+
+
+def line_of_record(path: Path, record: int) -> int:
+    """The number of the line that holds the ``record``-th (from 0) line that isn't blank.
+
+    Goes over the file again: line numbers are needed for errors only, so nobody keeps them.
+    """
+    for index, (number, _) in enumerate(numbered_lines(path)):
+        if index == record:
+            return number
+    raise DataError(f"the file changed while it was read: record {record} is gone", path)

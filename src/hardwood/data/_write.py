@@ -1,0 +1,91 @@
+"""BEIR folders, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import uuid
+from pathlib import Path
+
+from hardwood.data._judgements import Judgements
+from hardwood.data._table import TextTable
+from hardwood.errors import DataError
+
+_OURS = {"corpus.jsonl", "corpus.jsonl.gz", "queries.jsonl", "queries.jsonl.gz", "qrels"}
+_SPLIT_NAME = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*")
+_BATCH = 65536
+
+
+def write_folder(
+    folder: Path, corpus: TextTable, queries: TextTable, splits: dict[str, Judgements], overwrite: bool
+) -> None:
+    """Write everything beside ``folder`` first, then rename it."""
+    folder = folder.resolve()
+    for name in splits:
+        if not _SPLIT_NAME.fullmatch(name):
+            raise DataError(f"a split named {name!r} can't be a file; rename it")
+    _check_free(folder, overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    tag = uuid.uuid4().hex[:8]
+    fresh, old = (folder.with_name(f".{folder.name}.{tag}.{kind}") for kind in ("new", "old"))
+    try:
+        (fresh / "qrels").mkdir(parents=True)
+        _write_table(fresh / "corpus.jsonl", corpus, titles=True)
+        _write_table(fresh / "queries.jsonl", queries, titles=False)
+        for name, judgements in splits.items():
+            _write_qrels(fresh / "qrels" / f"{name}.tsv", judgements, queries, corpus)
+        _check_free(folder, overwrite)  # writing takes a while
+        if folder.exists():
+            folder.rename(old)
+        try:
+            fresh.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)  # only once the new folder stands
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise DataError("this is a file; give the name of a folder", folder)
+    content = {path.name for path in folder.iterdir()}
+    if content and not overwrite:
+        raise DataError("the folder is not empty; choose another, or allow overwrite=True", folder)
+    if strangers := sorted(content - _OURS):
+        raise DataError(
+            f"the folder also holds {strangers[0]!r}, which is no dataset's; not overwritten", folder
+        )
+
+
+def _write_table(path: Path, table: TextTable, titles: bool) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as handle:
+        for row in table.iter_fields():
+            record = {"_id": row["id"], **({"title": row["title"]} if titles else {}), "text": row["text"]}
+            handle.write(json.dumps(record, ensure_ascii=False) + "\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _write_qrels(path: Path, judgements: Judgements, queries: TextTable, corpus: TextTable) -> None:
+    query_rows, target_rows = judgements.pairs()
+    with path.open("w", encoding="utf-8", newline="\n") as handle:
+        handle.write("query-id\tcorpus-id\tscore\n")
+        for start in range(0, len(query_rows), _BATCH):
+            block = slice(start, start + _BATCH)
+            columns = (
+                queries.ids(query_rows[block]),
+                corpus.ids(target_rows[block]),
+                judgements.grades[block],
+            )
+            handle.writelines(
+                f"{query}\t{target}\t{grade}\n" for query, target, grade in zip(*columns, strict=True)
+            )
+        handle.flush()
+        os.fsync(handle.fileno())

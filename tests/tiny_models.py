@@ -29,9 +29,7 @@ def make_static(seed: int = 0, dimension: int = 16, scale: float = 1.0) -> Any:
     tokenizer = make_tokenizer()
     generator = torch.Generator().manual_seed(seed)
     weights = scale * torch.randn(tokenizer.get_vocab_size(), dimension, generator=generator)
-    return SentenceTransformer(
-        modules=[StaticEmbedding(tokenizer, embedding_weights=weights.numpy())], device="cpu"
-    )
+    return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights.numpy())], device="cpu")
 
 
 def make_bert(folder: Path, seed: int = 0, prompts: dict[str, str] | None = None) -> Any:

@@ -22,7 +22,7 @@ def load_encoder(
     *,
     towers: Towers = "shared",
     dimension: int = 128,
-    vocabulary_size: int = 16_384,
+    vocabulary_size: int = 8192,
     seed: int = 0,
     device: str | None = None,
     trust_remote_code: bool = False,
@@ -60,7 +60,7 @@ def static_encoder(
     dataset: RetrievalDataset,
     *,
     dimension: int = 128,
-    vocabulary_size: int = 16_384,
+    vocabulary_size: int = 8192,
     seed: int = 0,
     device: str | None = None,
 ) -> SentenceTransformer:
@@ -88,7 +88,7 @@ def static_encoder(
     return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)], device=device)
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 16_384):  # type: ignore[no-untyped-def]
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 8192):  # type: ignore[no-untyped-def]
     """A lower-casing, accent-stripping word-piece tokenizer (``tokenizers.Tokenizer``) for these texts.
 
     Raises:

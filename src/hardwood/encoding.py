@@ -263,9 +263,7 @@ def _narrowed(vectors: NDArray[np.float32], dtype: str) -> NDArray[Any]:
         return vectors.astype(dtype, copy=False)
 
 
-def _check_finite(
-    vectors: NDArray[Any], rows: NDArray[np.int64], texts: Texts | Sequence[str], kind: Kind
-) -> None:
+def _check_finite(vectors: NDArray[Any], rows: NDArray[np.int64], texts: Texts | Sequence[str], kind: Kind) -> None:
     if vectors.ndim != 2:
         raise ValueError(f"the model gives encodings of shape {vectors.shape}; one vector a text is needed")
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))

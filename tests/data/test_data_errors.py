@@ -112,9 +112,7 @@ def test_a_bad_score_on_the_first_line_is_no_header(make_folder: MakeFolder) -> 
 
 def test_unjudged_query(make_folder: MakeFolder) -> None:
     folder = make_folder({"qrels/test.tsv": None})
-    with pytest.raises(
-        DataError, match=r"'3' has no target in any split \(1 such\).*--ignore-unjudged"
-    ) as caught:
+    with pytest.raises(DataError, match=r"'3' has no target in any split \(1 such\).*--ignore-unjudged") as caught:
         RetrievalDataset.load(folder)
     assert (caught.value.path, caught.value.line) == (folder / "queries.jsonl", 3)
 

@@ -54,17 +54,12 @@ def test_texts(hpo: RetrievalDataset) -> None:
     assert concept["text"].endswith("the affected kidney is nonfunctional.")
     synonyms = {"Multicystic dysplastic kidney", "Multicystic kidneys", "Multicystic renal dysplasia"}
     asking = [
-        query
-        for split in hpo.splits.values()
-        for query, target in zip(*split.pairs(), strict=True)
-        if target == row[0]
+        query for split in hpo.splits.values() for query, target in zip(*split.pairs(), strict=True) if target == row[0]
     ]
     assert set(hpo.queries.texts(asking)) == synonyms
     definitions = [fields["text"] for fields in hpo.corpus.fields()]
     assert sum(text == "" for text in definitions) == 2_585
-    assert not any(
-        "\\" in text or text.startswith('"') or "https://orcid.org" in text for text in definitions
-    )
+    assert not any("\\" in text or text.startswith('"') or "https://orcid.org" in text for text in definitions)
 
 
 def test_no_query_repeats_a_name_of_its_own_concept(hpo: RetrievalDataset) -> None:
@@ -84,12 +79,7 @@ def test_splits_are_a_partition_of_the_queries(hpo: RetrievalDataset) -> None:
 
 def test_unseen_concepts_have_no_other_query(hpo: RetrievalDataset) -> None:
     unseen = set(hpo.split("test_unseen").positives.values.tolist())
-    others = {
-        t
-        for name, split in hpo.splits.items()
-        if name != "test_unseen"
-        for t in split.positives.values.tolist()
-    }
+    others = {t for name, split in hpo.splits.items() if name != "test_unseen" for t in split.positives.values.tolist()}
     assert not unseen & others
     assert len(unseen) / len(unseen | others) == pytest.approx(0.1, abs=0.001)
 
@@ -114,9 +104,7 @@ def test_string_hashing_has_no_say() -> None:
     sums = "{name: int(split.queries.sum()) for name, split in read_hpo().splits.items()}"
     code = f"from hardwood.data import read_hpo; print({sums})"
     environment = {**os.environ, "PYTHONHASHSEED": "77", "LC_ALL": "C", "PYTHONUTF8": "0"}
-    answer = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == str(RECORDED_SUMS)
 
 

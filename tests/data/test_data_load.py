@@ -41,18 +41,13 @@ def test_a_folder_is_read(make_folder: MakeFolder) -> None:
 
 
 def test_bom_windows_line_ends_and_blank_lines_do_no_harm(make_folder: MakeFolder) -> None:
-    changed = {
-        name: b"\xef\xbb\xbf" + ("\n \n" + text).replace("\n", "\r\n").encode()
-        for name, text in FILES.items()
-    }
+    changed = {name: b"\xef\xbb\xbf" + ("\n \n" + text).replace("\n", "\r\n").encode() for name, text in FILES.items()}
     check_woods(RetrievalDataset.load(make_folder({**changed})))
 
 
 def test_qrels_without_a_header(make_folder: MakeFolder) -> None:
     train, test = (FILES[f"qrels/{name}.tsv"].split("\n", 1)[1] for name in ("train", "test"))
-    check_woods(
-        RetrievalDataset.load(make_folder({"qrels/train.tsv": train, "qrels/test.tsv": test.rstrip("\n")}))
-    )
+    check_woods(RetrievalDataset.load(make_folder({"qrels/train.tsv": train, "qrels/test.tsv": test.rstrip("\n")})))
 
 
 def test_gzipped_files(make_folder: MakeFolder) -> None:
@@ -118,9 +113,7 @@ def test_reading_streams(tmp_path: Path) -> None:
     """Python's own memory stays far below the file: rows go to Arrow a batch at a time."""
     path = tmp_path / "corpus.jsonl"
     with path.open("w") as handle:
-        handle.writelines(
-            f'{{"_id": "d{i}", "title": "t", "text": "{"word " * 20}{i}"}}\n' for i in range(200_000)
-        )
+        handle.writelines(f'{{"_id": "d{i}", "title": "t", "text": "{"word " * 20}{i}"}}\n' for i in range(200_000))
     tracemalloc.start()
     try:
         table = read_table(path, "target", titles=True)
@@ -128,7 +121,5 @@ def test_reading_streams(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert len(table) == 200_000
-    assert peak < path.stat().st_size / 4, (
-        f"{peak:,} bytes"
-    )  # all rows as Python strings would exceed the file
+    assert peak < path.stat().st_size / 4, f"{peak:,} bytes"  # all rows as Python strings would exceed the file
     assert table.nbytes < 1.2 * path.stat().st_size

@@ -41,9 +41,7 @@ def test_splits_share_corpus_and_queries() -> None:
 
 
 def test_selections_other_columns_and_names_are_respected() -> None:
-    rows = datasets.Dataset.from_dict({"q": ["a", "b", "c"], "n": [1, 2, 3], "d": ["x", "y", "z"]}).select(
-        [2, 0]
-    )
+    rows = datasets.Dataset.from_dict({"q": ["a", "b", "c"], "n": [1, 2, 3], "d": ["x", "y", "z"]}).select([2, 0])
     dataset = RetrievalDataset.from_pairs(rows, anchor="q", positive="d", name="letters")
     assert dataset.corpus.texts() == ["z", "x"]
     assert dataset.queries.texts() == ["c", "a"]

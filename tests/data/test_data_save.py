@@ -40,9 +40,7 @@ def arrays(split: Judgements) -> tuple[np.ndarray, ...]:
 
 anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 texts = anything.filter(lambda text: text.strip() != "")
-identifiers = st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters="\t\r\n"), min_size=1, max_size=8
-)
+identifiers = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\r\n"), min_size=1, max_size=8)
 ids = st.one_of(identifiers.filter(lambda text: text.strip() != ""), st.integers().map(str))
 
 
@@ -120,9 +118,7 @@ def test_only_datasets_are_overwritten(make_folder: MakeFolder) -> None:
         RetrievalDataset.load(folder).save(folder / "thesis.tex", overwrite=True)
 
 
-def test_a_failed_save_leaves_the_old_folder(
-    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_save_leaves_the_old_folder(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_folder({})
     before = contents(folder)
     dataset = RetrievalDataset.load(folder)
@@ -138,9 +134,7 @@ def test_a_failed_save_leaves_the_old_folder(
     assert sorted(path.name for path in folder.parent.iterdir()) == ["woods"]
 
 
-def test_a_failed_rename_puts_the_old_folder_back(
-    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_rename_puts_the_old_folder_back(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_folder({})
     before = contents(folder)
     dataset = RetrievalDataset.load(folder)

@@ -25,8 +25,8 @@ RequestFor = Callable[..., Request]
 def test_exact_draws_follow_the_softmax(
     scores_in_flight: int, monkeypatch: pytest.MonkeyPatch, request_for: RequestFor
 ) -> None:
-    # Null: draws of each query are distributed as the float64 softmax over what it may be given. 5 queries x 40 000 draws
-    # each, chi-squared over cells with an expectation above 5, p < 1e-5 rejects: false alarm 5e-5 over the five.
+    # Null: draws of each query are distributed as the float64 softmax over what it may be given. 5 queries x 40 000
+    # draws each, chi-squared over cells with an expectation above 5, p < 1e-5 rejects: false alarm 5e-5 over the five.
     monkeypatch.setattr(softmax_index, "SCORES_IN_FLIGHT", scores_in_flight)
     generator = torch.Generator().manual_seed(3)
     vectors = torch.randn(700, 6, generator=generator)  # three chunks of 256 when scores are scarce

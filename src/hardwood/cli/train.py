@@ -45,14 +45,13 @@ BatchSize = Annotated[int | None, typer.Option(help="Pairs a forward pass. [128]
 Steps = Annotated[int | None, typer.Option(help="Optimiser steps.", rich_help_panel=_TRAINING)]
 Epochs = Annotated[float | None, typer.Option(help="Passes over the pairs. [1]", rich_help_panel=_TRAINING)]
 Scale = Annotated[float | None, typer.Option(help="Inverse temperature. [20]", rich_help_panel=_TRAINING)]
-LearningRate = Annotated[
-    float | None, typer.Option(help="Peak. [0.2 static, 2e-5 others]", rich_help_panel=_TRAINING)
-]
+LearningRate = Annotated[float | None, typer.Option(help="Peak. [0.2 static, 2e-5 others]", rich_help_panel=_TRAINING)]
 Accumulation = Annotated[int | None, typer.Option(help="Batches an optimiser step. [1]", rich_help_panel=_TRAINING)]
 MiniBatchSize = Annotated[
     int | None,
-    typer.Option(help="Texts a forward pass, recomputing activations: big batches in little memory.",
-                 rich_help_panel=_TRAINING),
+    typer.Option(
+        help="Texts a forward pass, recomputing activations: big batches in little memory.", rich_help_panel=_TRAINING
+    ),
 ]
 Precision = Annotated[
     str | None, typer.Option(help="float32, bfloat16 or float16. [float32]", rich_help_panel=_TRAINING)
@@ -79,9 +78,7 @@ def train(
     output: Output = None,
     negatives: Annotated[
         str | None,
-        typer.Option(
-            help="in-batch, uniform, static, periodic, cache or exact. [exact]", rich_help_panel=_NEGATIVES
-        ),
+        typer.Option(help="in-batch, uniform, static, periodic, cache or exact. [exact]", rich_help_panel=_NEGATIVES),
     ] = None,
     num_negatives: NumNegatives = None,
     refresh_every: RefreshEvery = None,

@@ -1,7 +1,7 @@
 """Comparing sources of negatives: the same data, steps and seeds for all, in two budgets, with what each cost.
 
-Knows runs (`hardwood.training`) by their settings and their ``metrics.json`` alone; each run is a process of its own, so
-that its memory peak is its own.
+Knows runs (`hardwood.training`) by their settings and their ``metrics.json`` alone; each run is a process of its own,
+so that its memory peak is its own.
 """
 
 from hardwood.comparison.plan import BUDGETS, PlannedRun, plan_runs

@@ -16,8 +16,8 @@ BUDGETS = (EQUAL_BATCH, EQUAL_TEXTS)
 """What is held equal: (query, positive) pairs a step, or texts encoded with gradient a step.
 
 Only the in-batch source differs between the two: it encodes ``2 B`` texts a step where the others encode up to
-``B (2 + k)``, so in the second budget it gets a batch of ``B (1 + k/2)``. That is what the others encode at most: a target
-drawn twice is encoded once, so the budget favours in-batch training, never the others.
+``B (2 + k)``, so in the second budget it gets a batch of ``B (1 + k/2)``. That is what the others encode at most: a
+target drawn twice is encoded once, so the budget favours in-batch training, never the others.
 """
 
 
@@ -40,7 +40,8 @@ def plan_runs(base: RunConfig, sources: Sequence[str], num_seeds: int) -> list[P
     """The runs that compare ``sources``, seed by seed.
 
     Args:
-        base: settings that all share; its ``output`` is the folder of the comparison, its ``seed`` the first seed. Options
+        base: settings that all share; its ``output`` is the folder of the comparison, its ``seed`` the first seed.
+            Options
             of the base's own source apply to that source; all others have their defaults.
         sources: names of sources.
         num_seeds: runs a source and budget.

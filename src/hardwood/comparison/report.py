@@ -19,8 +19,8 @@ def summarize(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         Rows with ``budget``, ``negatives``, ``batch_size``, ``seeds``, ``measures`` (split -> measure -> ``{"mean",
-        "deviation"}``) and ``cost`` (name -> ``{"mean", "deviation"}``). Deviations are the sample standard deviation, 0 of
-        a single seed.
+        "deviation"}``) and ``cost`` (name -> ``{"mean", "deviation"}``). Deviations are the sample standard deviation,
+        0 of a single seed.
     """
     rows = []
     for budget in BUDGETS:
@@ -54,9 +54,7 @@ def markdown_table(summary: list[dict[str, Any]], split: str = "test") -> str:
 def _row(budget: str, name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     splits = [split for split in runs[0]["metrics"] if split not in _NOT_SPLITS]
     measures = {
-        split: {
-            measure: _mean_and_deviation([run["metrics"][split][measure] for run in runs]) for measure in MEASURES
-        }
+        split: {measure: _mean_and_deviation([run["metrics"][split][measure] for run in runs]) for measure in MEASURES}
         for split in splits
     }
     costs = [_flat_cost(run["metrics"]) for run in runs]

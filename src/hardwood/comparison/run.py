@@ -29,8 +29,8 @@ def compare(
     """Train every source with every seed and report.
 
     Writes ``comparison.json``, ``comparison.md`` and ``comparison.png`` into ``base.output``, and each run's own folder
-    under ``runs/``. A run that is there complete, with the same settings, is not repeated: an interrupted comparison goes
-    on where it was.
+    under ``runs/``. A run that is there complete, with the same settings, is not repeated: an interrupted comparison
+    goes on where it was.
 
     Args:
         base: settings that all runs share (see `plan_runs`).

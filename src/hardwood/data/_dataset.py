@@ -147,9 +147,7 @@ class RetrievalDataset:
     def split(self, name: str) -> Judgements:
         """The judgements of a split; ``ValueError`` naming the splits that exist where it doesn't."""
         if name not in self.splits:
-            raise ValueError(
-                f"there is no split {name!r}; {self.name} has {', '.join(self.splits) or 'none'}"
-            )
+            raise ValueError(f"there is no split {name!r}; {self.name} has {', '.join(self.splits) or 'none'}")
         return self.splits[name]
 
     def training_pairs(self, split: str = "train") -> datasets.Dataset:
@@ -163,15 +161,11 @@ class RetrievalDataset:
 
         query_rows, target_rows = self.split(split).pairs()
         blocks = [slice(start, start + _PAIR_BLOCK) for start in range(0, len(query_rows), _PAIR_BLOCK)]
-        label = pa.FixedSizeListArray.from_arrays(
-            pa.array(np.stack([query_rows, target_rows], axis=1).ravel()), 2
-        )
+        label = pa.FixedSizeListArray.from_arrays(pa.array(np.stack([query_rows, target_rows], axis=1).ravel()), 2)
         table = pa.table(
             {
                 "anchor": pa.chunked_array([self.queries.text_array(query_rows[block]) for block in blocks]),
-                "positive": pa.chunked_array(
-                    [self.corpus.text_array(target_rows[block]) for block in blocks]
-                ),
+                "positive": pa.chunked_array([self.corpus.text_array(target_rows[block]) for block in blocks]),
                 "label": label,
             }
         )

@@ -22,8 +22,7 @@ def tables_from_pairs(
 ) -> tuple[TextTable, TextTable, dict[str, Judgements]]:
     """Corpus, queries and splits from datasets by split name; rows are in order of first appearance."""
     sides = {
-        column: {name: _column(name, data, column) for name, data in splits.items()}
-        for column in (anchor, positive)
+        column: {name: _column(name, data, column) for name, data in splits.items()} for column in (anchor, positive)
     }
     query_texts, target_texts = (_distinct(list(sides[column].values())) for column in (anchor, positive))
     judgements = {}
@@ -33,9 +32,7 @@ def tables_from_pairs(
             for column, texts in ((anchor, query_texts), (positive, target_texts))
         )
         query_rows, target_rows = _without_repeats(query_rows, target_rows)
-        judgements[name] = Judgements.from_triples(
-            query_rows, target_rows, np.ones(len(query_rows), dtype=np.int32)
-        )
+        judgements[name] = Judgements.from_triples(query_rows, target_rows, np.ones(len(query_rows), dtype=np.int32))
     return _numbered(target_texts, "t"), _numbered(query_texts, "q"), judgements
 
 

@@ -40,9 +40,7 @@ def read_table(path: Path, what: str, titles: bool) -> TextTable:
                 builder.add(*zip(*rows, strict=True))
             except UnicodeEncodeError:  # JSON can spell half a surrogate pair, which no UTF-8 text can hold
                 bad = next(line for line, row in zip(lines, rows, strict=True) if not _is_unicode(row))
-                raise DataError(
-                    "a lone surrogate escape (\\ud800 to \\udfff) is no text", path, bad
-                ) from None
+                raise DataError("a lone surrogate escape (\\ud800 to \\udfff) is no text", path, bad) from None
             lines.clear()
             rows.clear()
 
@@ -65,9 +63,7 @@ def find_qrels(folder: Path, splits: Sequence[str] | None) -> dict[str, Path]:
     """The qrels files by split name; only ``splits`` where given, in that order."""
     qrels = folder / "qrels"
     if not qrels.is_dir():
-        raise DataError(
-            "there is no such folder; a dataset needs one with a SPLIT.tsv for every split", qrels
-        )
+        raise DataError("there is no such folder; a dataset needs one with a SPLIT.tsv for every split", qrels)
     names = sorted(
         {
             path.name.removesuffix(".gz").removesuffix(".tsv")
@@ -145,9 +141,7 @@ def _parse_record(line: str, path: Path, number: int, titles: bool) -> tuple[str
     if not identifier or identifier.isspace():
         raise DataError("this line has an empty _id", path, number)
     if _UNNAMEABLE.search(identifier):
-        raise DataError(
-            f"the _id {identifier!r} has a tab or line break, so no qrels can name it", path, number
-        )
+        raise DataError(f"the _id {identifier!r} has a tab or line break, so no qrels can name it", path, number)
     text = record.get("text")
     if not isinstance(text, str):
         problem = f"has a {_kind(text)} as text" if "text" in record else "has no text"

@@ -31,9 +31,7 @@ class TextTable:
         self._starts = np.cumsum([0, *map(len, self._chunks)], dtype=np.int64)
 
     @classmethod
-    def from_columns(
-        cls, ids: Sequence[str], texts: Sequence[str], titles: Sequence[str] | None = None
-    ) -> TextTable:
+    def from_columns(cls, ids: Sequence[str], texts: Sequence[str], titles: Sequence[str] | None = None) -> TextTable:
         """A table of Python strings or Arrow string arrays, all of one length.
 
         Args:
@@ -46,9 +44,7 @@ class TextTable:
             DataError: for an id or text that breaks these rules, naming its row.
         """
         if len(ids) != len(texts) or (titles is not None and len(titles) != len(ids)):
-            raise DataError(
-                f"{len(ids)} ids, {len(texts)} texts and {len(titles or texts)} titles: one each a row"
-            )
+            raise DataError(f"{len(ids)} ids, {len(texts)} texts and {len(titles or texts)} titles: one each a row")
         builder = TextTableBuilder()
         builder.add(ids, [""] * len(ids) if titles is None else titles, texts)
         table = builder.finish()
@@ -56,9 +52,7 @@ class TextTable:
         for name in _COLUMNS:
             if (row := _first_true(pc.is_null(table._column(name, None)))) is not None:
                 raise DataError(f"row {row} has no {name}")
-        bad = pc.or_(
-            pc.equal(pc.utf8_trim_whitespace(id_column), ""), pc.match_substring_regex(id_column, r"[\t\r\n]")
-        )
+        bad = pc.or_(pc.equal(pc.utf8_trim_whitespace(id_column), ""), pc.match_substring_regex(id_column, r"[\t\r\n]"))
         if (row := _first_true(bad)) is not None:
             raise DataError(f"row {row}: the id {table.ids([row])[0]!r} is blank, or has a tab or line break")
         if (row := _first_true(pc.equal(table.text_array(), ""))) is not None:
@@ -154,11 +148,7 @@ class TextTable:
         owners = np.searchsorted(self._starts, wanted, side="right") - 1
         order = np.argsort(owners, kind="stable")
         owners, by_owner = owners[order], wanted[order]
-        cuts = (
-            np.flatnonzero(np.diff(owners, prepend=-1, append=-1))
-            if len(owners)
-            else np.zeros(1, dtype=np.int64)
-        )
+        cuts = np.flatnonzero(np.diff(owners, prepend=-1, append=-1)) if len(owners) else np.zeros(1, dtype=np.int64)
         pieces = []
         for begin, end in itertools.pairwise(cuts):
             owner = owners[begin]

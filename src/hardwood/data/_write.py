@@ -59,9 +59,7 @@ def _check_free(folder: Path, overwrite: bool) -> None:
     if content and not overwrite:
         raise DataError("the folder is not empty; choose another, or allow overwrite=True", folder)
     if strangers := sorted(content - _OURS):
-        raise DataError(
-            f"the folder also holds {strangers[0]!r}, which is no dataset's; not overwritten", folder
-        )
+        raise DataError(f"the folder also holds {strangers[0]!r}, which is no dataset's; not overwritten", folder)
 
 
 def _write_table(path: Path, table: TextTable, titles: bool) -> None:
@@ -84,8 +82,6 @@ def _write_qrels(path: Path, judgements: Judgements, queries: TextTable, corpus:
                 corpus.ids(target_rows[block]),
                 judgements.grades[block],
             )
-            handle.writelines(
-                f"{query}\t{target}\t{grade}\n" for query, target, grade in zip(*columns, strict=True)
-            )
+            handle.writelines(f"{query}\t{target}\t{grade}\n" for query, target, grade in zip(*columns, strict=True))
         handle.flush()
         os.fsync(handle.fileno())

@@ -147,9 +147,7 @@ def _split_queries(
     answers: Sequence[Sequence[int]], seed: int, test: float, dev: float, unseen: float
 ) -> Mapping[str, NDArray[np.int64]]:
     if min(test, dev, unseen) < 0 or test + dev >= 1 or unseen >= 1:
-        raise ValueError(
-            f"fractions must leave queries to train on; got test {test}, dev {dev}, unseen {unseen}"
-        )
+        raise ValueError(f"fractions must leave queries to train on; got test {test}, dev {dev}, unseen {unseen}")
     random = np.random.Generator(np.random.PCG64(seed))
     groups = list(_groups_sharing_queries(answers))
     wanted = unseen * sum(map(len, groups))

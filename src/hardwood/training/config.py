@@ -8,19 +8,30 @@ import platform
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hardwood._files import written_whole
 from hardwood._version import __version__
-from hardwood.encoders import STATIC
-from hardwood.losses import WEIGHTINGS
+from hardwood.encoders import STATIC, Towers
+from hardwood.losses import WEIGHTINGS, Weighting
 from hardwood.negatives import SOURCES, MarginFilter, NegativeSource, make_source
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
-_STATIC_LEARNING_RATE = 0.05
+_STATIC_LEARNING_RATE = 0.2
 _TRANSFORMER_LEARNING_RATE = 2e-5
 _MADE_WITH = "made_with"
+_KINDS: dict[str, Any] = {
+    "int": int,
+    "float": (int, float),
+    "str": str,
+    "bool": bool,
+    "list": list,
+    "dict": dict,
+    "Literal": str,
+    "Towers": str,
+    "Weighting": str,
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class RunConfig:
         weighting: of drawn candidates, see `hardwood.losses`.
         margin: absolute false-negative margin.
         relative_margin: relative false-negative margin.
-        learning_rate: peak; ``None``: 0.05 for a static encoder, 2e-5 for others.
+        learning_rate: peak; ``None``: 0.2 for a static encoder, 2e-5 for others.
         scheduler: a name that ``transformers`` knows.
         warmup_ratio: share of the steps in which the learning rate rises.
         gradient_accumulation: batches an optimiser step.
@@ -68,15 +79,15 @@ class RunConfig:
     negatives: str = "exact"
     negatives_options: dict[str, Any] = field(default_factory=dict)
     encoder: str = STATIC
-    towers: str = "shared"
+    towers: Towers = "shared"
     dimension: int = 128
-    vocabulary_size: int = 16_384
+    vocabulary_size: int = 8192
     num_negatives: int = 8
     batch_size: int = 128
     steps: int | None = None
     epochs: float | None = None
     scale: float = 20.0
-    weighting: str = "shared"
+    weighting: Weighting = "shared"
     margin: float | None = None
     relative_margin: float | None = None
     learning_rate: float | None = None
@@ -92,7 +103,7 @@ class RunConfig:
     curve_split: str = "dev"
     save_every: int | None = None
     report_to: list[str] = field(default_factory=list)
-    unjudged: str = "error"
+    unjudged: Literal["error", "ignore"] = "error"
     trust_remote_code: bool = False
     device: str | None = None
     threads: int | None = None
@@ -163,11 +174,10 @@ class RunConfig:
     def _check_types(self) -> None:
         for f in dataclasses.fields(self):
             value, allowed = getattr(self, f.name), str(f.type)
-            names: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
             kinds = [kind.split("[")[0].strip() for kind in allowed.split("|")]
             if value is None and "None" in kinds:
                 continue
-            fits = any(isinstance(value, names[kind]) for kind in kinds if kind in names)
+            fits = any(isinstance(value, _KINDS[kind]) for kind in kinds if kind in _KINDS)
             if not fits or (isinstance(value, bool) and "bool" not in kinds):
                 raise ValueError(f"{f.name} must be of type {allowed}, got {value!r}")
 

@@ -74,7 +74,7 @@ def train(
     model = load_encoder(
         config.encoder,
         data,
-        towers=config.towers,  # type: ignore[arg-type]  # checked by RunConfig
+        towers=config.towers,
         dimension=config.dimension,
         vocabulary_size=config.vocabulary_size,
         seed=config.seed,

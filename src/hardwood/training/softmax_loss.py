@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hardwood import losses
 from hardwood._ragged import RaggedRows
 from hardwood.encoders import document_prompt, has_router
+from hardwood.encoding import similarity_of
 from hardwood.negatives import Cost, Draw, MarginFilter, NegativeSource, Request, make_source, seen_mask
 from hardwood.negatives._draws import NO_TARGET
 from hardwood.training._features import split_features, to_device
@@ -88,10 +89,10 @@ class CorpusSoftmaxLoss(nn.Module):
         self.weighting = weighting
         self.margin = margin or MarginFilter()
         self.seed = seed
-        self.normalize = _uses_cosine(model)
+        self.similarity = similarity_of(model)
         self.cost = Cost()
         self.source = make_source(negatives) if isinstance(negatives, str) else negatives
-        self.targets = CorpusTargets(model, dataset.corpus, self.cost, normalize=self.normalize)
+        self.targets = CorpusTargets(model, dataset.corpus, self.cost, similarity=self.similarity)
         self.source.attach(self.targets, self.cost)
         self._target_prompt = document_prompt(model) if target_prompt is None else target_prompt
         self._target_task = "document" if has_router(model) else None
@@ -221,7 +222,7 @@ class CorpusSoftmaxLoss(nn.Module):
 
     def _embed(self, features: Features) -> Tensor:
         embeddings = self.model(dict(features))["sentence_embedding"]  # a copy: modules write into what they are given
-        return nn.functional.normalize(embeddings, dim=1) if self.normalize else embeddings
+        return nn.functional.normalize(embeddings, dim=1) if self.similarity == "cosine" else embeddings
 
 
 class CachedCorpusSoftmaxLoss(CorpusSoftmaxLoss):
@@ -264,13 +265,6 @@ class CachedCorpusSoftmaxLoss(CorpusSoftmaxLoss):
         if not torch.is_grad_enabled():
             return self._embed(features)
         return checkpoint(self._embed, features, use_reentrant=False)
-
-
-def _uses_cosine(model: SentenceTransformer) -> bool:
-    similarity = model.similarity_fn_name or "cosine"
-    if similarity not in ("cosine", "dot"):
-        raise ValueError(f"the model's similarity is {similarity!r}; Hardwood trains 'cosine' and 'dot'")
-    return similarity == "cosine"
 
 
 def _all_positives(dataset: RetrievalDataset) -> RaggedRows:

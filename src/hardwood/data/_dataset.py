@@ -153,9 +153,8 @@ class RetrievalDataset:
     def training_pairs(self, split: str = "train") -> datasets.Dataset:
         """The positive pairs of a split as rows for sentence-transformers' trainer, in the split's order.
 
-        Columns: ``anchor`` (query text), ``positive`` (target text), and ``label``, ``[query row, target
-            row]`` as
-        two int64. The texts are copied once, in Arrow memory.
+        Columns: ``anchor`` (query text), ``positive`` (target text), and ``label``, the two int64
+        ``[query row, target row]``. The texts are copied once, in Arrow memory.
         """
         import datasets
 

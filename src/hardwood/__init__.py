@@ -11,7 +11,19 @@ from typing import Any
 from hardwood._version import __version__
 from hardwood.errors import DataError
 
-_LAZY: dict[str, str] = {}
+_LAZY: dict[str, str] = {
+    "CachedCorpusSoftmaxLoss": "hardwood.training",
+    "CorpusSoftmaxLoss": "hardwood.training",
+    "MarginFilter": "hardwood.negatives",
+    "NegativesCallback": "hardwood.training",
+    "RetrievalDataset": "hardwood.data",
+    "RetrievalEvaluator": "hardwood.training",
+    "RunConfig": "hardwood.training",
+    "evaluate": "hardwood.evaluation",
+    "load_encoder": "hardwood.encoders",
+    "mine": "hardwood.mining",
+    "train": "hardwood.training",
+}
 
 __all__ = ["DataError", "__version__", *_LAZY]
 

@@ -82,6 +82,7 @@ def train(
         trust_remote_code=config.trust_remote_code,
     )
     loss = make_loss(model, data, config)
+    model.model_card_data.generate_widget_examples = False  # slow, and nothing a run's folder needs
     config.save(output / "run.yaml")
     trainer = make_trainer(model, data, loss, config, quiet=quiet, resume_from=checkpoint)
     began = time.perf_counter()

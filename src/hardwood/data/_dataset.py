@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -120,6 +121,9 @@ class RetrievalDataset:
             if twice := sorted(splits.keys() & further.keys()):
                 raise DataError(f"both data and evaluation have a split {twice[0]!r}; rename one")
             splits.update(further)
+        for split, rows in splits.items():
+            if not hasattr(rows, "select_columns"):
+                raise TypeError(f"split {split!r} must be a datasets.Dataset, not a {type(rows).__name__}")
         if not splits:
             raise DataError("there are no splits; give at least one dataset")
         corpus, queries, judgements = tables_from_pairs(splits, anchor, positive)
@@ -151,9 +155,8 @@ class RetrievalDataset:
     def training_pairs(self, split: str = "train") -> datasets.Dataset:
         """The positive pairs of a split as rows for sentence-transformers' trainer, in the split's order.
 
-        Columns: ``anchor`` (query text), ``positive`` (target text), and ``label``, ``[query row, target
-            row]`` as
-        two int64. The texts are copied once, in Arrow memory.
+        Columns: ``anchor`` (query text), ``positive`` (target text), and ``label``, the two int64
+        ``[query row, target row]``. The texts are copied once, in Arrow memory.
         """
         import datasets
 
@@ -171,11 +174,11 @@ class RetrievalDataset:
                 "label": label,
             }
         )
-        return datasets.Dataset(table)
+        # left to itself, datasets would hash every byte for a fingerprint that only caches on disk need
+        return datasets.Dataset(table, fingerprint=uuid.uuid4().hex[:16])
 
     def known_positives(self, split: str = "train") -> RaggedRows:
-        """The target rows to leave out when negatives are drawn, for every query row (not place in the
-        split).
+        """The targets to leave out when negatives are drawn, by query row (not by place in the split).
 
         Returns:
             ``len(self.queries)`` rows; those of queries without a positive in the split are empty.

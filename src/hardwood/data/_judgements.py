@@ -30,8 +30,7 @@ class Judgements:
     def from_triples(
         cls, queries: NDArray[np.int64], targets: NDArray[np.int64], grades: NDArray[np.int32]
     ) -> Judgements:
-        """Group judgements ``(n,)`` of query and target rows; pairs are different, grades of 0 and below
-        left out.
+        """Group judgements ``(n,)`` of different pairs by query; grades of 0 and below are left out.
 
         Queries without a grade above 0 are left out too: readers report them before.
         """

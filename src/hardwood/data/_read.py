@@ -122,7 +122,7 @@ def check_all_judged(queries: TextTable, splits: dict[str, Judgements], path: Pa
     if unjudged.size:
         row = int(unjudged[0])
         raise DataError(
-            f"the query {queries.ids([row])[0]!r} has no target in any split ({unjudged.size:,} such queries); "
+            f"the query {queries.ids([row])[0]!r} has no target in any split ({unjudged.size:,} such); "
             'judge or remove them, or leave them unused with unjudged="ignore" (--ignore-unjudged)',
             path,
             line_of_record(path, row),
@@ -177,7 +177,7 @@ def _parse_qrels(path: Path) -> tuple[pa.ChunkedArray, pa.ChunkedArray, NDArray[
         fields = line.split("\t")
         if len(fields) != 3:
             raise DataError(
-                f"this line has {len(fields)} tab-separated columns, not the 3 of query-id, corpus-id and score",
+                f"this line has {len(fields)} tab-separated columns, not 3 (query-id, corpus-id, score)",
                 path,
                 number,
             )

@@ -53,6 +53,9 @@ class TextTable:
         builder.add(ids, [""] * len(ids) if titles is None else titles, texts)
         table = builder.finish()
         id_column = table.id_array()
+        for name in _COLUMNS:
+            if (row := _first_true(pc.is_null(table._column(name, None)))) is not None:
+                raise DataError(f"row {row} has no {name}")
         bad = pc.or_(
             pc.equal(pc.utf8_trim_whitespace(id_column), ""), pc.match_substring_regex(id_column, r"[\t\r\n]")
         )
@@ -98,9 +101,8 @@ class TextTable:
         """
         found = self.find(pa.array(ids, type=_TEXT_TYPE))
         if (unknown := np.flatnonzero(found < 0)).size:
-            raise DataError(
-                f"no row has the id {ids[int(unknown[0])]!r} ({unknown.size:,} of {len(found):,} ids are unknown)"
-            )
+            counts = f"{unknown.size:,} of {len(found):,} ids are unknown"
+            raise DataError(f"no row has the id {ids[int(unknown[0])]!r} ({counts})")
         return found
 
     def find(self, ids: Any) -> NDArray[np.int64]:
@@ -114,13 +116,12 @@ class TextTable:
         """All texts in row order, ``batch_size`` at a time; only one batch is made into Python strings."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        for start in range(0, len(self), batch_size):
-            yield self.texts(np.arange(start, min(start + batch_size, len(self))))
+        return (self.texts(rows) for rows in self._batches(batch_size))
 
     def iter_fields(self, batch_size: int = 1024) -> Iterator[dict[str, str]]:
         """All rows in order as ``fields`` gives them, made ``batch_size`` at a time."""
-        for start in range(0, len(self), batch_size):
-            yield from self.fields(np.arange(start, min(start + batch_size, len(self))))
+        for rows in self._batches(batch_size):
+            yield from self.fields(rows)
 
     def id_array(self) -> pa.ChunkedArray:
         """All ids, without a copy."""
@@ -141,6 +142,10 @@ class TextTable:
         repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))[0]
         first, second = np.flatnonzero(np.asarray(pc.equal(ids, repeated)))[:2]
         return int(first), int(second)
+
+    def _batches(self, batch_size: int) -> Iterator[NDArray[np.int64]]:
+        for start in range(0, len(self), batch_size):
+            yield np.arange(start, min(start + batch_size, len(self)))
 
     def _column(self, name: str, rows: ArrayLike | None) -> pa.Array | pa.ChunkedArray:
         if rows is None:

@@ -41,9 +41,8 @@ def read_hpo(
     several concepts (letter case and spaces aside) is one query with several positives.
 
     Splits: ``test_unseen`` has all synonyms of a random set of concepts, no query of which is in any other
-        split;
-    the other queries are divided at random into ``train``, ``dev`` and ``test``, where ``test`` asks for
-    concepts that training has seen, by their other synonyms or only as negatives. Texts and ids don't
+    split; the other queries are divided at random into ``train``, ``dev`` and ``test``, where ``test`` asks
+    for concepts that training has seen, by their other synonyms or only as negatives. Texts and ids don't
     depend on the seed; the same seed gives the same splits everywhere.
 
     Args:

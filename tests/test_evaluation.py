@@ -1,0 +1,248 @@
+"""Ranking against brute force, measures against hand computation, and both together with real models."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hardwood._ragged import RaggedRows
+from hardwood.data import Judgements, RetrievalDataset, TextTable
+from hardwood.encoding import query_vectors, target_vectors
+from hardwood.evaluation import evaluate, measure, measure_each, rank_vectors, retrieve
+from tiny_models import WORDS, make_bert, make_static
+
+
+def naive_ranking(queries, targets, k, exclude=None):
+    """Every score, sorted by (score downwards, row upwards)."""
+    rows = np.full((len(queries), k), -1, dtype=np.int64)
+    scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+    for i, x in enumerate(queries.astype(np.float64)):
+        s = targets.astype(np.float64) @ x
+        allowed = np.setdiff1d(np.arange(len(targets)), [] if exclude is None else exclude[i])
+        order = allowed[np.lexsort((allowed, -s[allowed]))][:k]
+        rows[i, : len(order)], scores[i, : len(order)] = order, s[order]
+    return rows, scores
+
+
+def in_blocks(vectors, size, order=None):
+    rows = np.arange(len(vectors)) if order is None else order
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size], vectors[rows[start : start + size]]
+
+
+def judge(grades: list[dict[int, int]]) -> Judgements:
+    triples = [(q, t, g) for q, of_query in enumerate(grades) for t, g in of_query.items()]
+    return Judgements.from_triples(
+        *(np.array(column, dtype=np.int64) for column in zip(*triples, strict=True))
+    )
+
+
+@given(data=st.data(), n=st.integers(1, 60), d=st.integers(1, 4), k=st.integers(1, 70))
+@settings(max_examples=60, deadline=None)
+def test_ranking_is_brute_force_with_ties_by_row(data, n, d, k):
+    """Small integers: products are exact, ties are everywhere, so the answer is one and only one."""
+    generator = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    queries = generator.integers(-2, 3, (5, d)).astype(np.float32)
+    targets = generator.integers(-2, 3, (n, d)).astype(np.float32)
+    excluded = np.unique(generator.integers(0, [5, n], (data.draw(st.integers(0, 30)), 2)), axis=0)
+    exclude = RaggedRows.from_pairs(excluded[:, 0], excluded[:, 1], 5)
+    want = naive_ranking(queries, targets, k, exclude)
+    order = generator.permutation(n) if data.draw(st.booleans()) else None
+    blocks = in_blocks(targets, data.draw(st.integers(1, n)), order)
+    rows, scores = rank_vectors(queries, blocks, k, exclude=exclude)
+    assert (rows.dtype, scores.dtype) == (np.int64, np.float32)
+    np.testing.assert_array_equal(rows, want[0])
+    np.testing.assert_array_equal(scores, want[1])
+
+
+@pytest.mark.parametrize("d", [1, 2, 7, 40, 100])
+@pytest.mark.parametrize("block", [1, 33, 1000])
+def test_real_vectors_rank_as_by_brute_force_but_for_rounding(d, block):
+    generator = np.random.default_rng(d)
+    queries, targets = generator.normal(size=(9, d)), generator.normal(size=(500, d))
+    rows, scores = rank_vectors(queries.astype(np.float32), in_blocks(targets.astype(np.float32), block), 20)
+    _, want = naive_ranking(queries, targets, 20)
+    tolerance = 1e-5 * d**0.5
+    np.testing.assert_allclose(scores, want, atol=tolerance)
+    exact = np.take_along_axis(queries @ targets.T, rows, axis=1)
+    np.testing.assert_allclose(exact, want, atol=tolerance)  # swaps only among rounding ties
+    assert all(len(set(row)) == 20 for row in rows.tolist())
+
+
+def test_small_matrices_of_scores_change_nothing(monkeypatch):
+    import hardwood.evaluation as module
+
+    generator = np.random.default_rng(0)
+    queries = generator.integers(-1, 2, (50, 2)).astype(np.float32)
+    targets = generator.integers(-1, 2, (300, 2)).astype(np.float32)
+    exclude = RaggedRows.from_pairs(np.arange(50), np.arange(50), 50)
+    want = rank_vectors(queries, in_blocks(targets, 300), 10, exclude=exclude)
+    monkeypatch.setattr(module, "_SCORES_AT_A_TIME", 700)
+    got = rank_vectors(queries, in_blocks(targets, 300), 10, exclude=exclude)
+    np.testing.assert_array_equal(got[0], want[0])
+    np.testing.assert_array_equal(got[0], naive_ranking(queries, targets, 10, exclude)[0])
+
+
+def test_rows_beyond_two_to_the_31_survive():
+    rows = np.array([2**32 - 1, 2**31, 7])
+    got, scores = rank_vectors(np.ones((1, 1)), [(rows, np.array([[-3.0], [-3.0], [-4.0]]))], 4)
+    assert got.tolist() == [[2**31, 2**32 - 1, 7, -1]]
+    assert scores.tolist() == [[-3.0, -3.0, -4.0, -np.inf]]
+
+
+@pytest.mark.parametrize(
+    ("queries", "block", "settings", "message"),
+    [
+        (np.ones(3), np.ones((2, 3)), {}, r"shape \(Q, d\), not \(3,\)"),
+        (np.ones((1, 3)), np.ones((2, 4)), {}, r"shape \(2, 4\) for queries of shape \(1, 3\)"),
+        (np.ones((1, 3)), np.ones((2, 3)), {"k": 0}, "k must be at least 1, not 0"),
+        (np.ones((1, 3)), np.full((2, 3), np.nan), {}, "target vector at 0 is not finite"),
+        (np.full((1, 3), np.inf), np.ones((2, 3)), {}, "query vector at 0"),
+        (np.ones((1, 3)), np.ones((2, 3)), {"exclude": RaggedRows.empty(2)}, "2 rows for 1 queries"),
+    ],
+)
+def test_bad_vectors_are_refused(queries, block, settings, message):
+    with pytest.raises(ValueError, match=message):
+        rank_vectors(queries, [(np.arange(2), block)], **{"k": 1, **settings})
+
+
+def test_memory_does_not_grow_with_the_corpus():
+    """100 000 targets in blocks of 1 000: the peak stays at a few blocks, not the 12.8 MB of all vectors."""
+    queries = np.random.default_rng(0).normal(size=(8, 32)).astype(np.float32)
+
+    def blocks():
+        for i in range(100):
+            generator = np.random.default_rng(i)
+            yield np.arange(i * 1000, (i + 1) * 1000), generator.normal(size=(1000, 32)).astype(np.float32)
+
+    rank_vectors(queries, blocks(), 100)  # imports and warms up
+    tracemalloc.start()
+    rank_vectors(queries, blocks(), 100)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e6
+
+
+def test_measures_by_hand():
+    judgements = judge([{0: 1}, {1: 3, 2: 1}, {3: 1, 4: 1, 5: 2}, {6: 1}])
+    ranking = np.array(
+        [
+            [0, 9, 8, 7],  # the positive first
+            [8, 2, 1, 9],  # grade 1 at rank 2, grade 3 at rank 3
+            [5, 9, 8, 3],  # grade 2 first, grade 1 fourth, one missed
+            [9, 8, -1, -1],  # nothing found, and fewer retrieved
+        ]
+    )
+    each = measure_each(ranking, judgements)
+    np.testing.assert_allclose(each["recall@1"], [1, 0, 1 / 3, 0])
+    np.testing.assert_allclose(each["recall@10"], [1, 1, 2 / 3, 0])
+    np.testing.assert_allclose(each["recall@100"], [1, 1, 2 / 3, 0])
+    np.testing.assert_allclose(each["mrr@10"], [1, 1 / 2, 1, 0])
+    log = np.log2
+    ndcg = [
+        1,
+        (1 / log(3) + 3 / log(4)) / (3 / log(2) + 1 / log(3)),
+        (2 / log(2) + 1 / log(5)) / (2 / log(2) + 1 / log(3) + 1 / log(4)),
+        0,
+    ]
+    np.testing.assert_allclose(each["ndcg@10"], ndcg)
+    means = measure(ranking, judgements)
+    assert {name: type(value) for name, value in means.items()} == dict.fromkeys(each, float)
+    assert means["mrr@10"] == pytest.approx(2.5 / 4)
+    assert means["ndcg@10"] == pytest.approx(sum(ndcg) / 4)
+
+
+def test_cutoffs_fall_where_they_should():
+    places = [0, 1, 9, 10, 99, 100]
+    ranking = np.tile(np.arange(101), (6, 1))
+    each = measure_each(ranking, judge([{place: 1} for place in places]))
+    assert each["recall@1"].tolist() == [1, 0, 0, 0, 0, 0]
+    assert each["recall@10"].tolist() == [1, 1, 1, 0, 0, 0]
+    assert each["recall@100"].tolist() == [1, 1, 1, 1, 1, 0]
+    np.testing.assert_allclose(each["mrr@10"], [1, 1 / 2, 1 / 10, 0, 0, 0])
+
+
+def test_our_order_is_the_one_measured_whatever_the_names_are():
+    """Evaluators that sort by score and name would put 9 before 10, or 10 before 9, by their digits."""
+    for ranking in ([[9, 10, 100]], [[100, 10, 9]]):
+        assert measure(np.array(ranking), judge([{ranking[0][0]: 1}]))["recall@1"] == 1
+
+
+def test_measures_are_alike_in_any_blocks_of_queries(monkeypatch):
+    import hardwood.evaluation as module
+
+    generator = np.random.default_rng(3)
+    ranking = np.argsort(generator.random((50, 30)), axis=1)
+    judgements = judge([{int(t): 1 for t in generator.integers(0, 30, 3)} for _ in range(50)])
+    want = measure(ranking, judgements)
+    monkeypatch.setattr(module, "_MEASURED_AT_A_TIME", 7)
+    assert measure(ranking, judgements) == want
+
+
+@pytest.mark.parametrize("bad", [np.zeros((2, 3), int), np.zeros((1, 3)), np.zeros(3, int)])
+def test_rankings_of_the_wrong_shape_are_refused(bad):
+    with pytest.raises(ValueError, match=r"shape \(1, k\)"):
+        measure(bad, judge([{0: 1}]))
+
+
+def test_a_target_retrieved_twice_is_refused():
+    with pytest.raises(ValueError, match="twice"):
+        measure(np.array([[4, 5, 4]]), judge([{0: 1}]))
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    """Targets of two words; queries of the first word, which another target has too."""
+    corpus = TextTable.from_columns([f"t{i}" for i in range(120)], [f"{w} {w[::-1]}" for w in WORDS[:120]])
+    queries = TextTable.from_columns([f"q{i}" for i in range(40)], WORDS[:40])
+    judgements = judge([{i: 2, (i + 60) % 120: 1} for i in range(40)])
+    return RetrievalDataset(
+        corpus, queries, {"test": judgements, "none": Judgements.from_triples(*[np.zeros(0, int)] * 3)}
+    )
+
+
+@pytest.mark.parametrize("kind", ["static", "bert", "dot"])
+def test_evaluation_end_to_end_is_brute_force(kind, dataset, tmp_path):
+    model = make_bert(tmp_path) if kind == "bert" else make_static()
+    if kind == "dot":
+        model.similarity_fn_name = "dot"
+    model.train()
+    got = evaluate(model, dataset, block=17)
+    assert model.training
+    queries, targets = query_vectors(model, dataset.queries), target_vectors(model, dataset.corpus)
+    want = measure(naive_ranking(queries, targets, 100)[0], dataset.splits["test"])
+    assert got == pytest.approx(want)
+    assert evaluate(model, dataset, block=1000) == pytest.approx(got)
+    assert list(got) == ["recall@1", "recall@10", "recall@100", "mrr@10", "ndcg@10"]
+    if kind == "static":
+        assert (
+            got["recall@1"] > 0.25
+        )  # half of the positives have the query's word; the other half can't count
+
+
+def test_retrieval_of_some_queries_with_exclusions(dataset):
+    model = make_static()
+    some = np.array([7, 3, 7])
+    exclude = RaggedRows.from_pairs([0], [7], 3)
+    rows, scores = retrieve(model, dataset.corpus, dataset.queries, 5, query_rows=some, exclude=exclude)
+    assert rows.shape == scores.shape == (3, 5)
+    assert rows[1, 0] == 3
+    assert rows[2, 0] == 7
+    assert 7 not in rows[0]
+    np.testing.assert_array_equal(rows[0, :4], rows[2, 1:])
+    texts = retrieve(model, dataset.corpus.texts(), dataset.queries.texts(some), 5, exclude=exclude)
+    np.testing.assert_array_equal(texts[0], rows)
+
+
+def test_errors_of_evaluate_name_the_way_out(dataset):
+    model = make_static()
+    with pytest.raises(ValueError, match="no split 'dev'"):
+        evaluate(model, dataset, "dev")
+    with pytest.raises(ValueError, match="has no queries to measure"):
+        evaluate(model, dataset, "none")
+    with pytest.raises(ValueError, match="'euclidean' is no inner product"):
+        evaluate(model, dataset, similarity="euclidean")

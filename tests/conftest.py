@@ -9,12 +9,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from collections.abc import Callable  # noqa: E402
-from pathlib import Path  # noqa: E402
+from collections.abc import Callable
+from pathlib import Path
 
-import pytest  # noqa: E402
+import numpy as np
+import pytest
 
-from hardwood.data import Judgements, RetrievalDataset, TextTable  # noqa: E402
+from hardwood.data import Judgements, RetrievalDataset, TextTable
 
 ORGANS = ("heart", "kidney", "liver", "lung", "brain", "retina", "skin", "bone", "ear", "tongue")
 FINDINGS = ("enlarged", "absent", "inflamed", "calcified", "duplicated", "displaced")
@@ -45,7 +46,7 @@ def make_dataset() -> RetrievalDataset:
         "test": [row for row in range(1, len(queries), 2) if row % 8 != 1],
     }
     splits = {
-        name: Judgements.from_triples(split, [targets[row] for row in split], [1] * len(split))
+        name: Judgements.from_triples(np.array(split), np.array(targets)[split], np.ones(len(split), dtype=np.int32))
         for name, split in rows.items()
     }
     return RetrievalDataset(corpus, table, splits, name="ailments")

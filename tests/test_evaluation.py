@@ -36,9 +36,7 @@ def in_blocks(vectors, size, order=None):
 
 def judge(grades: list[dict[int, int]]) -> Judgements:
     triples = [(q, t, g) for q, of_query in enumerate(grades) for t, g in of_query.items()]
-    return Judgements.from_triples(
-        *(np.array(column, dtype=np.int64) for column in zip(*triples, strict=True))
-    )
+    return Judgements.from_triples(*(np.array(column, dtype=np.int64) for column in zip(*triples, strict=True)))
 
 
 @given(data=st.data(), n=st.integers(1, 60), d=st.integers(1, 4), k=st.integers(1, 70))
@@ -219,9 +217,7 @@ def test_evaluation_end_to_end_is_brute_force(kind, dataset, tmp_path):
     assert evaluate(model, dataset, block=1000) == pytest.approx(got)
     assert list(got) == ["recall@1", "recall@10", "recall@100", "mrr@10", "ndcg@10"]
     if kind == "static":
-        assert (
-            got["recall@1"] > 0.25
-        )  # half of the positives have the query's word; the other half can't count
+        assert got["recall@1"] > 0.25  # half of the positives have the query's word; the other half can't count
 
 
 def test_retrieval_of_some_queries_with_exclusions(dataset):

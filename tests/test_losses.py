@@ -81,8 +81,8 @@ def draw_batch(seed: int, num_draws: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("weighting", ["own", "shared"])
 def test_weighted_candidates_estimate_z_without_bias(weighting: str) -> None:
-    # Null: the mean over 1 500 batches of sum_c w_c exp(s_c) is Z for each of 4 queries; rejected at 4.5 standard errors:
-    # false alarm 3e-5. The draws are independent by their seeds.
+    # Null: the mean over 1 500 batches of sum_c w_c exp(s_c) is Z for each of 4 queries; rejected at 4.5 standard
+    # errors: false alarm 3e-5. The draws are independent by their seeds.
     estimates = []
     for seed in range(1500):
         scores, log_q, draws = draw_batch(seed, num_draws=3)
@@ -97,8 +97,8 @@ def test_weighted_candidates_estimate_z_without_bias(weighting: str) -> None:
 
 
 def test_sharing_a_batch_lowers_the_variance() -> None:
-    # 400 seeds; with 4 queries of 3 draws the standard deviations differ by a third or more, far outside their errors (5 %).
-    own, shared = [], []
+    # 400 seeds; with 4 queries of 3 draws the standard deviations differ by a third or more, far outside their errors
+    # (5 %). own, shared = [], []
     for seed in range(400):
         scores, log_q, draws = draw_batch(seed, num_draws=3)
         own_weights = losses.own_log_weights(draws, -log_q.gather(1, draws) - torch.tensor(3.0).log(), 30)

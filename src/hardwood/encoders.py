@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from tokenizers import Tokenizer
 
     from hardwood.data import RetrievalDataset
 
@@ -72,7 +73,7 @@ def static_encoder(
     Args:
         dataset: its target texts and training queries make the vocabulary.
         dimension: length of an encoding.
-        vocabulary_size: at most so many word pieces.
+        vocabulary_size: at most so many pieces of words.
         seed: initial embeddings, normal with unit variance.
         device: where to put it.
     """
@@ -88,8 +89,11 @@ def static_encoder(
     return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)], device=device)
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 8192):  # type: ignore[no-untyped-def]
-    """A lower-casing, accent-stripping word-piece tokenizer (``tokenizers.Tokenizer``) for these texts.
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 8192) -> Tokenizer:
+    """A lower-casing, accent-stripping byte-pair tokenizer for these texts.
+
+    Byte pairs without word-start or word-end marks, since ``tokenizers`` breaks ties between those, and numbers word
+    pieces, by the order of a hash table that differs from process to process: the same texts must give the same model.
 
     Raises:
         ValueError: a vocabulary too small for an alphabet and the unknown piece.
@@ -98,12 +102,10 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 8192):  # type:
 
     if vocabulary_size < 256:
         raise ValueError(f"vocabulary_size must be at least 256, got {vocabulary_size}")
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocabulary_size, special_tokens=["[PAD]", "[UNK]"], show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary_size, special_tokens=["[PAD]", "[UNK]"], show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 

@@ -299,9 +299,7 @@ def _merge_block(
             index = (torch.from_numpy(owners[lo:hi] - start), torch.from_numpy(places[lo:hi]))
             scores[index[0].to(x.device), index[1].to(x.device)] = -torch.inf
         mine = best[start : start + step]
-        mine.copy_(
-            torch.topk(torch.cat([mine, _block_best(scores, low, best.shape[1])], 1), best.shape[1]).values
-        )
+        mine.copy_(torch.topk(torch.cat([mine, _block_best(scores, low, best.shape[1])], 1), best.shape[1]).values)
 
 
 def _block_best(scores: torch.Tensor, low: torch.Tensor, k: int) -> torch.Tensor:
@@ -320,9 +318,7 @@ def _block_best(scores: torch.Tensor, low: torch.Tensor, k: int) -> torch.Tensor
     contested = (values[:, k - 1] == values[:, k]) & (values[:, k] > -torch.inf)
     if bool(contested.any()):
         which = contested.nonzero().flatten()
-        for some in which.split(
-            max(1, _SCORES_AT_A_TIME // (4 * width))
-        ):  # keys take more memory than scores
+        for some in which.split(max(1, _SCORES_AT_A_TIME // (4 * width))):  # keys take more memory than scores
             keys[some] = torch.topk(_keys(scores[some], low), k).values
     return keys
 

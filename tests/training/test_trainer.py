@@ -1,0 +1,254 @@
+"""The loss and the callback inside a real ``SentenceTransformerTrainer``, and the whole run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from transformers import TrainerCallback
+
+from hardwood.data import RetrievalDataset
+from hardwood.evaluation import evaluate
+from hardwood.negatives import SOURCES, make_source
+from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RunConfig, train
+from hardwood.training.config import read_settings
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning", "ignore:.*lr_scheduler.step.*:UserWarning")
+
+
+def config(folder: Path, **changes: Any) -> RunConfig:
+    settings = {
+        "data": "ailments",
+        "output": str(folder),
+        "steps": 12,
+        "batch_size": 16,
+        "num_negatives": 4,
+        "dimension": 16,
+        "vocabulary_size": 300,
+        "device": "cpu",
+        "negatives_options": {"start_step": 2, "refresh_every": 4},
+        **changes,
+    }
+    return RunConfig(**settings)
+
+
+OPTIONS = {
+    "in-batch": {},
+    "uniform": {},
+    "static": {"start_step": 2},
+    "periodic": {"start_step": 2, "refresh_every": 5},
+    "cache": {"start_step": 2, "cache_size": 20, "refresh_size": 3},
+    "exact": {"start_step": 2, "refresh_every": 4},
+}
+REENCODED = {"in-batch": 0, "uniform": 0, "static": 60, "periodic": 8 * 60, "cache": 20 + 37 * 3, "exact": 10 * 60}
+
+
+@pytest.mark.parametrize("negatives", SOURCES)
+def test_every_source_trains_and_reports(negatives: str, dataset: RetrievalDataset, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = config(run, negatives=negatives, negatives_options=OPTIONS[negatives], steps=40)
+    untrained = evaluate(_encoder(dataset), dataset, "test")["ndcg@10"]
+    result = train(settings, quiet=True, dataset=dataset)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics == result.metrics
+    assert set(metrics) == {"dev", "test", "cost", "training"}
+    assert set(metrics["test"]) == {"recall@1", "recall@10", "recall@100", "mrr@10", "ndcg@10"}
+    assert metrics["test"]["ndcg@10"] > untrained + 0.02
+    assert metrics["cost"]["targets_reencoded"] == REENCODED[negatives]
+    assert set(metrics["cost"]["seconds"]) == {"encode", "index", "sample", "forward_backward"}
+    assert metrics["cost"]["seconds"]["forward_backward"] > 0
+    assert metrics["cost"]["peak_host_bytes"] > 2**20
+    assert metrics["cost"]["peak_accelerator_bytes"] == 0
+    assert metrics["training"]["steps"] == 40
+    model = SentenceTransformer(str(run / "model"), device="cpu")
+    assert evaluate(model, dataset, "test") == metrics["test"]
+    assert (run / "training_curve.png").stat().st_size > 5000
+    assert not list(run.rglob("*.tmp"))
+
+
+def _encoder(dataset: RetrievalDataset) -> SentenceTransformer:
+    from hardwood.encoders import load_encoder
+
+    return load_encoder("static", dataset, dimension=16, vocabulary_size=300, device="cpu")
+
+
+def weights(folder: Path) -> torch.Tensor:
+    model = SentenceTransformer(str(folder / "model"), device="cpu")
+    return torch.cat([p.flatten() for p in model.parameters()])
+
+
+def test_same_seed_same_result(dataset: RetrievalDataset, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(config(tmp_path / name, seed=seed), quiet=True, dataset=dataset)
+    assert torch.equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not torch.equal(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_a_run_file_repeats_the_run(dataset: RetrievalDataset, tmp_path: Path) -> None:
+    train(config(tmp_path / "a"), quiet=True, dataset=dataset)
+    settings = read_settings(tmp_path / "a" / "run.yaml")
+    assert settings["made_with"]["torch"] == torch.__version__.split("+")[0] or settings["made_with"]["torch"]
+    again = RunConfig.from_mapping({**settings, "output": str(tmp_path / "b")})
+    assert again == dataclasses.replace(config(tmp_path / "a"), output=str(tmp_path / "b"))
+    train(again, quiet=True, dataset=dataset)
+    assert torch.equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step >= self.step
+
+
+@pytest.mark.parametrize("negatives", ["static", "cache", "exact"])
+def test_a_resumed_run_ends_like_an_unbroken_one(
+    negatives: str, dataset: RetrievalDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hardwood.training import run as run_module
+
+    options = {"negatives": negatives, "negatives_options": OPTIONS[negatives], "save_every": 5}
+    train(config(tmp_path / "whole", **options), quiet=True, dataset=dataset)
+    make_trainer = run_module.make_trainer
+
+    def stopping_trainer(*args: Any, **kwargs: Any) -> SentenceTransformerTrainer:
+        trainer = make_trainer(*args, **kwargs)
+        trainer.add_callback(StopAt(7))
+        return trainer
+
+    broken = config(tmp_path / "broken", **options)
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, "make_trainer", stopping_trainer)
+        stopped = train(broken, quiet=True, dataset=dataset)
+    assert stopped.metrics["training"]["steps"] == 7
+    resumed = train(broken, resume=True, quiet=True, dataset=dataset)
+    assert resumed.metrics["training"]["steps"] == 12
+    assert torch.equal(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+    whole = json.loads((tmp_path / "whole" / "metrics.json").read_text())
+    assert resumed.metrics["test"] == whole["test"]
+    assert resumed.metrics["cost"]["targets_reencoded"] == whole["cost"]["targets_reencoded"]
+
+
+def test_resuming_with_another_source_is_an_error(dataset: RetrievalDataset, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing to resume: no checkpoint"):
+        train(config(tmp_path / "run"), resume=True, quiet=True, dataset=dataset)
+    train(config(tmp_path / "run", save_every=5), quiet=True, dataset=dataset)
+    other = config(tmp_path / "run", negatives="uniform", negatives_options={}, steps=20)
+    with pytest.raises(ValueError, match="trained with 'exact' negatives, this run asks for 'uniform'"):
+        train(other, resume=True, quiet=True, dataset=dataset)
+    with pytest.raises(ValueError, match=r"output folder .* is not empty"):
+        train(config(tmp_path / "run"), quiet=True, dataset=dataset)
+
+
+def _train_by_hand(
+    model: SentenceTransformer,
+    loss: Any,
+    dataset: RetrievalDataset,
+    folder: Path,
+    callbacks: Any = (),
+    **arguments: Any,
+) -> SentenceTransformerTrainer:
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=SentenceTransformerTrainingArguments(
+            output_dir=str(folder),
+            max_steps=6,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=True,
+            **{"per_device_train_batch_size": 8, "learning_rate": 0.1, "logging_steps": 1, **arguments},
+        ),
+        train_dataset=dataset.training_pairs(),
+        eval_dataset=dataset.training_pairs("dev"),
+        loss=loss,
+        callbacks=list(callbacks),
+    )
+    trainer.train()
+    return trainer
+
+
+def test_the_loss_alone_is_a_drop_in(make_static: Callable, dataset: RetrievalDataset, tmp_path: Path) -> None:
+    model = make_static()
+    loss = CorpusSoftmaxLoss(model, dataset, make_source("exact", start_step=2, refresh_every=2))
+    trainer = _train_by_hand(model, loss, dataset, tmp_path, eval_strategy="steps", eval_steps=3)
+    logged = [record for record in trainer.state.log_history if "log_partition" in record]
+    assert len(logged) == 6
+    for record in logged:  # the components sum to the loss, and say the same as it
+        assert record["loss"] == pytest.approx(record["log_partition"] + record["positive_score"], abs=2e-3)
+    assert [record["eval_loss"] for record in trainer.state.log_history if "eval_loss" in record]
+    assert loss.cost.targets_reencoded == 2 * 60  # at steps 2 and 4: it counts its own forward passes
+
+
+def test_the_callback_counts_optimiser_steps(make_static: Callable, dataset: RetrievalDataset, tmp_path: Path) -> None:
+    model = make_static()
+    loss = CorpusSoftmaxLoss(model, dataset, make_source("exact", start_step=2, refresh_every=2))
+    _train_by_hand(model, loss, dataset, tmp_path, [NegativesCallback(loss)], gradient_accumulation_steps=3)
+    assert loss.cost.targets_reencoded == 2 * 60  # 18 forward passes, but 6 steps
+    assert loss.cost.seconds["forward_backward"] > 0
+
+
+def test_a_last_batch_of_any_size_and_bfloat16(
+    dataset: RetrievalDataset, transformer_folder: Path, tmp_path: Path
+) -> None:
+    model = SentenceTransformer(str(transformer_folder), device="cpu")
+    loss = CorpusSoftmaxLoss(model, dataset, make_source("exact", start_step=0))
+    trainer = _train_by_hand(
+        model,
+        loss,
+        dataset,
+        tmp_path,
+        [NegativesCallback(loss)],
+        bf16=True,
+        per_device_train_batch_size=59,  # 60 pairs: the second batch is one pair
+        learning_rate=1e-3,
+    )
+    losses = [record["loss"] for record in trainer.state.log_history if "loss" in record]
+    assert len(losses) == 6
+    assert all(0 <= value < 50 for value in losses)
+
+
+@pytest.mark.parametrize("encoder", ["static", "transformer"])
+def test_separate_towers_and_prompts(
+    encoder: str, dataset: RetrievalDataset, transformer_folder: Path, tmp_path: Path
+) -> None:
+    settings = config(
+        tmp_path / "run",
+        towers="separate",
+        encoder="static" if encoder == "static" else str(transformer_folder),
+        steps=4,
+        mini_batch_size=8,
+        gradient_accumulation=2,
+    )
+    result = train(settings, quiet=True, dataset=dataset)
+    query, document = (result.model.encode(["big heart"], task=task) for task in ("query", "document"))
+    assert abs(query - document).max() > 1e-4  # the towers have gone their own ways
+    reloaded = SentenceTransformer(str(tmp_path / "run" / "model"), device="cpu")
+    assert evaluate(reloaded, dataset, "dev") == result.metrics["dev"]
+    if encoder == "transformer":
+        assert reloaded.prompts["query"] == "find: "
+
+
+def test_the_curve_follows_dev(dataset: RetrievalDataset, tmp_path: Path) -> None:
+    result = train(config(tmp_path / "run", evaluate_every=4), quiet=True, dataset=dataset)
+    curve = [record["eval_dev_mrr@10"] for record in result.history if "eval_dev_mrr@10" in record]
+    assert len(curve) == 3
+    assert curve[-1] == pytest.approx(result.metrics["dev"]["mrr@10"])
+
+
+def test_tensorboard_gets_the_components(dataset: RetrievalDataset, tmp_path: Path) -> None:
+    train(config(tmp_path / "run", report_to=["tensorboard"]), quiet=True, dataset=dataset)
+    events = list((tmp_path / "run").rglob("events.out.tfevents.*"))
+    assert events
+    assert any(b"train/log_partition" in path.read_bytes() for path in events)

@@ -97,8 +97,8 @@ def test_weighted_candidates_estimate_z_without_bias(weighting: str) -> None:
 
 
 def test_sharing_a_batch_lowers_the_variance() -> None:
-    # 400 seeds; with 4 queries of 3 draws the standard deviations differ by a third or more, far outside their errors
-    # (5 %). own, shared = [], []
+    # 400 seeds; with 4 queries of 3 draws the deviations differ by a third or more, far outside their errors (5 %).
+    own, shared = [], []
     for seed in range(400):
         scores, log_q, draws = draw_batch(seed, num_draws=3)
         own_weights = losses.own_log_weights(draws, -log_q.gather(1, draws) - torch.tensor(3.0).log(), 30)

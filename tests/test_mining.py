@@ -66,9 +66,7 @@ def naive_mine(model, dataset, k, *, per, absolute=None, relative=None, skip_top
 
 @pytest.mark.parametrize("per", ["query", "pair"])
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
-@pytest.mark.parametrize(
-    "filters", [(None, None, 0), (0.31, None, 2), (None, 0.43, 0), (0.2, 0.3, 5)], ids=str
-)
+@pytest.mark.parametrize("filters", [(None, None, 0), (0.31, None, 2), (None, 0.43, 0), (0.2, 0.3, 5)], ids=str)
 @pytest.mark.parametrize("block", [13, 1000])
 def test_mining_is_its_naive_twin(model, dataset, *, per, similarity, filters, block):
     absolute, relative, skip_top = filters
@@ -187,9 +185,7 @@ def check_triplets(rows, mined, dataset, written):
         "scores",
     ]
     full = np.flatnonzero(mined.counts == 3)
-    assert (
-        (written.rows, written.dropped) == (len(full), len(mined) - len(full)) == (len(rows), written.dropped)
-    )
+    assert (written.rows, written.dropped) == (len(full), len(mined) - len(full)) == (len(rows), written.dropped)
     for row, i in zip(rows, full.tolist(), strict=True):
         assert row["anchor"] == dataset.queries.texts([mined.queries[i]])[0]
         assert row["positive"] == dataset.corpus.texts(mined.positives[i])[0]
@@ -213,9 +209,7 @@ def test_triplets_load_as_json(mined, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(_write, "_ENTRIES_AT_A_TIME", 4)
     path = tmp_path / "deep" / "triplets.jsonl"
     written = write_negatives(mined, dataset, path)
-    loaded = datasets.load_dataset(
-        "json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache")
-    )
+    loaded = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
     check_triplets(loaded, mined, dataset, written)
 
 
@@ -257,9 +251,7 @@ def test_tevatron_lines(model, dataset, tmp_path, per):
     written = write_negatives(mined, dataset, path, "tevatron")
     some = np.flatnonzero(mined.counts > 0)
     assert written == (len(some), len(mined) - len(some))
-    loaded = datasets.load_dataset(
-        "json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache")
-    )
+    loaded = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
     assert set(loaded.column_names) == {"query_id", "query", "positive_passages", "negative_passages"}
     for row, i in zip(loaded, some.tolist(), strict=True):
         assert row["query_id"] == f"q{mined.queries[i]}"

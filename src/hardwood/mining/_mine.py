@@ -163,9 +163,7 @@ def mine(
         taken = np.take_along_axis(ok, chosen, axis=1)
         width = chosen.shape[1]  # fewer than K where the corpus is that small
         negatives[part, :width] = np.where(taken, np.take_along_axis(found, chosen, axis=1), -1)
-        negative_scores[part, :width] = np.where(
-            taken, np.take_along_axis(scores[of], chosen, axis=1), -np.inf
-        )
+        negative_scores[part, :width] = np.where(taken, np.take_along_axis(scores[of], chosen, axis=1), -np.inf)
     short = (negatives < 0).any(axis=1)
     return MinedNegatives(
         judgements.queries[places],
@@ -194,8 +192,7 @@ def _check(
         raise ValueError(f"skip_top must be 0 or more, not {skip_top}")
     if depth < skip_top + num_negatives:
         raise ValueError(
-            f"depth is {depth}, but skip_top and num_negatives together need "
-            f"{skip_top + num_negatives}; raise it"
+            f"depth is {depth}, but skip_top and num_negatives together need {skip_top + num_negatives}; raise it"
         )
     if not 0 <= seed < 1 << 64:
         raise ValueError(f"seed must be in [0, 2^64), not {seed}")

@@ -1,0 +1,67 @@
+"""``hardwood mine``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hardwood.cli._errors import user_errors
+
+
+@user_errors
+def mine(
+    model: Annotated[str, typer.Argument(help="Sentence-transformers model: a folder, or a name on the hub.")],
+    data: Annotated[Path, typer.Argument(help="BEIR folder.")],
+    output: Annotated[Path, typer.Option(help="File to write; for triplets a name without .jsonl is a folder.")],
+    num_negatives: Annotated[int, typer.Option(help="Negatives a query.")] = 8,
+    form: Annotated[
+        str,
+        typer.Option("--format", help="triplets (sentence-transformers n-tuples), tevatron or flagembedding."),
+    ] = "triplets",
+    split: Annotated[str, typer.Option(help="Whose queries.")] = "train",
+    margin: Annotated[
+        float | None, typer.Option(help="Leave out what is above the positive's similarity less this.")
+    ] = None,
+    relative_margin: Annotated[
+        float | None, typer.Option(help="Leave out what is above this share below the positive.")
+    ] = None,
+    skip_top: Annotated[int, typer.Option(help="Best candidates to skip, as likely false negatives.")] = 0,
+    depth: Annotated[int | None, typer.Option(help="Candidates a query. [negatives + skipped + 100]")] = None,
+    sampling: Annotated[str, typer.Option(help="top: the hardest; random: any of the candidates.")] = "top",
+    seed: Annotated[int, typer.Option(help="Of random sampling.")] = 0,
+    scores: Annotated[bool, typer.Option(help="Write similarities.")] = True,
+    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+    ignore_unjudged: Annotated[bool, typer.Option(help="Accept queries that no split judges.")] = False,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a hub model.")] = False,
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda; default: what there is.")] = None,
+    quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
+) -> None:
+    """Write a model's hard negatives for other trainers."""
+    from hardwood.data import RetrievalDataset
+    from hardwood.encoders import load_encoder
+    from hardwood.mining import FORMATS, mine, write_negatives
+
+    if form not in FORMATS:
+        raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {form!r}")
+    dataset = RetrievalDataset.load(data, unjudged="ignore" if ignore_unjudged else "error")
+    encoder = load_encoder(model, device=device, trust_remote_code=trust_remote_code)
+    mined = mine(
+        encoder,
+        dataset,
+        split,
+        num_negatives,
+        per="pair" if form == "triplets" else "query",
+        absolute_margin=margin,
+        relative_margin=relative_margin,
+        skip_top=skip_top,
+        depth=depth,
+        sampling=sampling,  # type: ignore[arg-type]  # checked by `mine`, with the value received
+        seed=seed,
+        progress=None if not quiet else False,
+    )
+    written = write_negatives(mined, dataset, output, form, scores=scores, overwrite=overwrite)  # type: ignore[arg-type]
+    dropped = f"; {written.dropped:,} with too few negatives left out" if written.dropped else ""
+    Console().print(f"{output}: {written.rows:,} rows{dropped}", highlight=False)

@@ -1,0 +1,68 @@
+"""Which runs a comparison plans, and what it makes of their metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hardwood.comparison import markdown_table, plan_runs, summarize
+from hardwood.training import RunConfig
+
+
+def base(**changes: Any) -> RunConfig:
+    return RunConfig(**{"data": "d", "output": "o", "batch_size": 128, "num_negatives": 8, "seed": 5, **changes})
+
+
+def test_runs_differ_in_source_seed_and_the_in_batch_batch_alone() -> None:
+    planned = plan_runs(base(), ["in-batch", "uniform"], num_seeds=2)
+    assert [(run.negatives, run.config.seed, run.config.batch_size, len(run.budgets)) for run in planned] == [
+        ("in-batch", 5, 128, 1),
+        ("in-batch", 5, 640, 1),
+        ("uniform", 5, 128, 2),
+        ("in-batch", 6, 128, 1),
+        ("in-batch", 6, 640, 1),
+        ("uniform", 6, 128, 2),
+    ]
+    assert len({run.config.output for run in planned}) == 6
+    assert all(Path(run.config.output).parent == Path("o/runs") for run in planned)
+
+
+def test_options_go_to_their_own_source() -> None:
+    planned = plan_runs(base(negatives="exact", negatives_options={"refresh_every": 3}), ["periodic", "exact"], 1)
+    assert [run.config.negatives_options for run in planned] == [{}, {"refresh_every": 3}]
+
+
+@pytest.mark.parametrize("sources", [[], ["exact", "exact"], ["exakt"]])
+def test_bad_lists_of_sources_are_errors(sources: list[str]) -> None:
+    with pytest.raises(ValueError, match="name each source|no source of negatives is called"):
+        plan_runs(base(), sources, 1)
+
+
+def record(seed: int, mrr: float, seconds: float) -> dict[str, Any]:
+    measures = dict.fromkeys(("mrr@10", "ndcg@10", "recall@1", "recall@10", "recall@100"), mrr)
+    cost = {
+        "targets_reencoded": 100,
+        "texts_encoded": 50,
+        "seconds": {"encode": seconds, "index": 0.0, "sample": 1.0, "forward_backward": 2.0},
+        "peak_host_bytes": 2**20,
+        "peak_accelerator_bytes": 0,
+    }
+    metrics = {"test": measures, "cost": cost, "training": {"steps": 10, "seconds": 9.0}}
+    return {"negatives": "exact", "budgets": ["equal batch"], "seed": seed, "batch_size": 8, "metrics": metrics}
+
+
+def test_means_and_deviations_are_those_by_hand() -> None:
+    (row,) = summarize([record(0, 0.5, 1.0), record(1, 0.7, 3.0)])
+    assert row["seeds"] == [0, 1]
+    assert row["measures"]["test"]["mrr@10"]["mean"] == pytest.approx(0.6)
+    assert row["measures"]["test"]["mrr@10"]["deviation"] == pytest.approx(0.02**0.5)
+    assert row["cost"]["seconds"]["mean"] == pytest.approx(5.0)
+    assert row["cost"]["texts_a_step"]["mean"] == pytest.approx(5.0)
+    assert "0.6000 ± 0.1414" in markdown_table([row])
+
+
+def test_a_single_seed_has_no_deviation() -> None:
+    (row,) = summarize([record(0, 0.5, 1.0)])
+    assert row["measures"]["test"]["mrr@10"] == {"mean": 0.5, "deviation": 0.0}

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from hardwood._version import __version__
+from hardwood.cli.app import app
 
 TINY = ["--dimension", "16", "--batch-size", "16", "--num-negatives", "4", "--device", "cpu"]
 
@@ -36,7 +38,9 @@ def test_version_and_help() -> None:
 
 def test_import_is_quick_and_light() -> None:
     # What makes an import slow is what it imports: none of these may come along.
-    code = "import sys, hardwood; print(*{'torch', 'transformers', 'datasets', 'numba', 'matplotlib'} & set(sys.modules))"
+    code = (
+        "import sys, hardwood; print(*{'torch', 'transformers', 'datasets', 'numba', 'matplotlib'} & set(sys.modules))"
+    )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == ""
@@ -51,6 +55,7 @@ def test_public_names_exist() -> None:
         _ = package.nothing
 
 
+@pytest.mark.slow
 def test_train_evaluate_and_mine(dataset_folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shown = hardwood("train", dataset_folder, "--output", run, "--steps", 25, *TINY, "--negatives", "exact",
@@ -74,6 +79,7 @@ def test_train_evaluate_and_mine(dataset_folder: Path, tmp_path: Path) -> None:
     assert set(records[0]) == {"query", "pos", "neg", "pos_scores", "neg_scores"}
 
 
+@pytest.mark.slow
 def test_a_run_file_and_options_beside_it(dataset_folder: Path, tmp_path: Path) -> None:
     settings = {
         "data": str(dataset_folder),
@@ -100,6 +106,7 @@ def test_a_run_file_and_options_beside_it(dataset_folder: Path, tmp_path: Path) 
     assert again["test"] == first["test"]
 
 
+@pytest.mark.slow
 def test_resume_and_overwrite(dataset_folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = ["train", dataset_folder, "--output", run, "--negatives", "exact", "--save-every", 4, *TINY, "--quiet"]
@@ -116,6 +123,7 @@ def test_resume_and_overwrite(dataset_folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "thesis" / "chapter.tex").exists()
 
 
+@pytest.mark.slow
 def test_compare(dataset_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "comparison"
     arguments = ["compare", dataset_folder, "--negatives", "in-batch,exact", "--seeds", 1, "--steps", 8, "--output",
@@ -174,7 +182,10 @@ def test_errors_say_what_to_do(
     arguments: list[str], message: str, dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    shown = hardwood(*(str(dataset_folder) if word == "DATA" else word for word in arguments), expect=2)
-    assert "error:" in shown
-    assert message in " ".join(shown.split())
-    assert not list((tmp_path / "out").glob("model")) if (tmp_path / "out").exists() else True
+    monkeypatch.setenv("COLUMNS", "200")
+    words = [str(dataset_folder) if word == "DATA" else word for word in arguments]
+    result = CliRunner().invoke(app, words)  # in this process: a new one would spend its time on imports
+    assert result.exit_code == 2, result.output
+    assert "error:" in result.output
+    assert message in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()

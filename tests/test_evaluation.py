@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -83,6 +85,18 @@ def test_small_matrices_of_scores_change_nothing(monkeypatch):
     got = rank_vectors(queries, in_blocks(targets, 300), 10, exclude=exclude)
     np.testing.assert_array_equal(got[0], want[0])
     np.testing.assert_array_equal(got[0], naive_ranking(queries, targets, 10, exclude)[0])
+
+
+def test_autocast_around_it_does_not_round_the_scores():
+    import torch
+
+    generator = np.random.default_rng(0)
+    queries, targets = (generator.normal(size=(n, 8)).astype(np.float32) for n in (4, 50))
+    want = rank_vectors(queries, in_blocks(targets, 20), 10)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = rank_vectors(queries, in_blocks(targets, 20), 10)
+    np.testing.assert_array_equal(got[0], want[0])
+    np.testing.assert_array_equal(got[1], want[1])
 
 
 def test_rows_beyond_two_to_the_31_survive():
@@ -242,3 +256,9 @@ def test_errors_of_evaluate_name_the_way_out(dataset):
         evaluate(model, dataset, "none")
     with pytest.raises(ValueError, match="'euclidean' is no inner product"):
         evaluate(model, dataset, similarity="euclidean")
+
+
+def test_importing_loads_nothing_heavy():
+    code = "import sys, hardwood.evaluation, hardwood.mining; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "sentence_transformers", "datasets", "ir_measures", "rich"} & set(loaded.split())

@@ -195,9 +195,9 @@ def rank_vectors(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The ``k`` largest inner products of each query over targets that come in blocks.
 
-    Only one block, the running best, and 64 MB of scores are in memory. Equal scores are ordered by target
-    row, the lower first, also where the last place is contested, so the answer is the same for every order
-    and size of the blocks, as far as a matrix product rounds alike.
+    Only one block, the running best, and a few times 64 MB for scores are in memory. Equal scores are ordered
+    by target row, the lower first, also where the last place is contested, so the answer is the same for
+    every order and size of the blocks, as far as a matrix product rounds alike.
 
     Args:
         queries: ``(Q, d)`` floats, finite.
@@ -227,7 +227,8 @@ def rank_vectors(
     device = torch.device(device)
     if device.type not in ("cpu", "cuda"):  # 64-bit integers, which the ranking needs, are rare elsewhere
         device = torch.device("cpu")
-    with torch.inference_mode():
+    # a trainer's autocast would round the scores
+    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
         x = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32)).to(device)
         best = torch.full((len(x), k), _NOTHING, dtype=torch.int64, device=device)
         excluded = None if exclude is None else _ByTarget(exclude)
@@ -317,8 +318,8 @@ def _block_best(scores: torch.Tensor, low: torch.Tensor, k: int) -> torch.Tensor
     keys = _keys(values[:, :k], low[places[:, :k]])
     contested = (values[:, k - 1] == values[:, k]) & (values[:, k] > -torch.inf)
     if bool(contested.any()):
-        which = contested.nonzero().flatten()
-        for some in which.split(max(1, _SCORES_AT_A_TIME // (4 * width))):  # keys take more memory than scores
+        step = max(1, _SCORES_AT_A_TIME // (16 * width))  # keys take more memory than scores
+        for some in contested.nonzero().flatten().split(step):
             keys[some] = torch.topk(_keys(scores[some], low), k).values
     return keys
 

@@ -64,4 +64,11 @@ def mine(
     )
     written = write_negatives(mined, dataset, output, form, scores=scores, overwrite=overwrite)  # type: ignore[arg-type]
     dropped = f"; {written.dropped:,} with too few negatives left out" if written.dropped else ""
-    Console().print(f"{output}: {written.rows:,} rows{dropped}", highlight=False)
+    console = Console()
+    console.print(f"{output}: {written.rows:,} rows{dropped}", highlight=False)
+    if mined.cut_short:
+        console.print(
+            f"{mined.cut_short:,} found fewer than {num_negatives} within the margins among their best candidates; "
+            "a larger --depth may find more",
+            highlight=False,
+        )

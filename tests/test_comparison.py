@@ -36,7 +36,7 @@ def test_options_go_to_their_own_source() -> None:
 
 @pytest.mark.parametrize("sources", [[], ["exact", "exact"], ["exakt"]])
 def test_bad_lists_of_sources_are_errors(sources: list[str]) -> None:
-    with pytest.raises(ValueError, match="name each source|no source of negatives is called"):
+    with pytest.raises(ValueError, match=r"name each source|no source of negatives is called"):
         plan_runs(base(), sources, 1)
 
 

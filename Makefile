@@ -1,0 +1,43 @@
+# A fresh clone needs Python (with venv and pip) and make. Two commands do everything: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# Two PyTorch threads beside other load make small machines crawl; results are the same with one.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test test-fast lint types docs table clean
+
+demo: $(INSTALLED)  ## HPO data, in-batch against exact softmax negatives: table, models, figures in runs/demo
+	[ -f data/hpo/corpus.jsonl ] || $(RUN)/hardwood data hpo data/hpo
+	$(RUN)/hardwood compare data/hpo --negatives in-batch,exact --seeds 1 --steps 400 --evaluate-every 100 --output runs/demo
+
+test: $(INSTALLED)  ## all tests, slow ones too
+	$(RUN)/pytest -n 2
+
+test-fast: $(INSTALLED)
+	$(RUN)/pytest -n 2 -m "not slow"
+
+lint: $(INSTALLED)
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(RUN)/mypy
+
+docs: $(INSTALLED)  ## links, commands and code in the documentation, and docstrings against signatures
+	$(RUN)/python tools/check_docs.py
+
+table: $(INSTALLED)  ## the comparison table of docs/comparison.md (about half an hour on two cores)
+	[ -f data/hpo/corpus.jsonl ] || $(RUN)/hardwood data hpo data/hpo
+	$(RUN)/hardwood compare data/hpo --seeds 3 --steps 800 --output runs/comparison
+
+$(INSTALLED): pyproject.toml constraints.txt
+	[ -x $(RUN)/python ] || $(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet -c constraints.txt -e ".[dev,demo]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs data .pytest_cache .mypy_cache .ruff_cache

@@ -1,7 +1,7 @@
 """Fails when the documentation says what is not so.
 
-In README, CONTRIBUTING and docs/: every relative link and picture exists, every ``hardwood`` command uses commands and
-options that there are, Python examples compile and import public names. In the package: the parameters named in a public
+In README, CONTRIBUTING and docs/: relative links and pictures exist, ``hardwood`` commands use commands and options
+that there are, Python examples compile and import public names. In the package: the parameters named in a public
 docstring are those of the signature.
 """
 

@@ -43,8 +43,8 @@ def comparison_figure(summary: list[dict[str, Any]], split: str, path: str | Pat
         axes.set(xlabel=label)
         axes.grid(alpha=0.3)
         if cost == "targets_reencoded":
-            axes.set_xscale("symlog", linthresh=1000)
-            axes.set_xlim(left=-200)
+            axes.set_xscale("symlog", linthresh=10_000)  # some re-encode nothing, some millions
+            axes.set_xlim(left=-1500)
             axes.set_ylabel(f"MRR@10, {split}")
     axes.legend(fontsize="small")
     with written_whole(path) as temporary:

@@ -32,7 +32,7 @@ def summarize(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def markdown_table(summary: list[dict[str, Any]], split: str = "test") -> str:
-    """The summary as a Markdown table; percent points of ``split`` in detail, MRR@10 of the others."""
+    """The summary as a Markdown table: ``split`` in detail, MRR@10 of the others; deviations if there are any."""
     others = [name for name in summary[0]["measures"] if name != split] if summary else []
     header = ["budget", "negatives", "batch", f"MRR@10 {split}", f"R@1 {split}", f"R@10 {split}", f"nDCG@10 {split}"]
     header += [f"MRR@10 {name}" for name in others]
@@ -41,8 +41,9 @@ def markdown_table(summary: list[dict[str, Any]], split: str = "test") -> str:
     for row in summary:
         cells = [row["budget"], row["negatives"], str(row["batch_size"])]
         measures = row["measures"].get(split, {})
-        cells += [_spread(measures.get(name)) for name in ("mrr@10", "recall@1", "recall@10", "ndcg@10")]
-        cells += [_spread(row["measures"][name].get("mrr@10")) for name in others]
+        several = len(row["seeds"]) > 1
+        cells += [_spread(measures.get(name), several) for name in ("mrr@10", "recall@1", "recall@10", "ndcg@10")]
+        cells += [_spread(row["measures"][name].get("mrr@10"), several) for name in others]
         cost = {name: value["mean"] for name, value in row["cost"].items()}
         cells += [f"{cost['targets_reencoded']:,.0f}", f"{cost['texts_a_step']:,.0f}", f"{cost['seconds']:.1f}"]
         cells.append(" / ".join(f"{cost[part]:.1f}" for part in ("encode", "index", "sample")))
@@ -85,5 +86,7 @@ def _mean_and_deviation(values: list[float]) -> dict[str, float]:
     return {"mean": statistics.fmean(values), "deviation": deviation}
 
 
-def _spread(value: dict[str, float] | None) -> str:
-    return "–" if value is None else f"{value['mean']:.4f} ± {value['deviation']:.4f}"
+def _spread(value: dict[str, float] | None, several: bool) -> str:
+    if value is None:
+        return "–"
+    return f"{value['mean']:.4f} ± {value['deviation']:.4f}" if several else f"{value['mean']:.4f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,8 @@ def train(
         trust_remote_code=config.trust_remote_code,
     )
     loss = make_loss(model, data, config)
-    model.model_card_data.generate_widget_examples = False  # slow, and nothing a run's folder needs
+    # An example for the model card; without one the trainer reads a thousand texts to choose some.
+    model.model_card_data.widget = [{"text": data.queries.texts([0])[0]}]
     config.save(output / "run.yaml")
     trainer = make_trainer(model, data, loss, config, quiet=quiet, resume_from=checkpoint)
     began = time.perf_counter()
@@ -197,6 +199,8 @@ def _write_outputs(
     output: Path, model: SentenceTransformer, metrics: dict[str, Any], history: list[dict[str, Any]], config: RunConfig
 ) -> None:
     model.save_pretrained(str(output / "model"))
+    with suppress(OSError):  # the trainer makes this folder even when it saves nothing
+        (output / CHECKPOINTS).rmdir()
     with written_whole(output / "log.json") as temporary:
         temporary.write_text(json.dumps(history, indent=1))
     training_curve(history, output / "training_curve.png", title=f"{config.negatives} negatives, {config.encoder}")

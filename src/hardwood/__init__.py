@@ -11,7 +11,12 @@ from typing import Any
 from hardwood._version import __version__
 from hardwood.errors import DataError
 
-_LAZY: dict[str, str] = {}
+_LAZY: dict[str, str] = {
+    "Draw": "hardwood.tree",
+    "Hits": "hardwood.tree",
+    "LogPartition": "hardwood.tree",
+    "TargetIndex": "hardwood.tree",
+}
 
 __all__ = ["DataError", "__version__", *_LAZY]
 

@@ -23,6 +23,10 @@ _LAZY: dict[str, str] = {
     "load_encoder": "hardwood.encoders",
     "mine": "hardwood.mining",
     "train": "hardwood.training",
+    "Draw": "hardwood.tree",
+    "Hits": "hardwood.tree",
+    "LogPartition": "hardwood.tree",
+    "TargetIndex": "hardwood.tree",
 }
 
 __all__ = ["DataError", "__version__", *_LAZY]

@@ -1,0 +1,11 @@
+"""The tree over all targets: softmax sampled and bounded, nearest targets found, and all of it kept true while vectors change.
+
+It knows vectors and ids. It must not know texts, models, losses or torch (tensors are taken as arrays).
+"""
+
+from __future__ import annotations
+
+from hardwood.tree._results import Draw, Hits, LogPartition
+from hardwood.tree.index import TargetIndex
+
+__all__ = ["Draw", "Hits", "LogPartition", "TargetIndex"]

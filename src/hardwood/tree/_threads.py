@@ -1,0 +1,104 @@
+"""A pool of threads for each process, and the lock that lets many read or one write."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+_pool: ThreadPoolExecutor | None = None
+_pool_key = (0, 0)
+_pool_lock = threading.Lock()
+
+
+def _forget() -> None:
+    """After a fork no thread of the parent's lives: start afresh, and with a lock that nobody holds."""
+    global _pool, _pool_lock  # noqa: PLW0603
+    _pool, _pool_lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+def default_threads() -> int:
+    """The processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _executor(threads: int) -> ThreadPoolExecutor:
+    global _pool, _pool_key  # noqa: PLW0603
+    with _pool_lock:
+        if _pool is None or _pool_key[0] != os.getpid() or _pool_key[1] < threads:
+            _pool = ThreadPoolExecutor(threads, thread_name_prefix="hardwood")
+            _pool_key = (os.getpid(), threads)
+        return _pool
+
+
+def split_work(task: Callable[[int, int], object], size: int, threads: int, least: int = 1) -> None:
+    """Calls ``task(begin, end)`` over pieces of ``range(size)``, in this process's threads when there is enough to share."""
+    pieces = min(threads * 4, size // max(1, least))
+    if threads <= 1 or pieces <= 1:
+        if size:
+            task(0, size)
+        return
+    edges = [size * i // pieces for i in range(pieces + 1)]
+    gate = threading.Semaphore(threads)
+
+    def run(begin: int, end: int) -> None:
+        with gate:
+            task(begin, end)
+
+    futures = [_executor(threads).submit(run, a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    for future in futures:
+        future.result()
+
+
+class ReadWriteLock:
+    """Any number of readers, or one writer; made anew in a forked child, where the parent's holders do not exist."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._condition = threading.Condition()
+        self._readers = 0
+        self._writing = False
+
+    def _mine(self) -> threading.Condition:
+        if self._pid != os.getpid():
+            self._reset()
+        return self._condition
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Held while arrays are read."""
+        condition = self._mine()
+        with condition:
+            while self._writing:
+                condition.wait()
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with condition:
+                self._readers -= 1
+                condition.notify_all()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Held while arrays change: alone."""
+        condition = self._mine()
+        with condition:
+            while self._writing or self._readers:
+                condition.wait()
+            self._writing = True
+        try:
+            yield
+        finally:
+            with condition:
+                self._writing = False
+                condition.notify_all()

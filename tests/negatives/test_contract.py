@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_same_seed_same_draws(name: str, attached: Attached, request_for: Reques
     assert not torch.equal(first.ids, other.ids)
 
 
-@pytest.mark.parametrize("name", ["uniform", "static", "periodic", "exact"])
+@pytest.mark.parametrize("name", ["uniform", "static", "periodic", "exact", "dynamic"])
 def test_weights_estimate_the_partition_function_without_bias(
     name: str, attached: Attached, request_for: RequestFor, vectors: Tensor
 ) -> None:
@@ -129,17 +130,42 @@ def test_one_target(name: str, request_for: RequestFor) -> None:
 
 
 @ALL
-def test_state_goes_through_a_checkpoint(name: str, attached: Attached, request_for: RequestFor) -> None:
-    source, resumed = attached(name), make_source(name, **attached(name).settings())
+def test_state_goes_through_a_checkpoint(
+    name: str, attached: Attached, request_for: RequestFor, tmp_path: Path
+) -> None:
+    source = attached(name)
+    resumed = make_source(name, **source.settings())
     assert source.targets is not None
     resumed.attach(source.targets, Cost())
-    resumed.load_state_dict({key: value.clone() for key, value in source.state_dict().items()})
-    for step in range(source.start_step + 1, source.start_step + 4):
-        source.begin_step(step)
-        resumed.begin_step(step)
-    ours, theirs = source.sample(request_for()), resumed.sample(request_for())
+    source.save_state(tmp_path)
+    resumed.load_state(tmp_path)
+    for step in range(source.start_step + 1, source.start_step + 6):
+        draws = []
+        for each in (source, resumed):
+            each.begin_step(step)
+            request = request_for(seed=step)
+            draws.append(each.sample(request))
+            each.observe(request, draws[-1], torch.tensor([2, 5]), torch.eye(6)[[step % 6, 1]])
+        assert torch.equal(draws[0].ids, draws[1].ids)
+        torch.testing.assert_close(draws[0].log_q, draws[1].log_q, rtol=0, atol=0)
+        assert source.diagnostics() == resumed.diagnostics()
+
+
+@ALL
+def test_a_state_saved_before_the_first_draw(name: str, request_for: RequestFor, tmp_path: Path) -> None:
+    sources = [make_source(name, start_step=3) for _ in range(2)]
+    for source in sources:
+        source.attach(ArrayTargets(torch.eye(6).repeat(4, 1), Cost()), Cost())
+    sources[0].begin_step(2)
+    sources[0].save_state(tmp_path)
+    sources[1].load_state(tmp_path)
+    for source in sources:
+        source.begin_step(3)
+    free = RaggedRows.empty(BATCH)
+    ours, theirs = (
+        source.sample(request_for(exclude=free, positives=torch.zeros(5, dtype=torch.int64))) for source in sources
+    )
     assert torch.equal(ours.ids, theirs.ids)
-    torch.testing.assert_close(ours.log_q, theirs.log_q, rtol=0, atol=0)
 
 
 @ALL

@@ -73,11 +73,7 @@ def test_bounds_hold_after_any_changes(problem, changes, seed):
     truth = dict(enumerate(vectors))
     for change in changes:
         size = int(rng.integers(1, 40))
-        some = (
-            rng.choice(list(truth), size=min(len(truth), size), replace=False)
-            if truth
-            else np.zeros(0, np.int64)
-        )
+        some = rng.choice(list(truth), size=min(len(truth), size), replace=False) if truth else np.zeros(0, np.int64)
         moved = (
             vectors[rng.integers(0, len(vectors), max(size, len(some)))] * (1 + 0.3 * rng.normal(size=(1, d)))
         ).astype(np.float32)

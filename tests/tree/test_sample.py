@@ -32,9 +32,7 @@ def assert_distribution(ids, probabilities, names):
     observed = np.array([(ids == name).sum() for name in names], dtype=float)
     expected = probabilities * len(ids)
     order = np.argsort(expected)
-    pooled = np.minimum(np.cumsum(expected[order]) // 10, np.cumsum(expected[order])[-1] // 10 - 1).astype(
-        int
-    )
+    pooled = np.minimum(np.cumsum(expected[order]) // 10, np.cumsum(expected[order])[-1] // 10 - 1).astype(int)
     o, e = np.bincount(pooled, observed[order]), np.bincount(pooled, expected[order])
     o, e = o[e > 0], e[e > 0]
     assert len(e) > 5
@@ -66,10 +64,7 @@ def test_log_q_is_the_probability_of_the_draw(index, queries, probes, scale):
         draw.scores, np.take_along_axis(naive.scores(index, queries, scale), at, axis=1), atol=1e-5 * scale
     )
     if probes == 1:  # the guard: at one probe the proposal is not P
-        assert (
-            np.abs(np.exp(every) - naive.softmax(naive.scores(index, queries, scale))).sum(axis=1).max()
-            > 0.01
-        )
+        assert np.abs(np.exp(every) - naive.softmax(naive.scores(index, queries, scale))).sum(axis=1).max() > 0.01
 
 
 @pytest.mark.parametrize("replace", [True, False])
@@ -112,9 +107,7 @@ def test_without_replacement_to_the_last_target():
     for row, hidden in zip(draw.ids, (7, 8, 9), strict=True):
         assert sorted(row) == [i for i in range(30) if i != hidden]
     truth = naive.hide(index, naive.scores(index, x, 3.0), [[7], [8], [9]])
-    np.testing.assert_allclose(
-        naive.log_sum_exp(draw.scores + draw.log_weights), naive.log_sum_exp(truth), atol=1e-5
-    )
+    np.testing.assert_allclose(naive.log_sum_exp(draw.scores + draw.log_weights), naive.log_sum_exp(truth), atol=1e-5)
     with pytest.raises(ValueError, match="29 targets that are not excluded"):
         index.sample(x, 30, replace=False, exclude=[[7], [8], [9]])
 
@@ -174,9 +167,7 @@ def test_same_seed_same_draws(index, queries, options):
     index._threads = 5
     again = index.sample(x, 7, seed=8, probes=3, **options)
     index._threads = 1
-    parts = [
-        index.sample(x[i : i + 13], 7, seed=8, probes=3, first_query=i, **options) for i in range(0, 60, 13)
-    ]
+    parts = [index.sample(x[i : i + 13], 7, seed=8, probes=3, first_query=i, **options) for i in range(0, 60, 13)]
     for a, b, c in zip(whole, again, zip(*parts, strict=True), strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(a, np.concatenate(c))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
 
+from hardwood._files import written_whole
 from hardwood.negatives._draws import Draw, Request, Targets
 from hardwood.negatives.cost import Cost
+
+STATE_FILE = "source.safetensors"
 
 
 class NegativeSource(ABC):
@@ -64,8 +68,19 @@ class NegativeSource(ABC):
             is what weighs candidates that the queries of a batch share (see `hardwood.losses.shared_log_weights`).
         """
 
-    def observe(self, rows: Tensor, vectors: Tensor) -> None:
-        """Fresh encodings that the step has made anyway: ``rows`` ``(m,)`` int64, ``vectors`` ``(m, d)``, detached."""
+    def observe(self, request: Request, draw: Draw, rows: Tensor, vectors: Tensor) -> None:
+        """Told what a training step has encoded anyway, when it has no more questions about its draw.
+
+        Args:
+            request: the step's request.
+            draw: the answer to it (empty before `start_step`).
+            rows: ``(m,)`` int64, the batch's positives and the drawn targets, each once.
+            vectors: ``(m, d)`` their fresh encodings, detached.
+        """
+
+    def diagnostics(self) -> dict[str, float]:
+        """Figures for the trainer's log, the same names from the first step on; none by default."""
+        return {}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors that a checkpoint must hold so that a resumed run draws the same."""
@@ -75,6 +90,19 @@ class NegativeSource(ABC):
         """Take up the state of a checkpoint; called after `attach`."""
         if state:
             raise ValueError(f"{self.name!r} negatives keep no state, but the checkpoint holds {sorted(state)}")
+
+    def save_state(self, folder: Path) -> None:
+        """Write the state into ``folder``, which exists; by default `state_dict` as ``source.safetensors``."""
+        from safetensors.torch import save_file
+
+        with written_whole(folder / STATE_FILE) as temporary:
+            save_file({name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()}, temporary)
+
+    def load_state(self, folder: Path) -> None:
+        """Take up what `save_state` wrote; called after `attach`."""
+        from safetensors.torch import load_file
+
+        self.load_state_dict(load_file(folder / STATE_FILE))
 
     def settings(self) -> dict[str, Any]:
         """The options that made this source, for run files."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from hardwood.negatives.base import NegativeSource
 from hardwood.negatives.cache import CacheNegatives
+from hardwood.negatives.dynamic import DynamicNegatives
 from hardwood.negatives.in_batch import InBatchNegatives
 from hardwood.negatives.indexed import ExactNegatives, PeriodicNegatives, StaticNegatives
 from hardwood.negatives.uniform import UniformNegatives
@@ -20,6 +21,7 @@ SOURCES: dict[str, type[NegativeSource]] = {
         PeriodicNegatives,
         CacheNegatives,
         ExactNegatives,
+        DynamicNegatives,
     )
 }
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from hardwood._files import written_whole
@@ -73,10 +73,12 @@ class NegativesCallback(TrainerCallback):
 
     def _save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.contiguous().cpu() for name, tensor in self.loss.source.state_dict().items()}
-        with written_whole(folder / "source.safetensors") as temporary:
-            save_file(tensors, temporary)
-        description = {"negatives": self.loss.source.name, "cost": self.loss.cost.state_dict()}
+        self.loss.source.save_state(folder)
+        description = {
+            "negatives": self.loss.source.name,
+            "weights": weights_fingerprint(self.loss.targets.model),
+            "cost": self.loss.cost.state_dict(),
+        }
         with written_whole(folder / "source.json") as temporary:
             temporary.write_text(json.dumps(description, indent=1))
 
@@ -93,5 +95,20 @@ class NegativesCallback(TrainerCallback):
                 f"the checkpoint in {folder.parent} was trained with {description['negatives']!r} negatives, this run "
                 f"asks for {source.name!r}: resume with the same source, or start anew"
             )
-        source.load_state_dict(load_file(folder / "source.safetensors"))
+        if description["weights"] != weights_fingerprint(self.loss.targets.model):
+            raise ValueError(
+                f"the state in {folder} belongs to other weights than the model has now: resume with the weights of the "
+                "same checkpoint, or start anew"
+            )
+        source.load_state(folder)
         self.loss.cost.load_state_dict(description["cost"])
+
+
+def weights_fingerprint(model: torch.nn.Module) -> str:
+    """A hash of all parameters and buffers, names and values: the same for the same weights, on any device."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()

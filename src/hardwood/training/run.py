@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 
 CHECKPOINTS = "checkpoints"
+SUSPECTS = "suspected_false_negatives.jsonl"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def train(
 
     The folder holds ``model/`` (loads with plain ``SentenceTransformer``), ``metrics.json``, ``run.yaml`` (repeats the
     run),
-    ``training_curve.png``, ``log.json`` and, if asked for, ``checkpoints/``.
+    ``training_curve.png``, ``log.json``, ``suspected_false_negatives.jsonl`` (see `SuspectedNegatives`) and, if asked
+    for, ``checkpoints/``.
 
     Args:
         config: the settings.
@@ -95,6 +97,7 @@ def train(
     metrics["cost"] = loss.cost.report()
     metrics["training"] = {"steps": trainer.state.global_step, "seconds": round(seconds, 3)}
     history = trainer.state.log_history
+    loss.suspects.write(output / SUSPECTS, data, config.train_split)
     _write_outputs(output, model, metrics, history, config)
     return RunResult(model, metrics, history)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from hardwood.encoding import similarity_of
 from hardwood.negatives import Cost, Draw, MarginFilter, NegativeSource, Request, make_source, seen_mask
 from hardwood.negatives._draws import NO_TARGET
 from hardwood.training._features import split_features, to_device
+from hardwood.training.suspects import SuspectedNegatives
 from hardwood.training.targets import CorpusTargets
 
 if TYPE_CHECKING:
@@ -24,6 +26,37 @@ if TYPE_CHECKING:
     from hardwood.data import RetrievalDataset
 
 Features = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """What a step's queries are scored against.
+
+    ``ids`` ``(C,)``: the batch's positives ascending, then ``drawn`` ascending; ``positive_columns`` ``(B,)``: where
+    each query's positive stands among them; ``encodings`` ``(C, d)`` with gradient.
+    """
+
+    ids: Tensor
+    drawn: Tensor
+    positive_columns: Tensor
+    encodings: Tensor
+
+
+class LossTerms(dict[str, Tensor]):
+    """What a loss returns to the trainer: terms that add up to it, and figures that are only logged.
+
+    ``SentenceTransformerTrainer`` takes the sum of a loss dictionary's ``values()`` for the loss and logs its
+    ``items()``. Here the logged figures are among the items but not among the values.
+    """
+
+    def __init__(self, terms: dict[str, Tensor], figures: dict[str, float]) -> None:
+        device = next(iter(terms.values())).device
+        super().__init__({**terms, **{name: torch.tensor(value, device=device) for name, value in figures.items()}})
+        self._terms = list(terms.values())
+
+    def values(self) -> list[Tensor]:  # type: ignore[override]
+        """The terms of the loss alone."""
+        return self._terms
 
 
 class CorpusSoftmaxLoss(nn.Module):
@@ -96,6 +129,7 @@ class CorpusSoftmaxLoss(nn.Module):
         self.source.attach(self.targets, self.cost)
         self._target_prompt = document_prompt(model) if target_prompt is None else target_prompt
         self._target_task = "document" if has_router(model) else None
+        self.suspects = SuspectedNegatives(len(dataset.corpus))
         self._known = dataset.known_positives(split)
         self._known_in_evaluation = _all_positives(dataset)
         self._step = -1
@@ -115,7 +149,8 @@ class CorpusSoftmaxLoss(nn.Module):
             labels: ``(B, 2)`` int64, query rows and target rows, as ``training_pairs()`` has them.
 
         Returns:
-            ``{"log_partition", "positive_score"}``, scalars whose sum is the loss.
+            `LossTerms` ``{"log_partition", "positive_score"}``, scalars whose sum is the loss, and the source's
+            diagnostics, which the trainer logs beside them.
         """
         query_features, positive_features = _two_columns(sentence_features)
         query_rows, positive_rows = _rows_of(labels)
@@ -128,14 +163,13 @@ class CorpusSoftmaxLoss(nn.Module):
         request = self._request(queries.detach(), positives.detach(), query_rows, positive_rows, known, is_training)
         draw = self._draw(request)
 
-        # Candidates: the batch's positives (each target once), then what was drawn beyond them.
-        positive_ids, first, positive_columns = _unique(request.positives)
-        drawn_ids = _drawn_beyond(draw, positive_ids)
-        candidates = torch.cat([positives[first], self._embed_targets(drawn_ids, like=positives)])
+        candidates = self._candidates(positives, request, draw)
+        terms = self._cross_entropy(queries, candidates, request, draw, query_rows if is_training else None)
         if is_training:
-            self.cost.texts_encoded += 2 * len(query_rows) + len(drawn_ids)
-            self.source.observe(torch.cat([positive_ids, drawn_ids]), candidates.detach())
-        return self._cross_entropy(queries, candidates, positive_columns, positive_ids, drawn_ids, request, draw)
+            self.cost.texts_encoded += 2 * len(query_rows) + len(candidates.drawn)
+            # Last of all: a source that writes these into its index must not change the proposal under the weights.
+            self.source.observe(request, draw, candidates.ids, candidates.encodings.detach())
+        return LossTerms(terms, self.source.diagnostics())
 
     def _begin_step(self, step: int) -> None:
         self._step = step
@@ -169,27 +203,45 @@ class CorpusSoftmaxLoss(nn.Module):
             return Draw.nothing(len(request.queries), request.queries.device)
         return self.source.sample(request)
 
+    def _candidates(self, positives: Tensor, request: Request, draw: Draw) -> _Candidates:
+        """The batch's positives, each target once, then what was drawn beyond them, encoded with gradient."""
+        ids, first, positive_columns = _unique(request.positives)
+        drawn = _drawn_beyond(draw, ids)
+        encodings = torch.cat([positives[first], self._embed_targets(drawn, like=positives)])
+        return _Candidates(torch.cat([ids, drawn]), drawn, positive_columns, encodings)
+
     def _cross_entropy(
         self,
         queries: Tensor,
-        candidates: Tensor,
-        positive_columns: Tensor,
-        positive_ids: Tensor,
-        drawn_ids: Tensor,
+        candidates: _Candidates,
         request: Request,
         draw: Draw,
+        training_rows: np.ndarray | None,
     ) -> dict[str, Tensor]:
-        scores = losses.scores(queries, candidates, self.scale)
+        scores = losses.scores(queries, candidates.encodings, self.scale)
         log_weights = torch.zeros_like(scores)
-        if len(drawn_ids):
-            log_weights[:, len(positive_ids) :] = self._drawn_log_weights(request, draw, drawn_ids)
+        if len(candidates.drawn):
+            num_positives = len(candidates.ids) - len(candidates.drawn)
+            log_weights[:, num_positives:] = self._drawn_log_weights(request, draw, candidates.drawn)
         # What is known to be right for a query, or too near its positive, does not count against it.
-        excluded = seen_mask(request.exclude, torch.cat([positive_ids, drawn_ids]))
+        excluded = seen_mask(request.exclude, candidates.ids)
+        if training_rows is not None:
+            self._note_suspects(training_rows, candidates, scores.detach(), excluded)
         if request.ceiling is not None:
             excluded |= scores.detach() > self.scale * request.ceiling[:, None]
         log_weights = log_weights.masked_fill(excluded, -torch.inf)
-        positive_scores, log_z = losses.corpus_cross_entropy(scores, positive_columns, log_weights)
+        positive_scores, log_z = losses.corpus_cross_entropy(scores, candidates.positive_columns, log_weights)
         return {"log_partition": log_z.mean(), "positive_score": -positive_scores.mean()}
+
+    def _note_suspects(self, query_rows: np.ndarray, candidates: _Candidates, scores: Tensor, known: Tensor) -> None:
+        """Which candidates outrank the positive of a query without being known positives of it."""
+        leads = scores - scores.gather(1, candidates.positive_columns[:, None])
+        batch_rows, columns = ((leads > 0) & ~known).nonzero(as_tuple=True)
+        self.suspects.observe(
+            query_rows[batch_rows.cpu().numpy()],
+            candidates.ids[columns].cpu().numpy(),
+            leads[batch_rows, columns].double().cpu().numpy(),
+        )
 
     def _drawn_log_weights(self, request: Request, draw: Draw, drawn_ids: Tensor) -> Tensor:
         """Log-weights of the drawn candidates, ``(B, m)`` or ``(m,)``; draws among the batch's positives are dropped,

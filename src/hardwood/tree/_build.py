@@ -29,9 +29,7 @@ def encode(vectors: Floats, dtype: np.dtype[Any]) -> NDArray[Any]:
     if dtype == np.float32:
         return vectors
     bits = np.ascontiguousarray(vectors).view(np.uint32)
-    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(
-        np.uint16
-    )
+    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
 
 
 def decoded(rows: NDArray[Any]) -> Floats:
@@ -121,9 +119,7 @@ def build(  # noqa: PLR0915 - one story, told in order
     return with_shapes(nodes, rng), used
 
 
-def refresh(
-    nodes: Nodes, leaves: NDArray[np.int64], threads: int, groups: NDArray[np.int64] | None = None
-) -> None:
+def refresh(nodes: Nodes, leaves: NDArray[np.int64], threads: int, groups: NDArray[np.int64] | None = None) -> None:
     """Recomputes the statistics of the given leaves and of the groups above them (and of the given groups)."""
     split_work(lambda a, b: leaf_statistics(nodes, leaves, a, b, OUTWARD), len(leaves), threads, least=16)
     groups = np.union1d(nodes.leaf_group[leaves], nodes.leaf_group[:0] if groups is None else groups)
@@ -142,6 +138,4 @@ def with_shapes(nodes: Nodes, rng: np.random.Generator) -> Nodes:
     points = decoded(nodes.rows[at]).astype(np.float64)
     leaf_shape, leaf_even = pooled_shape(points - nodes.leaf_mean[picked])
     group_shape, group_even = pooled_shape(points - nodes.group_mean[nodes.leaf_group[picked]])
-    return nodes._replace(
-        leaf_shape=leaf_shape, group_shape=group_shape, evenly=np.array([leaf_even, group_even])
-    )
+    return nodes._replace(leaf_shape=leaf_shape, group_shape=group_shape, evenly=np.array([leaf_even, group_even]))

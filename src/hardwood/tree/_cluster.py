@@ -55,9 +55,7 @@ def split_large(
     while waiting:
         members = waiting.pop()
         side = nearest(points[members], kmeans(points[members], 2, 4, rng)).astype(bool)
-        if (
-            min(side.sum(), len(side) - side.sum()) < limit // 8 + 1
-        ):  # hardly a cut: along the widest direction instead
+        if min(side.sum(), len(side) - side.sum()) < limit // 8 + 1:  # hardly a cut: along the widest direction instead
             part = points[members] - points[members].mean(axis=0)
             axis = part[np.argmax(np.einsum("ij,ij->i", part, part))]
             side = np.zeros(len(members), dtype=bool)

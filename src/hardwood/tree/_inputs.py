@@ -73,9 +73,7 @@ def vectors(x: Any, dimension: int | None, name: str) -> Floats:
 def check_shape(shape: tuple[int, ...], dimension: int | None, name: str) -> None:
     """Two axes, and as many columns as the index has dimensions."""
     if len(shape) != 2:
-        raise ValueError(
-            f"{name} must have shape (n, d); got {tuple(shape)}. A single vector v is v[None, :]."
-        )
+        raise ValueError(f"{name} must have shape (n, d); got {tuple(shape)}. A single vector v is v[None, :].")
     if dimension is not None and shape[1] != dimension:
         raise ValueError(f"{name} has {shape[1]} dimensions; this index holds vectors of {dimension}.")
     if not 1 <= shape[1] <= MAX_DIMENSION:
@@ -118,9 +116,7 @@ def ids(x: Any, name: str = "ids", unique: bool = True) -> Ints:
         ordered = np.sort(out)
         again = np.flatnonzero(ordered[1:] == ordered[:-1])
         if len(again):
-            raise ValueError(
-                f"{name} repeats {int(ordered[again[0]])} ({len(again)} repeats). Each id may occur once."
-            )
+            raise ValueError(f"{name} repeats {int(ordered[again[0]])} ({len(again)} repeats). Each id may occur once.")
     return out
 
 

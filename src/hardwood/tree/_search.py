@@ -62,9 +62,7 @@ def expect(nodes, queries, scale, probes, groups, ex_offsets, ex_rows, gamma, be
     unit, total, push = np.empty(d, np.float32), np.empty(d), np.empty(d)
     for b in range(begin, end):
         bx = scale * to_unit(queries[b], unit)
-        cut = explore(
-            nodes, unit, bx, probes, groups, ex_rows[ex_offsets[b] : ex_offsets[b + 1]], gamma, False
-        )
+        cut = explore(nodes, unit, bx, probes, groups, ex_rows[ex_offsets[b] : ex_offsets[b + 1]], gamma, False)
         opened, n_tail = cut.sizes[0], cut.sizes[1]
         log_z = log_sums(cut.open_log, opened, cut.tail_log, n_tail)
         total[:] = 0.0

@@ -23,9 +23,7 @@ BEAM = 2
 class Tree:
     """`Nodes` and what changing them needs: rows in use, blocks given back, the ids' rows, each group's spread when last built."""
 
-    def __init__(
-        self, nodes: Nodes, used: int, leaf_size: int, reference: NDArray[np.float64] | None = None
-    ) -> None:
+    def __init__(self, nodes: Nodes, used: int, leaf_size: int, reference: NDArray[np.float64] | None = None) -> None:
         self.nodes, self.used, self.leaf_size = nodes, used, leaf_size
         rows = self.live_rows()
         self.ids = IdMap(nodes.row_id[rows], rows)
@@ -57,9 +55,7 @@ class Tree:
     def place(self, vectors: Floats, current: Ints | None, threads: int) -> Ints:
         """The leaf where each vector belongs; with ``current`` given, staying unless moving pays."""
         nodes = self.nodes
-        half = [
-            0.5 * np.einsum("ij,ij->i", m, m, dtype=np.float64) for m in (nodes.leaf_mean, nodes.group_mean)
-        ]
+        half = [0.5 * np.einsum("ij,ij->i", m, m, dtype=np.float64) for m in (nodes.leaf_mean, nodes.group_mean)]
         out = np.empty(len(vectors), dtype=np.int64)
         current = np.full(len(vectors), -1, dtype=np.int64) if current is None else current
         split_work(
@@ -126,9 +122,7 @@ class Tree:
             rows = self.live_rows(np.array([leaf]))
             block = np.concatenate([self.nodes.rows[rows], stored[new]])
             block_ids = np.concatenate([self.nodes.row_id[rows], ids[new]])
-            changed.append(
-                self._rehouse(np.array([leaf]), block, block_ids, int(self.nodes.leaf_group[leaf]))
-            )
+            changed.append(self._rehouse(np.array([leaf]), block, block_ids, int(self.nodes.leaf_group[leaf])))
         return np.concatenate(changed)
 
     def _rehouse(self, old: Ints, stored: NDArray[Any], ids: Ints, group: int) -> Ints:
@@ -136,9 +130,7 @@ class Tree:
         large = len(ids) > 2 * self.leaf_size
         # A seed from the data: the same changes make the same tree.
         rng = np.random.default_rng([len(ids), group, len(self.nodes.leaf_count)])
-        labels = (
-            subtree(decoded(stored), self.leaf_size, 5, rng) if large else np.zeros(len(ids), dtype=np.int64)
-        )
+        labels = subtree(decoded(stored), self.leaf_size, 5, rng) if large else np.zeros(len(ids), dtype=np.int64)
         order = np.argsort(labels, kind="stable")
         counts = np.bincount(labels)
         for leaf in old:

@@ -198,9 +198,7 @@ class TargetIndex:
 
                 inside = self._groups(opens)
                 self._run(
-                    lambda a, b: draw_replace(
-                        nodes, x, beta, opens, inside, *common, a, b, rows, log_q, scores, marks
-                    ),
+                    lambda a, b: draw_replace(nodes, x, beta, opens, inside, *common, a, b, rows, log_q, scores, marks),
                     len(x),
                 )
             else:
@@ -336,18 +334,14 @@ class TargetIndex:
             limit = limit if budget is None else _inputs.count(budget, "budget")
             offsets, hidden = self._excluded_rows(lists, 1)
             self._run(
-                lambda a, b: refine(
-                    nodes, x, beta, goal, limit, offsets, hidden, gamma, a, b, marks, opened, certain
-                ),
+                lambda a, b: refine(nodes, x, beta, goal, limit, offsets, hidden, gamma, a, b, marks, opened, certain),
                 len(x),
             )
         return LogPartition(
             *(_inputs.like(queries, part) for part in (*np.ascontiguousarray(marks.T), opened, certain))
         )
 
-    def expectation(
-        self, queries: Any, scale: float, *, exclude: Exclude = None, probes: int = PROBES
-    ) -> Any:
+    def expectation(self, queries: Any, scale: float, *, exclude: Exclude = None, probes: int = PROBES) -> Any:
         """``E_P[y]`` for each query, ``(B, d)`` float32: the gradient of ``log Z`` by ``scale · x`` without sampling.
 
         Opened targets count exactly, an unopened node by its mean tilted towards the query by its covariance: the gradient of the estimate
@@ -365,9 +359,7 @@ class TargetIndex:
             nodes, gamma = self._ready(), rounding(self.dimension)
             offsets, hidden = self._excluded_rows(lists, 1)
             inside = self._groups(opens)
-            self._run(
-                lambda a, b: expect(nodes, x, beta, opens, inside, offsets, hidden, gamma, a, b, out), len(x)
-            )
+            self._run(lambda a, b: expect(nodes, x, beta, opens, inside, offsets, hidden, gamma, a, b, out), len(x))
         return _inputs.like(queries, out)
 
     # Changing

@@ -1,0 +1,75 @@
+"""What is truly known of a moving encoder: each target's last true encoding, and the landmarks' at those times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+class TrueEncodings:
+    """Every target's last true encoding, with the period in which it was made.
+
+    A period begins with each refresh. The landmarks, always the same targets, are encoded at the beginning of every
+    period, and these encodings are kept: so the motion of any target since its own last true encoding can be read off
+    the landmarks' motion since the same time, and predictions never build on predictions.
+
+    Memory: ``n * d`` float32 (that is all of the corpus's encodings, on the host), 2 bytes a target for the period, and
+    ``landmarks * d`` float32 a period, of which at most ``max_periods`` are kept.
+
+    Args:
+        encodings: ``(n, d)`` float32, all targets' encodings now. Kept, and written to.
+        landmarks: ``(m,)`` int64 rows, ascending.
+        max_periods: when there are more, the least populated one joins the one before it, whose landmarks then stand
+            for its targets too.
+    """
+
+    def __init__(self, encodings: Floats, landmarks: NDArray[np.int64], max_periods: int = 6) -> None:
+        self.encodings = encodings
+        self.landmarks = landmarks
+        self.max_periods = max_periods
+        self.period = np.zeros(len(encodings), dtype=np.int16)
+        self.history = [encodings[landmarks].copy()]
+
+    def write(self, rows: NDArray[np.int64], vectors: Floats) -> None:
+        """True encodings made in the current period."""
+        self.encodings[rows] = vectors
+        self.period[rows] = len(self.history) - 1
+
+    def begin_period(self, landmark_encodings: Floats) -> None:
+        """The landmarks' encodings now; they begin a new period and are themselves true encodings in it."""
+        self.history.append(landmark_encodings)
+        self.write(self.landmarks, landmark_encodings)
+        if len(self.history) > self.max_periods:
+            self._join_least_populated()
+
+    def predictions(
+        self, fit: Callable[[Floats, Floats], Callable[[Floats], Any]], block: int = 65_536
+    ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
+        """Where everybody is now: ``(rows (b,), encodings (b, d))`` in blocks that cover all targets once.
+
+        Args:
+            fit: given landmarks' encodings at a period's beginning and now, the function that predicts others.
+            block: targets at a time.
+        """
+        now = len(self.history) - 1
+        for period, old in enumerate(self.history):
+            members = np.flatnonzero(self.period == period)
+            if not len(members):
+                continue
+            predict = None if period == now else fit(old, self.history[now])
+            for begin in range(0, len(members), block):
+                rows = members[begin : begin + block]
+                known = self.encodings[rows]
+                yield rows, known if predict is None else np.asarray(predict(known), dtype=np.float32)
+
+    def _join_least_populated(self) -> None:
+        # Never the first (most targets have been encoded once, then) and never the current one.
+        sizes = np.bincount(self.period, minlength=len(self.history))[1:-1]
+        leaving = 1 + int(np.argmin(sizes))
+        self.period[self.period >= leaving] -= 1  # its own targets, and those of later periods
+        del self.history[leaving]

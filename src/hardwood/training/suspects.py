@@ -1,0 +1,105 @@
+"""Suspected false negatives: targets that go on outranking a query's positive, for people to look at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardwood._files import written_whole
+
+if TYPE_CHECKING:
+    from hardwood.data import RetrievalDataset
+
+_PENDING = 200_000
+_KEPT = 1_000_000
+
+
+class SuspectedNegatives:
+    """Counts, pair by pair, the steps in which a target that is no known positive scored above the positive.
+
+    A model that has learned the rest and still prefers a target to the labelled answer, time and again, has often
+    found a missing label. Memory is bounded: of more than a million pairs those seen least are forgotten.
+
+    Args:
+        num_targets: size of the corpus.
+    """
+
+    def __init__(self, num_targets: int) -> None:
+        self._num_targets = num_targets
+        self._keys = np.zeros(0, dtype=np.int64)  # query row * num_targets + target row, ascending
+        self._counts = np.zeros(0, dtype=np.int64)
+        self._leads = np.zeros(0, dtype=np.float64)
+        self._pending: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
+        self._num_pending = 0
+
+    def observe(self, queries: NDArray[np.int64], targets: NDArray[np.int64], leads: NDArray[np.float64]) -> None:
+        """Note pairs of one step.
+
+        Args:
+            queries: ``(m,)`` query rows.
+            targets: ``(m,)`` target rows.
+            leads: ``(m,)`` by how much the target's score exceeds the positive's.
+        """
+        self._pending.append((queries * self._num_targets + targets, leads))
+        self._num_pending += len(queries)
+        if self._num_pending > _PENDING:
+            self._settle()
+
+    def most_often(self, limit: int = 1000, at_least: int = 2) -> list[tuple[int, int, int, float]]:
+        """``(query row, target row, times, mean lead)``, the most frequent first."""
+        self._settle()
+        order = np.lexsort((self._keys, -self._leads, -self._counts))
+        order = order[self._counts[order] >= at_least][:limit]
+        return [
+            (
+                int(self._keys[i] // self._num_targets),
+                int(self._keys[i] % self._num_targets),
+                int(self._counts[i]),
+                float(self._leads[i] / self._counts[i]),
+            )
+            for i in order
+        ]
+
+    def write(self, path: Path, dataset: RetrievalDataset, split: str = "train", limit: int = 1000) -> int:
+        """Write the report as JSON lines, with texts; returns how many pairs it holds.
+
+        Args:
+            path: of the file.
+            dataset: whose texts and positives are shown.
+            split: whose positives.
+            limit: pairs at most.
+        """
+        rows = self.most_often(limit)
+        known = dataset.known_positives(split)
+        with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            for query, target, times, lead in rows:
+                record = {
+                    "query_id": dataset.queries.ids([query])[0],
+                    "query": dataset.queries.texts([query])[0],
+                    "target_id": dataset.corpus.ids([target])[0],
+                    "target": dataset.corpus.texts([target])[0],
+                    "positives": dataset.corpus.texts(known[query]),
+                    "times_above_positive": times,
+                    "mean_score_lead": round(lead, 4),
+                }
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        return len(rows)
+
+    def _settle(self) -> None:
+        """Merge what is pending into the counts."""
+        if not self._pending:
+            return
+        keys = np.concatenate([self._keys, *(keys for keys, _ in self._pending)])
+        counts = np.concatenate([self._counts, np.ones(self._num_pending, dtype=np.int64)])
+        leads = np.concatenate([self._leads, *(leads for _, leads in self._pending)])
+        self._keys, place = np.unique(keys, return_inverse=True)
+        self._counts = np.bincount(place, weights=counts).astype(np.int64)
+        self._leads = np.bincount(place, weights=leads)
+        self._pending, self._num_pending = [], 0
+        if len(self._keys) > _KEPT:
+            keep = np.sort(np.argsort(-self._counts, kind="stable")[: _KEPT // 2])
+            self._keys, self._counts, self._leads = self._keys[keep], self._counts[keep], self._leads[keep]

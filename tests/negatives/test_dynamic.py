@@ -1,0 +1,168 @@
+"""The dynamic source while its encoder moves: what it re-encodes, how true it stays, and what each part is for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hardwood._ragged import RaggedRows
+from hardwood.negatives import Cost, Draw, Request, make_source
+from hardwood.negatives._motion import TrueEncodings
+from hardwood.negatives._staleness import Staleness, measure_staleness
+
+from .conftest import ArrayTargets
+
+NUM_TARGETS, DIMENSION, BATCH = 600, 12, 8
+
+
+def unit(vectors: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(vectors, dim=1)
+
+
+class MovingCorpus:
+    """Clustered unit vectors that a slowly turning, smooth map moves, as an encoder in training does."""
+
+    def __init__(self, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        centres = torch.randn(20, DIMENSION, generator=generator)
+        noise = 0.5 * torch.randn(NUM_TARGETS, DIMENSION, generator=generator)
+        self.start = unit(centres[torch.arange(NUM_TARGETS) % 20] + noise)
+        self.turn = torch.randn(DIMENSION, DIMENSION, generator=generator)
+        self.cost = Cost()
+        self.targets = ArrayTargets(self.start.clone(), self.cost, block_size=256)
+
+    def move(self, amount: float) -> None:
+        self.targets.vectors = unit(self.start + amount * torch.tanh(self.start @ self.turn))
+
+
+def request(corpus: MovingCorpus, seed: int, ceiling: Tensor | None = None) -> Request:
+    generator = torch.Generator().manual_seed(seed)
+    positives = torch.randint(NUM_TARGETS, (BATCH,), generator=generator)
+    queries = unit(corpus.targets.vectors[positives] + 0.3 * torch.randn(BATCH, DIMENSION, generator=generator))
+    own = RaggedRows.from_pairs(np.arange(BATCH), positives.numpy(), BATCH)
+    return Request(queries, positives, 6, 8.0, own, ceiling, seed)
+
+
+def run(steps: int = 40, **options: object) -> tuple[MovingCorpus, float, dict[str, float]]:
+    """Train-like steps; returns the corpus, the mean cosine error of the tree's vectors at the end, and diagnostics."""
+    corpus = MovingCorpus()
+    source = make_source("dynamic", **{"start_step": 0, "landmarks": 60, "leaf_size": 16, **options})
+    source.attach(corpus.targets, corpus.cost)
+    for step in range(steps):
+        corpus.move(0.4 * step / steps)
+        source.begin_step(step)
+        asked = request(corpus, step)
+        draw = source.sample(asked)
+        rows = torch.unique(torch.cat([asked.positives, draw.ids.flatten()]))
+        source.observe(asked, draw, rows, corpus.targets.vectors[rows])
+    stored = torch.from_numpy(source._index.vectors(np.arange(NUM_TARGETS)))
+    error = 1 - torch.nn.functional.cosine_similarity(stored, corpus.targets.vectors, dim=1)
+    source._index.check()
+    return corpus, float(error.mean()), source.diagnostics()
+
+
+def test_each_part_keeps_the_tree_truer() -> None:
+    nothing = run(refresh_every=None, write_back=False)
+    written = run(refresh_every=None)
+    predicted = run(refresh_every=10, write_back=False)
+    both = run(refresh_every=10)
+    assert nothing[1] > 0.01  # the encoder does move
+    assert written[1] < 0.8 * nothing[1]
+    assert predicted[1] < 0.5 * nothing[1]
+    assert both[1] < written[1]
+    assert both[1] < predicted[1]
+    assert both[2]["stale_cosine_error"] < nothing[2]["stale_cosine_error"]
+    assert both[2]["stale_score_error"] < nothing[2]["stale_score_error"]
+
+
+def test_only_landmarks_are_re_encoded() -> None:
+    assert run(steps=41, refresh_every=10)[0].cost.targets_reencoded == NUM_TARGETS + 4 * 60
+    assert run(steps=41, refresh_every=None)[0].cost.targets_reencoded == NUM_TARGETS
+
+
+def test_refresh_by_need() -> None:
+    strict = run(refresh_every=None, refresh_when=1e-4)[0].cost.targets_reencoded
+    lax = run(refresh_every=None, refresh_when=0.5)[0].cost.targets_reencoded
+    assert strict == NUM_TARGETS + 3 * 60  # ten steps apart at the earliest
+    assert lax == NUM_TARGETS
+
+
+def test_targets_above_the_ceiling_are_excluded_and_q_is_renormalised() -> None:
+    corpus = MovingCorpus()
+    source = make_source("dynamic", start_step=0, leaf_size=16, probes=60)  # every leaf is opened: the search is exact
+    source.attach(corpus.targets, corpus.cost)
+    source.begin_step(0)
+    asked = request(corpus, 1, ceiling=torch.full((BATCH,), 0.7))
+    similarities = asked.queries @ corpus.start.T
+    above = similarities > 0.7
+    assert above.sum() > BATCH
+    draw = source.sample(asked)
+    assert (similarities.gather(1, draw.ids) <= 0.7 + 1e-5).all()
+    log_proposal = source.log_proposal(asked, draw, torch.arange(NUM_TARGETS))
+    assert (log_proposal[above] == -torch.inf).all()
+    torch.testing.assert_close(log_proposal.exp().sum(dim=1), torch.ones(BATCH))
+
+
+def test_staleness_is_that_of_a_loop() -> None:
+    corpus = MovingCorpus(3)
+    asked = request(corpus, 4)
+    rows = torch.tensor([9, 3, 30, 7, 11])
+    ids = torch.tensor([[3, 7, 11], [30, 30, 9], [3, 9, 500], [7, 3, 9], [11, 7, 3], [9, 9, 9], [3, 30, 7], [30, 11, 3]])
+    draw = Draw.plain(ids, torch.zeros(8, 3), torch.zeros(8))
+    stored, fresh = corpus.start[rows], unit(corpus.start[rows] + 0.5 * torch.randn(5, DIMENSION))
+    differences, changes = [], []
+    for query, drawn in enumerate(ids.tolist()):
+        known = [row for row in drawn if row in rows.tolist()]
+        at = [rows.tolist().index(row) for row in known]
+        old, new = ([8.0 * float(asked.queries[query] @ y[i]) for i in at] for y in (stored, fresh))
+        differences += [abs(a - b) for a, b in zip(old, new, strict=True)]
+        ranks = [sorted(range(len(at)), key=lambda i, s=s: -s[i]) for s in (old, new)]
+        changes += [ranks[0].index(i) != ranks[1].index(i) for i in range(len(at))]
+    got = measure_staleness(asked, draw, rows, stored, fresh)
+    assert got.cosine == pytest.approx(float(1 - (stored * fresh).sum(1).mean()), abs=1e-5)
+    assert got.score == pytest.approx(np.mean(differences), rel=1e-4)
+    assert got.rank == pytest.approx(np.mean(changes))
+    assert measure_staleness(asked, draw, rows, stored, stored) == Staleness(pytest.approx(0, abs=1e-6), 0.0, 0.0)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_true_encodings_keep_every_target_with_its_own_period(data: st.DataObject) -> None:
+    """Against a twin that remembers everything: no target is lost, and each is predicted from its last true encoding."""
+    size, landmarks = 30, np.array([2, 11, 20])
+    state = TrueEncodings(np.zeros((size, 1), dtype=np.float32), landmarks, max_periods=4)
+    last = {row: 0.0 for row in range(size)}
+    clock = 0.0
+    for _ in range(data.draw(st.integers(1, 12))):
+        clock += 1
+        if data.draw(st.booleans()):
+            state.begin_period(np.full((3, 1), clock, dtype=np.float32))
+            last |= dict.fromkeys(landmarks.tolist(), clock)
+        rows = np.array(sorted(data.draw(st.sets(st.integers(0, size - 1), max_size=5))), dtype=np.int64)
+        state.write(rows, np.full((len(rows), 1), clock, dtype=np.float32))
+        last |= dict.fromkeys(rows.tolist(), clock)
+    assert len(state.history) <= 4
+    assert state.history[0][0, 0] == 0.0  # the first period stays: most targets are of it
+    covered: dict[int, float] = {}
+    for rows, vectors in state.predictions(lambda old, new: lambda known: known, block=7):
+        assert not covered.keys() & set(rows.tolist())
+        covered |= dict(zip(rows.tolist(), vectors[:, 0].tolist(), strict=True))
+    assert covered == last
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"refresh_every": 0}, "refresh_every must be at least 1, got 0"),
+        ({"landmarks": 0}, "landmarks must be at least 1, got 0"),
+        ({"refresh_when": 0.0}, "refresh_when is a cosine error above 0"),
+        ({"drift": "wind"}, "no drift model is called 'wind'; there are"),
+    ],
+)
+def test_options_out_of_range_are_errors(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_source("dynamic", **options)

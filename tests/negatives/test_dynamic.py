@@ -111,7 +111,9 @@ def test_staleness_is_that_of_a_loop() -> None:
     corpus = MovingCorpus(3)
     asked = request(corpus, 4)
     rows = torch.tensor([9, 3, 30, 7, 11])
-    ids = torch.tensor([[3, 7, 11], [30, 30, 9], [3, 9, 500], [7, 3, 9], [11, 7, 3], [9, 9, 9], [3, 30, 7], [30, 11, 3]])
+    ids = torch.tensor(
+        [[3, 7, 11], [30, 30, 9], [3, 9, 500], [7, 3, 9], [11, 7, 3], [9, 9, 9], [3, 30, 7], [30, 11, 3]]
+    )
     draw = Draw.plain(ids, torch.zeros(8, 3), torch.zeros(8))
     stored, fresh = corpus.start[rows], unit(corpus.start[rows] + 0.5 * torch.randn(5, DIMENSION))
     differences, changes = [], []
@@ -132,10 +134,10 @@ def test_staleness_is_that_of_a_loop() -> None:
 @given(st.data())
 @settings(max_examples=60, deadline=None)
 def test_true_encodings_keep_every_target_with_its_own_period(data: st.DataObject) -> None:
-    """Against a twin that remembers everything: no target is lost, and each is predicted from its last true encoding."""
+    """Against a twin that remembers everything: no target is lost, each is predicted from its last true encoding."""
     size, landmarks = 30, np.array([2, 11, 20])
     state = TrueEncodings(np.zeros((size, 1), dtype=np.float32), landmarks, max_periods=4)
-    last = {row: 0.0 for row in range(size)}
+    last = dict.fromkeys(range(size), 0.0)
     clock = 0.0
     for _ in range(data.draw(st.integers(1, 12))):
         clock += 1

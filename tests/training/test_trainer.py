@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,17 @@ OPTIONS = {
     "periodic": {"start_step": 2, "refresh_every": 5},
     "cache": {"start_step": 2, "cache_size": 20, "refresh_size": 3},
     "exact": {"start_step": 2, "refresh_every": 4},
+    "dynamic": {"start_step": 2, "refresh_every": 5, "landmarks": 20, "leaf_size": 8, "probes": 3},
 }
-REENCODED = {"in-batch": 0, "uniform": 0, "static": 60, "periodic": 8 * 60, "cache": 20 + 37 * 3, "exact": 10 * 60}
+REENCODED = {
+    "in-batch": 0,
+    "uniform": 0,
+    "static": 60,
+    "periodic": 8 * 60,
+    "cache": 20 + 37 * 3,
+    "exact": 10 * 60,
+    "dynamic": 60 + 7 * 20,
+}
 
 
 @pytest.mark.parametrize("negatives", SOURCES)
@@ -74,6 +84,8 @@ def test_every_source_trains_and_reports(negatives: str, dataset: RetrievalDatas
     assert evaluate(model, dataset, "test") == metrics["test"]
     assert (run / "training_curve.png").stat().st_size > 5000
     assert not list(run.rglob("*.tmp"))
+    for line in (run / "suspected_false_negatives.jsonl").read_text().splitlines():
+        assert json.loads(line)["times_above_positive"] >= 2
 
 
 def _encoder(dataset: RetrievalDataset) -> SentenceTransformer:
@@ -112,7 +124,7 @@ class StopAt(TrainerCallback):
         control.should_training_stop = state.global_step >= self.step
 
 
-@pytest.mark.parametrize("negatives", ["static", "cache", "exact"])
+@pytest.mark.parametrize("negatives", ["static", "cache", "exact", "dynamic"])
 def test_a_resumed_run_ends_like_an_unbroken_one(
     negatives: str, dataset: RetrievalDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +161,16 @@ def test_resuming_with_another_source_is_an_error(dataset: RetrievalDataset, tmp
         train(other, resume=True, quiet=True, dataset=dataset)
     with pytest.raises(ValueError, match=r"output folder .* is not empty"):
         train(config(tmp_path / "run"), quiet=True, dataset=dataset)
+
+
+def test_a_state_of_other_weights_is_an_error(dataset: RetrievalDataset, tmp_path: Path) -> None:
+    train(config(tmp_path / "a", save_every=5), quiet=True, dataset=dataset)
+    train(config(tmp_path / "b", save_every=5, seed=1), quiet=True, dataset=dataset)
+    newest = "checkpoints/checkpoint-10/hardwood"
+    shutil.rmtree(tmp_path / "a" / newest)
+    shutil.copytree(tmp_path / "b" / newest, tmp_path / "a" / newest)
+    with pytest.raises(ValueError, match="belongs to other weights than the model has now"):
+        train(config(tmp_path / "a", save_every=5), resume=True, quiet=True, dataset=dataset)
 
 
 def _train_by_hand(
@@ -189,6 +211,18 @@ def test_the_loss_alone_is_a_drop_in(make_static: Callable, dataset: RetrievalDa
         assert record["loss"] == pytest.approx(record["log_partition"] + record["positive_score"], abs=2e-3)
     assert [record["eval_loss"] for record in trainer.state.log_history if "eval_loss" in record]
     assert loss.cost.targets_reencoded == 2 * 60  # at steps 2 and 4: it counts its own forward passes
+
+
+def test_staleness_is_in_the_trainers_log(make_static: Callable, dataset: RetrievalDataset, tmp_path: Path) -> None:
+    model = make_static()
+    source = make_source("dynamic", **{**OPTIONS["dynamic"], "start_step": 1})
+    loss = CorpusSoftmaxLoss(model, dataset, source)
+    trainer = _train_by_hand(model, loss, dataset, tmp_path, [NegativesCallback(loss)])
+    logged = [record for record in trainer.state.log_history if "stale_cosine_error" in record]
+    assert len(logged) == 6
+    assert logged[-1]["stale_cosine_error"] > 0
+    for record in logged:  # logged beside the loss, not in it
+        assert record["loss"] == pytest.approx(record["log_partition"] + record["positive_score"], abs=2e-3)
 
 
 def test_the_callback_counts_optimiser_steps(make_static: Callable, dataset: RetrievalDataset, tmp_path: Path) -> None:

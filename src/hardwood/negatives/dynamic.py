@@ -214,7 +214,8 @@ class DynamicNegatives(NegativeSource):
         """What each query must not be given, and which queries ``(B,)`` may be given anything at all.
 
         Beside the request's own exclusions these are the targets above the ceiling: found by search and excluded, so
-        that ``q`` is renormalised for them. What the search misses can still be drawn; the loss drops it by its fresh score.
+        that ``q`` is renormalised for them. What the search misses can still be drawn; the loss drops it by its fresh
+        score.
         """
         exclude = request.exclude
         if request.ceiling is not None:

@@ -97,8 +97,8 @@ class NegativesCallback(TrainerCallback):
             )
         if description["weights"] != weights_fingerprint(self.loss.targets.model):
             raise ValueError(
-                f"the state in {folder} belongs to other weights than the model has now: resume with the weights of the "
-                "same checkpoint, or start anew"
+                f"the state in {folder} belongs to other weights than the model has now: resume with the weights of "
+                "the same checkpoint, or start anew"
             )
         source.load_state(folder)
         self.loss.cost.load_state_dict(description["cost"])

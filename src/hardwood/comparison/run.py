@@ -47,6 +47,30 @@ def compare(
         RuntimeError: a run failed; its own message has been shown.
     """
     planned = plan_runs(base, sources, num_seeds)
+    return run_all(planned, base.output, settings=dataclasses.asdict(base), split=split, announce=announce)
+
+
+def run_all(
+    planned: Sequence[PlannedRun],
+    output: str | Path,
+    *,
+    settings: dict[str, Any],
+    split: str = "test",
+    announce: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Do the runs of a plan, whatever they compare, and report as `compare` does.
+
+    Args:
+        planned: runs, each with a folder of its own; those of one name and budget make a row.
+        output: folder of the report.
+        settings: what the runs share, to be noted in the report.
+        split: as in `compare`.
+        announce: as in `compare`.
+
+    Raises:
+        ValueError: as in `compare`.
+        RuntimeError: as in `compare`.
+    """
     records = []
     for number, run in enumerate(planned, start=1):
         done = _finished_metrics(run)
@@ -63,13 +87,8 @@ def compare(
                 "metrics": metrics,
             }
         )
-    report: dict[str, Any] = {
-        "settings": dataclasses.asdict(base),
-        "versions": versions(),
-        "summary": summarize(records),
-        "runs": records,
-    }
-    output = Path(base.output)
+    report = {"settings": settings, "versions": versions(), "summary": summarize(records), "runs": records}
+    output = Path(output)
     with written_whole(output / "comparison.md") as temporary:
         temporary.write_text(markdown_table(report["summary"], split) + "\n", encoding="utf-8")
     comparison_figure(report["summary"], split, output / "comparison.png")

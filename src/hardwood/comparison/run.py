@@ -87,7 +87,12 @@ def run_all(
                 "metrics": metrics,
             }
         )
-    report = {"settings": settings, "versions": versions(), "summary": summarize(records), "runs": records}
+    report: dict[str, Any] = {
+        "settings": settings,
+        "versions": versions(),
+        "summary": summarize(records),
+        "runs": records,
+    }
     output = Path(output)
     with written_whole(output / "comparison.md") as temporary:
         temporary.write_text(markdown_table(report["summary"], split) + "\n", encoding="utf-8")

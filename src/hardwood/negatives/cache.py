@@ -87,15 +87,15 @@ class CacheNegatives(NegativeSource):
                 ceiling=request.ceiling,
                 generator=torch.Generator(device=index.vectors.device).manual_seed(request.seed),
             )
-            rows = torch.from_numpy(self._row_of_slot).to(slots.device)
-            ids = torch.where(slots >= 0, rows[slots.clamp(min=0)], slots)
+            drawn = slots.cpu().numpy()
+            ids = torch.from_numpy(np.where(drawn >= 0, self._row_of_slot[drawn], drawn)).to(slots.device)
             log_share = float(np.log(len(self._row_of_slot) / len(self._slot_of_row)))
             return Draw.plain(ids, log_q, log_mass - log_share, log_share)
 
     def log_proposal(self, request: Request, draw: Draw, ids: Tensor) -> Tensor:
         with self.cost.timed("sample"):
             index = self._filled()
-            slots = torch.from_numpy(self._slot_of_row).to(ids.device)[ids]
+            slots = torch.from_numpy(self._slot_of_row[ids.cpu().numpy()]).to(ids.device)
             scores = index.scores(request.queries, slots.clamp(min=0), request.scale)
             # The mass in the cache normalises its draws, not the estimate for the corpus.
             log_q = masked_log_proposal(scores, draw.log_z + draw.log_share, request, ids)

@@ -23,6 +23,13 @@ class UniformNegatives(NegativeSource):
     name: ClassVar[str] = "uniform"
 
     def sample(self, request: Request) -> Draw:
+        with self.cost.timed("sample"):
+            return self._sample(request)
+
+    def log_proposal(self, request: Request, draw: Draw, ids: Tensor) -> Tensor:
+        return self._log_q(request, draw.log_z, ids)
+
+    def _sample(self, request: Request) -> Draw:
         device = request.queries.device
         allowed = self._attached().num_targets - request.exclude.counts
         log_z = torch.from_numpy(allowed).to(device).double().log().float()
@@ -36,9 +43,6 @@ class UniformNegatives(NegativeSource):
         ids[allowed == 0] = NO_TARGET
         log_q = torch.where(torch.isinf(log_z), -torch.inf, -log_z)[:, None].expand(-1, request.num_negatives)
         return Draw.plain(torch.from_numpy(ids).to(device), log_q, log_z)
-
-    def log_proposal(self, request: Request, draw: Draw, ids: Tensor) -> Tensor:
-        return self._log_q(request, draw.log_z, ids)
 
     @staticmethod
     def _log_q(request: Request, log_z: Tensor, ids: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ _LAZY: dict[str, str] = {
     "Hits": "hardwood.tree",
     "LogPartition": "hardwood.tree",
     "TargetIndex": "hardwood.tree",
+    "warmup": "hardwood.tree",
 }
 
 __all__ = ["DataError", "__version__", *_LAZY]

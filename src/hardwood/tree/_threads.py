@@ -57,7 +57,8 @@ def split_work(task: Callable[[int, int], object], size: int, threads: int, leas
 
 
 class ReadWriteLock:
-    """Any number of readers, or one writer; made anew in a forked child, where the parent's holders do not exist."""
+    """Any number of readers, or one writer, who goes first when waiting; made anew in a forked child, where the parent's holders do not
+    exist. A thread must not ask twice."""
 
     def __init__(self) -> None:
         self._reset()
@@ -67,6 +68,7 @@ class ReadWriteLock:
         self._condition = threading.Condition()
         self._readers = 0
         self._writing = False
+        self._waiting = 0
 
     def _mine(self) -> threading.Condition:
         if self._pid != os.getpid():
@@ -78,7 +80,7 @@ class ReadWriteLock:
         """Held while arrays are read."""
         condition = self._mine()
         with condition:
-            while self._writing:
+            while self._writing or self._waiting:
                 condition.wait()
             self._readers += 1
         try:
@@ -93,9 +95,13 @@ class ReadWriteLock:
         """Held while arrays change: alone."""
         condition = self._mine()
         with condition:
-            while self._writing or self._readers:
-                condition.wait()
-            self._writing = True
+            self._waiting += 1
+            try:
+                while self._writing or self._readers:
+                    condition.wait()
+                self._writing = True
+            finally:
+                self._waiting -= 1
         try:
             yield
         finally:

@@ -38,6 +38,15 @@ class TargetIndex:
         self._tree, self._metric = tree, metric
         self._threads = default_threads() if threads is None else _inputs.count(threads, "threads")
         self._lock = ReadWriteLock()
+        self._loaded: tuple[Path, dict[str, Any]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # For `spawn` workers only: arrays travel, locks and file names do not.
+        return {"_tree": self._tree, "_metric": self._metric, "_threads": self._threads}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock, self._loaded = ReadWriteLock(), None
 
     @classmethod
     def build(
@@ -441,15 +450,58 @@ class TargetIndex:
             return stats(self._tree)
 
     def check(self) -> None:
-        """Verify every invariant of the tree, and the checksums of the files it was loaded from.
+        """Verify every invariant of the tree and, if it was loaded and the folder is still the same, the checksum of its vectors.
 
         Raises:
             RuntimeError: naming what is not as it must be.
+            DataError: for a file that is damaged.
         """
         from hardwood.tree._check import check
 
         with self._lock.reading():
             check(self._tree)
+            if self._loaded is not None:
+                from hardwood.tree._storage import VECTORS, still, verify
+
+                folder, manifest = self._loaded
+                if still(folder, manifest):
+                    verify(folder, VECTORS, manifest["files"])
+
+    def save(self, folder: str | Path) -> None:
+        """Write the index to a folder, in place of an index that is there: safetensors files and a JSON manifest with checksums.
+
+        Written beside its destination and renamed, so that a crash leaves the old index or the new one.
+
+        Raises:
+            DataError: if something that is not an index is there.
+        """
+        from hardwood.tree._storage import save
+
+        with self._lock.reading():
+            save(self._tree, self._metric, Path(folder))
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, *, mmap: bool = True, verify: bool = False, threads: int | None = None
+    ) -> TargetIndex:
+        """Read an index back.
+
+        Args:
+            folder: what `save` wrote.
+            mmap: map the vectors instead of reading them: instant, and pages come as they are needed. Changes stay in memory (copy on write);
+                the folder changes only by `save`.
+            verify: also check the vectors against their checksum (reads all of them); the rest is always checked. `check` does it too.
+            threads: as in `build`.
+
+        Raises:
+            DataError: if the folder is missing, foreign, of another version, cut short or damaged; it names the file.
+        """
+        from hardwood.tree._storage import load
+
+        tree, metric, manifest = load(Path(folder), mmap, verify)
+        index = cls(tree, metric, threads)
+        index._loaded = (Path(folder).absolute(), manifest)
+        return index
 
     # Inside
 

@@ -1,0 +1,31 @@
+"""All kernels compiled ahead, so that no training step waits for the compiler."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+
+def warmup() -> float:
+    """Compile every kernel of the tree, for both dtypes, and return the seconds it took.
+
+    The machine code is kept on disk (Numba's cache: beside the package, or in the user's cache folder), so that later processes only load it;
+    where neither can be written, call this once in each process, and in a DataLoader before its workers are forked.
+    """
+    from hardwood.tree.index import TargetIndex
+
+    start = time.perf_counter()
+    y = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    for dtype in ("float32", "bfloat16"):
+        index = TargetIndex.build(y, dtype=dtype, leaf_size=2, threads=1, progress=False)
+        for options in ({}, {"replace": False}, {"exact": True}):
+            index.sample(y[:2], 2, probes=1, exclude=[[1], []], seed=0, **options)  # type: ignore[arg-type]
+        index.search(y[:2], 2, probes=1)
+        index.log_partition(y[:2], 1.0)
+        index.expectation(y[:2], 1.0, probes=1)
+        index.log_proposal(y[:2], [3, 4], probes=1)
+        index.update(np.arange(20), y[20:])
+        index.add([50], y[:1])
+        index.remove([50])
+    return time.perf_counter() - start

@@ -1,0 +1,251 @@
+"""Each kernel beside its naive twin."""
+
+from __future__ import annotations
+
+import naive
+import numpy as np
+import pytest
+from scipy import stats
+
+from hardwood import TargetIndex, warmup
+from hardwood.tree import _bounds, _build, _cluster, _numeric, _sample, _search, _statistics, _update
+from hardwood.tree._ids import IdMap
+from hardwood.tree._numeric import jit
+
+
+@jit
+def many_exp(x, out):
+    for i in range(x.shape[0]):
+        out[i] = _numeric.exp32(x[i])
+
+
+@jit
+def many_dots(x, rows, out):
+    for i in range(rows.shape[0]):
+        out[i] = _numeric.dot(x, rows, i)
+
+
+@jit
+def many_uniform(key, out):
+    for i in range(out.shape[0]):
+        out[i] = _numeric.uniform(key, i)
+
+
+def test_exp32():
+    x = np.concatenate([np.linspace(-87, 88, 100_001), [-87.5, -1e9, -np.inf, 0.0]]).astype(np.float32)
+    out = np.empty_like(x)
+    many_exp(x, out)
+    truth = np.exp(x.astype(np.float64))
+    np.testing.assert_allclose(out[:-4], truth[:-4], rtol=3e-7)
+    np.testing.assert_array_equal(out[-4:], [0, 0, 0, 1])
+
+
+@pytest.mark.parametrize("d", [1, 2, 5, 7, 13, 40, 100, 4096])
+@pytest.mark.parametrize("kind", [np.float32, np.uint16])
+def test_dot_errs_less_than_promised(d, kind):
+    rng = np.random.default_rng(d)
+    y = _build.encode(rng.normal(size=(50, d)).astype(np.float32), np.dtype(kind))
+    x = np.empty(d, np.float32)
+    raw = rng.normal(size=d).astype(np.float32) * np.float32(1e20)
+    norm = _numeric.unit(raw, x)
+    exact = raw.astype(np.float64)
+    np.testing.assert_allclose(norm, np.linalg.norm(exact), rtol=1e-12)
+    out = np.empty(50, np.float32)
+    many_dots(x, y, out)
+    true = _build.decoded(y).astype(np.float64)
+    error = np.abs(out - true @ (exact / np.linalg.norm(exact)))
+    assert (error <= _bounds.rounding(d) * np.linalg.norm(true, axis=1)).all()
+
+
+def test_bfloat16_goes_to_the_nearest_even():
+    values = np.random.default_rng(0).normal(size=(1, 10_000)).astype(np.float32)
+    stored = _build.decoded(_build.encode(values, np.dtype(np.uint16)))
+    assert (np.abs(stored - values) <= np.abs(values) * 2.0**-8).all()
+    again = _build.encode(stored, np.dtype(np.uint16))
+    np.testing.assert_array_equal(_build.decoded(again), stored)
+    half = np.array([[1 + 2.0**-8, 1 + 3 * 2.0**-8]], np.float32)  # ties
+    np.testing.assert_array_equal(_build.decoded(_build.encode(half, np.dtype(np.uint16))), [[1.0, 1 + 2.0**-6]])
+
+
+def test_uniforms_are_uniform_and_independent():
+    """Kolmogorov-Smirnov and lag correlations over 10^5 numbers, for neighbouring keys too: ten tests at a false-alarm rate of 1e-4 each."""
+    streams = np.empty((5, 100_000))
+    for key in range(5):
+        many_uniform(np.uint64(key), streams[key])
+        assert stats.kstest(streams[key], "uniform").pvalue > 1e-4
+    assert ((streams > 0) & (streams < 1)).all()
+    for a, b in ((streams[0][1:], streams[0][:-1]), (streams[0], streams[1]), (streams[1], streams[2]), (streams[0][3:], streams[0][:-3])):
+        assert stats.pearsonr(a, b).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 1000])
+def test_select_largest(n):
+    rng = np.random.default_rng(n)
+    for values in (rng.normal(size=n), rng.integers(0, 3, n).astype(float), np.zeros(n), np.where(rng.random(n) < 0.5, -np.inf, 1.0)):
+        for k in {0, 1, n // 3, n - 1, n}:
+            order = rng.permutation(n)
+            _numeric.select_largest(values, order, n, k)
+            assert sorted(order) == list(range(n))
+            np.testing.assert_array_equal(np.sort(values[order[:k]]), np.sort(values)[n - k :])
+
+
+def test_truncated_gumbels_have_their_maximum_and_distribution():
+    """Null: with the maximum drawn from its own law, each of the truncated variates is a Gumbel again (Kolmogorov-Smirnov, alarm 1e-4)."""
+    rng = np.random.default_rng(0)
+    location = np.log(np.array([0.5, 0.3, 0.15, 0.05]))
+    out = np.empty((20_000, 4))
+    for i in range(len(out)):
+        roof = rng.gumbel()
+        out[i] = location + rng.gumbel(size=4)
+        _sample.truncated(out[i], 4, roof)
+        assert out[i].max() == roof
+    for j in range(4):
+        assert stats.kstest(out[:, j] - location[j], stats.gumbel_r.cdf).pvalue > 1e-4
+    assert stats.pearsonr(out[:, 0], out[:, 1]).pvalue > 1e-4
+
+
+def test_heap():
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 50, 300).astype(float)
+    keys, items = np.empty(300), np.empty(300, np.int64)
+    for n, value in enumerate(values):
+        _sample.push(keys, items, n, value, n)
+    out = []
+    for n in range(300, 0, -1):
+        assert values[items[0]] == keys[0]
+        out.append(keys[0])
+        _sample.pop(keys, items, n)
+    assert out == sorted(values.tolist(), reverse=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_leaf_and_group_statistics(dtype):
+    y = naive.clusters(700, 9)
+    nodes = TargetIndex.build(y, dtype=dtype, leaf_size=8, progress=False)._tree.nodes
+    groups: dict[int, list] = {}
+    for leaf in range(len(nodes.leaf_count)):
+        start = nodes.leaf_start[leaf]
+        block = _build.decoded(nodes.rows[start : start + nodes.leaf_count[leaf]]).astype(np.float64)
+        groups.setdefault(int(nodes.leaf_group[leaf]), []).append(block)
+        assert_node(nodes.leaf_count[leaf], nodes.leaf_mean[leaf], nodes.leaf_stats[leaf], block, exact=True)
+    for group, blocks in groups.items():
+        assert_node(
+            nodes.group_count[group], nodes.group_mean[group], nodes.group_stats[group], np.concatenate(blocks), exact=False
+        )
+
+
+def assert_node(count, mean, node, block, exact):
+    assert count == len(block)
+    np.testing.assert_allclose(mean, block.mean(axis=0), atol=1e-6)
+    far = np.linalg.norm(block - mean.astype(np.float64), axis=1)
+    assert node[_bounds.RADIUS] >= far.max()
+    assert node[_bounds.REACH] >= np.linalg.norm(block, axis=1).max()
+    np.testing.assert_allclose(node[_bounds.SPREAD], (far**2).mean(), rtol=1e-5, atol=1e-12)
+    if exact:
+        np.testing.assert_allclose(node[_bounds.RADIUS], far.max(), rtol=1e-9, atol=1e-30)
+
+
+def test_pooled_shape_is_the_covariance_for_large_samples():
+    rng = np.random.default_rng(0)
+    widths = np.linspace(0.1, 2, 80)
+    z = rng.normal(size=(60_000, 80)) * widths
+    shape, even = _statistics.pooled_shape(z)
+    for _ in range(5):
+        x = rng.normal(size=80)
+        x /= np.linalg.norm(x)
+        want = (x**2 * widths**2).sum() / (widths**2).sum()
+        got = even * (x @ x) + ((shape.astype(np.float64) @ x) ** 2).sum()
+        np.testing.assert_allclose(got, want, rtol=0.03)
+    zero_shape, zero_even = _statistics.pooled_shape(np.zeros((10, 4)))
+    assert zero_even == 0.25
+    assert not zero_shape.any()
+    wide = _statistics.pooled_shape(rng.normal(size=(20, 300)))[0]
+    assert wide.shape[1] == 300
+
+
+def test_nearest_leaf():
+    y = naive.clusters(700, 9)
+    index = TargetIndex.build(y, leaf_size=8, progress=False)
+    tree, nodes = index._tree, index._tree.nodes
+    points = naive.clusters(200, 9, seed=4)
+    half = [0.5 * np.einsum("ij,ij->i", m, m, dtype=np.float64) for m in (nodes.leaf_mean, nodes.group_mean)]
+    none, got = np.full(200, -1, np.int64), np.empty(200, np.int64)
+    _update.nearest_leaf(nodes, points, *half, none, 10**3, 0.9, 0, 200, got)
+    gaps = ((points[:, None].astype(np.float64) - nodes.leaf_mean[None]) ** 2).sum(axis=2)
+    np.testing.assert_allclose(gaps[np.arange(200), got], gaps.min(axis=1), atol=1e-6)
+    current = np.random.default_rng(0).integers(0, len(nodes.leaf_count), 200)
+    current[:100] = np.argsort(gaps[:100], axis=1)[:, 1]
+    _update.nearest_leaf(nodes, points, *half, current, 10**3, 0.9, 0, 200, got)
+    pays = gaps.min(axis=1) <= 0.9 * gaps[np.arange(200), current]
+    assert 0 < pays[:100].sum() < 100
+    np.testing.assert_array_equal(got[~pays], current[~pays])
+    np.testing.assert_allclose(gaps[np.arange(200), got][pays], gaps.min(axis=1)[pays], atol=1e-6)
+    assert tree.place(points, None, 1).shape == (200,)
+
+
+@pytest.mark.parametrize("limit", [1, 4, 16])
+def test_clusters_are_of_bounded_size(limit):
+    rng = np.random.default_rng(0)
+    for points in (rng.normal(size=(300, 3)), np.zeros((300, 3)), np.repeat(rng.normal(size=(3, 3)), 100, axis=0)):
+        points = points.astype(np.float32)
+        labels = _cluster.subtree(points, limit, 3, rng)
+        counts = np.bincount(labels)
+        assert counts.max() <= 2 * limit
+        assert counts.min() > 0
+
+
+def test_ids():
+    rng = np.random.default_rng(0)
+    for pool in (np.arange(3000), rng.integers(-(2**62), 2**62, 3000)):
+        names = rng.permutation(pool)
+        book = IdMap(names[:1000], np.arange(1000))
+        truth = {int(name): row for row, name in enumerate(names[:1000])}
+        fresh = 1000
+        for _ in range(40):
+            gone = rng.choice(list(truth), size=10, replace=False)
+            book.remove(gone)
+            for name in gone.tolist():
+                del truth[name]
+            new = names[fresh : fresh + 25]
+            fresh += 25
+            book.insert(new, new % 97)
+            truth.update({int(name): int(name % 97) for name in new})
+            moved = rng.choice(list(truth), size=10, replace=False)
+            book.place(moved, np.arange(10))
+            truth.update(zip(moved.tolist(), range(10), strict=True))
+            assert len(book) == len(truth)
+            np.testing.assert_array_equal(book.find(pool), [truth.get(int(name), -1) for name in pool])
+            np.testing.assert_array_equal(book.all(), sorted(truth))
+    small = IdMap(np.arange(10), np.arange(10))
+    small.insert(np.array([10**15, -5]), np.array([70, 71]))  # no longer dense
+    np.testing.assert_array_equal(small.find(np.array([3, 10**15, -5, 11, -1])), [3, 70, 71, -1, -1])
+
+
+def test_only_the_agreed_fastmath_flags():
+    assert _numeric.FASTMATH == {"nsz", "arcp", "contract", "afn", "reassoc"}
+    for module in (_numeric, _sample, _search, _update, _statistics):
+        for name, item in vars(module).items():
+            if hasattr(item, "targetoptions"):
+                assert item.targetoptions["fastmath"] == set(_numeric.FASTMATH), name
+                assert not item.targetoptions.get("parallel"), name
+
+
+def test_warmup_compiles_everything(monkeypatch):
+    """After it, sampling at the user's sizes compiles nothing: no kernel gains a signature."""
+    assert warmup() < 300
+    kernels = [k for m in (_sample, _search, _update, _statistics, _numeric) for k in vars(m).values() if hasattr(k, "signatures")]
+    before = [len(k.signatures) for k in kernels]
+    y = naive.clusters(300, 8)
+    for dtype in ("float32", "bfloat16"):
+        index = TargetIndex.build(y, dtype=dtype, leaf_size=8, threads=2, progress=False)
+        index.sample(y, 5, replace=False, exclude=[[1]] * 300)
+        index.sample(y, 5)
+        index.sample(y[:3], 5, exact=True)
+        index.search(y, 5)
+        index.expectation(y, 20.0)
+        index.log_partition(y, 20.0, tolerance=0.1)
+        index.log_proposal(y, np.arange(20))
+        index.update(np.arange(50), y[50:100])
+        index.add([1000], y[:1])
+        index.repair()
+    assert before == [len(k.signatures) for k in kernels]

@@ -189,3 +189,18 @@ def test_errors_say_what_to_do(
     assert "error:" in result.output
     assert message in " ".join(result.output.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_options_of_a_source_by_name() -> None:
+    from hardwood.cli.train import _named_values
+
+    assert _named_values(["write_back=false", "probes=64", "drift=linear", "refresh_every=null"]) == {
+        "write_back": False,
+        "probes": 64,
+        "drift": "linear",
+        "refresh_every": None,
+    }
+    for word in ("probes", "=3"):
+        result = CliRunner().invoke(app, ["train", "d", "--output", "o", "--source-option", word])
+        assert result.exit_code == 2
+        assert "--source-option takes NAME=VALUE" in " ".join(result.output.split())

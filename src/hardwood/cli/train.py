@@ -30,6 +30,13 @@ StartStep = Annotated[
 ]
 CacheSize = Annotated[int | None, typer.Option(help="Targets in the cache.", rich_help_panel=_NEGATIVES)]
 RefreshSize = Annotated[int | None, typer.Option(help="Targets renewed a step in it.", rich_help_panel=_NEGATIVES)]
+SourceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Any other option of the source, as NAME=VALUE, such as write_back=false; repeatable.",
+        rich_help_panel=_NEGATIVES,
+    ),
+]
 Margin = Annotated[
     float | None,
     typer.Option(help="Drop negatives above the positive's similarity less this.", rich_help_panel=_NEGATIVES),
@@ -78,13 +85,16 @@ def train(
     output: Output = None,
     negatives: Annotated[
         str | None,
-        typer.Option(help="in-batch, uniform, static, periodic, cache or exact. [exact]", rich_help_panel=_NEGATIVES),
+        typer.Option(
+            help="in-batch, uniform, static, periodic, cache, exact or dynamic. [exact]", rich_help_panel=_NEGATIVES
+        ),
     ] = None,
     num_negatives: NumNegatives = None,
     refresh_every: RefreshEvery = None,
     start_step: StartStep = None,
     cache_size: CacheSize = None,
     refresh_size: RefreshSize = None,
+    source_option: SourceOption = None,
     margin: Margin = None,
     relative_margin: RelativeMargin = None,
     weighting: Weighting = None,
@@ -195,10 +205,24 @@ def _run_config(options: dict[str, Any]) -> Any:
     source_options = {
         name: given.pop(name) for name in ("refresh_every", "start_step", "cache_size", "refresh_size") if name in given
     }
+    source_options |= _named_values(given.pop("source_option", []))
     # Another source than the run file's does not inherit its options.
     same_source = given.get("negatives", settings.get("negatives")) == settings.get("negatives")
     inherited = settings.get("negatives_options", {}) if same_source else {}
     return RunConfig.from_mapping({**settings, **given, "negatives_options": {**inherited, **source_options}})
+
+
+def _named_values(words: list[str]) -> dict[str, Any]:
+    """``["write_back=false", "probes=64"]`` as a mapping; values are YAML, as in a run file."""
+    import yaml
+
+    named = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--source-option takes NAME=VALUE, such as write_back=false, got {word!r}")
+        named[name] = yaml.safe_load(value)
+    return named
 
 
 def _prepare_output(output: Path, overwrite: bool) -> None:

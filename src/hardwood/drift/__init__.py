@@ -1,0 +1,21 @@
+"""Where everybody has gone, from where a few have: models of how a training encoder moves its encodings.
+
+Knows arrays: the stored and the fresh encodings of some landmarks, the stored ones of all others. Must not know texts,
+models that encode, trees, or training.
+"""
+
+from hardwood.drift.base import DriftModel, StaleDrift
+from hardwood.drift.corrector import CorrectorDrift
+from hardwood.drift.kernel import NystromDrift
+from hardwood.drift.linear import LinearDrift
+from hardwood.drift.registry import DRIFT_MODELS, make_drift
+
+__all__ = [
+    "DRIFT_MODELS",
+    "CorrectorDrift",
+    "DriftModel",
+    "LinearDrift",
+    "NystromDrift",
+    "StaleDrift",
+    "make_drift",
+]

@@ -140,6 +140,16 @@ def test_a_resumed_run_ends_like_an_unbroken_one(
     assert resumed.metrics["cost"]["targets_reencoded"] == whole["cost"]["targets_reencoded"]
 
 
+def test_resuming_passes_over_a_checkpoint_that_was_not_finished(tmp_path: Path) -> None:
+    from hardwood.training.run import _newest_checkpoint
+
+    for step in (5, 10):
+        (tmp_path / f"checkpoints/checkpoint-{step}/hardwood").mkdir(parents=True)
+        (tmp_path / f"checkpoints/checkpoint-{step}/trainer_state.json").touch()
+    (tmp_path / "checkpoints/checkpoint-5/hardwood/source.json").touch()
+    assert _newest_checkpoint(tmp_path).name == "checkpoint-5"
+
+
 def test_resuming_with_another_source_is_an_error(dataset: RetrievalDataset, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to resume: no checkpoint"):
         train(config(tmp_path / "run"), resume=True, quiet=True, dataset=dataset)

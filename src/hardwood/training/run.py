@@ -14,7 +14,7 @@ from hardwood.data import RetrievalDataset
 from hardwood.encoders import document_prompt, has_router, load_encoder, query_prompt
 from hardwood.evaluation import evaluate
 from hardwood.negatives.cost import reset_peaks
-from hardwood.training.callback import NegativesCallback
+from hardwood.training.callback import STATE_FOLDER, NegativesCallback
 from hardwood.training.config import RunConfig
 from hardwood.training.evaluator import RetrievalEvaluator
 from hardwood.training.figure import training_curve
@@ -189,7 +189,8 @@ def _evaluation_splits(config: RunConfig, data: RetrievalDataset) -> list[str]:
 
 
 def _newest_checkpoint(output: Path) -> Path:
-    found = [path for path in (output / CHECKPOINTS).glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    # The source's state is written last: without it a checkpoint is half one.
+    found = [path.parent.parent for path in (output / CHECKPOINTS).glob(f"checkpoint-*/{STATE_FOLDER}/source.json")]
     if not found:
         raise ValueError(f"nothing to resume: no checkpoint in {output / CHECKPOINTS} (train with --save-every)")
     return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]))

@@ -118,6 +118,8 @@ def train(
     from hardwood.cli.evaluate import print_measures
     from hardwood.training import train as train_run
 
+    if run_flags["resume"] and run_flags["overwrite"]:
+        raise ValueError("--resume goes on with what the folder holds, --overwrite removes it: give one of them")
     _prepare_output(Path(run_config.output), run_flags["overwrite"])
     result = train_run(run_config, resume=run_flags["resume"], quiet=quiet)
     if not quiet:

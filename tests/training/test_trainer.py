@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sentence_transformers import (
@@ -15,9 +16,10 @@ from sentence_transformers import (
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hardwood.data import RetrievalDataset
+from hardwood.encoders import separate_towers
 from hardwood.evaluation import evaluate
 from hardwood.negatives import SOURCES, make_source
 from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RunConfig, train
@@ -221,6 +223,7 @@ def test_a_last_batch_of_any_size_and_bfloat16(
         tmp_path,
         [NegativesCallback(loss)],
         bf16=True,
+        prompts={"anchor": model.prompts["query"], "positive": model.prompts["document"]},
         per_device_train_batch_size=59,  # 60 pairs: the second batch is one pair
         learning_rate=1e-3,
     )
@@ -248,6 +251,29 @@ def test_separate_towers_and_prompts(
     assert evaluate(reloaded, dataset, "dev") == result.metrics["dev"]
     if encoder == "transformer":
         assert reloaded.prompts["query"] == "find: "
+
+
+def test_what_is_measured_is_what_is_saved(dataset: RetrievalDataset, transformer_folder: Path, tmp_path: Path) -> None:
+    settings = config(tmp_path / "run", encoder=str(transformer_folder), steps=2, precision="bfloat16")
+    result = train(settings, quiet=True, dataset=dataset)
+    saved = SentenceTransformer(str(tmp_path / "run" / "model"), device="cpu")
+    assert np.array_equal(result.model.encode(["big heart"]), saved.encode(["big heart"]))
+
+
+def test_prompts_that_the_trainer_does_not_know_are_warned_of(make_static: Callable, dataset: RetrievalDataset) -> None:
+    model = make_static()
+    model.prompts = {"query": "find: ", "document": "text: "}
+    arguments = SentenceTransformerTrainingArguments(output_dir="never written", report_to="none", use_cpu=True)
+    callback = NegativesCallback(CorpusSoftmaxLoss(model, dataset, "uniform"))
+    with pytest.warns(UserWarning, match=r"puts 'text: ' before targets.*trainer has no prompts"):
+        callback.on_train_begin(arguments, TrainerState(), TrainerControl())
+
+
+def test_separate_towers_keep_the_prompts(make_static: Callable) -> None:
+    model = make_static()
+    model.prompts, model.default_prompt_name = {"plain": "text: "}, "plain"
+    towers = separate_towers(model)
+    assert (towers.prompts["plain"], towers.default_prompt_name) == ("text: ", "plain")
 
 
 def test_the_curve_follows_dev(dataset: RetrievalDataset, tmp_path: Path) -> None:

@@ -91,6 +91,8 @@ def train(
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.perf_counter() - began
 
+    # The trainer leaves its autocast around the model's forward: measure what is saved, as it will be loaded.
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     metrics: dict[str, Any] = {name: evaluate(model, data, split=name, progress=not quiet) for name in splits}
     metrics["cost"] = loss.cost.report()
     metrics["training"] = {"steps": trainer.state.global_step, "seconds": round(seconds, 3)}

@@ -94,7 +94,7 @@ class CorpusSoftmaxLoss(nn.Module):
         self.source = make_source(negatives) if isinstance(negatives, str) else negatives
         self.targets = CorpusTargets(model, dataset.corpus, self.cost, similarity=self.similarity)
         self.source.attach(self.targets, self.cost)
-        self._target_prompt = document_prompt(model) if target_prompt is None else target_prompt
+        self.target_prompt = document_prompt(model) if target_prompt is None else target_prompt
         self._target_task = "document" if has_router(model) else None
         self._known = dataset.known_positives(split)
         self._known_in_evaluation = _all_positives(dataset)
@@ -218,7 +218,7 @@ class CorpusSoftmaxLoss(nn.Module):
     def _features_of(self, rows: Tensor, device: torch.device) -> Features:
         texts = self.targets.corpus.texts(rows.cpu().numpy())
         options = {} if self._target_task is None else {"task": self._target_task}
-        return to_device({**self.model.preprocess(texts, prompt=self._target_prompt, **options), **options}, device)
+        return to_device({**self.model.preprocess(texts, prompt=self.target_prompt, **options), **options}, device)
 
     def _embed(self, features: Features) -> Tensor:
         embeddings = self.model(dict(features))["sentence_embedding"]  # a copy: modules write into what they are given

@@ -114,6 +114,8 @@ def test_resume_and_overwrite(dataset_folder: Path, tmp_path: Path) -> None:
     assert "is not empty" in hardwood(*arguments, "--steps", 6, expect=2)
     hardwood(*arguments, "--steps", 9, "--resume")
     assert json.loads((run / "metrics.json").read_text())["training"]["steps"] == 9
+    assert "give one of them" in hardwood(*arguments, "--steps", 9, "--resume", "--overwrite", expect=2)
+    assert (run / "metrics.json").exists()
     hardwood(*arguments, "--steps", 6, "--overwrite")
     assert json.loads((run / "metrics.json").read_text())["training"]["steps"] == 6
     (tmp_path / "thesis").mkdir()

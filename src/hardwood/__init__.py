@@ -19,6 +19,7 @@ _LAZY: dict[str, str] = {
     "RetrievalDataset": "hardwood.data",
     "RetrievalEvaluator": "hardwood.training",
     "RunConfig": "hardwood.training",
+    "encoder_arguments": "hardwood.training",
     "evaluate": "hardwood.evaluation",
     "load_encoder": "hardwood.encoders",
     "mine": "hardwood.mining",

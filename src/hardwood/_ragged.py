@@ -54,7 +54,8 @@ class RaggedRows:
     def take(self, rows: ArrayLike) -> RaggedRows:
         """The given rows, in the given order (repeats allowed), as a new object."""
         row_array = np.asarray(rows, dtype=np.int64)
-        starts, counts = self.offsets[row_array], self.counts[row_array]
+        starts = self.offsets[row_array]
+        counts = self.offsets[row_array + 1] - starts  # not self.counts: that is one number a row of the whole
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
         return RaggedRows(offsets, self.values[positions])

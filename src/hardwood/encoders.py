@@ -120,6 +120,7 @@ def separate_towers(model: SentenceTransformer) -> SentenceTransformer:
     return SentenceTransformer(
         modules=[router],
         prompts=dict(model.prompts),
+        default_prompt_name=model.default_prompt_name,
         similarity_fn_name=model.similarity_fn_name,
         device=str(model.device),
     )

@@ -246,3 +246,15 @@ def test_seen_mask_is_that_of_a_loop() -> None:
     assert seen_mask(rows, ids).tolist() == expected
     assert seen_mask(rows, ids[:0]).shape == (4, 0)
     assert not seen_mask(RaggedRows.empty(4), ids).any()
+
+
+@pytest.mark.parametrize("name", ["exact", "cache"])
+def test_autocast_does_not_round_the_scores(name: str, attached: Attached, request_for: RequestFor) -> None:
+    source, request = attached(name), request_for(scale=30.0)
+    plain = source.sample(request)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = source.sample(request)
+        proposal = source.log_proposal(request, cast, torch.arange(NUM_TARGETS))
+    torch.testing.assert_close(cast.log_z, plain.log_z)
+    torch.testing.assert_close(cast.log_q, plain.log_q)
+    torch.testing.assert_close(proposal, source.log_proposal(request, plain, torch.arange(NUM_TARGETS)))

@@ -249,3 +249,16 @@ def test_a_diverged_encoder_is_named(make_static: Callable, dataset: RetrievalDa
         model[0].embedding.weight.fill_(np.nan)
     with pytest.raises(ValueError, match=r"c0|finite"):
         loss.begin_step(0)
+
+
+def test_truncated_and_half_precision_encoders(make_static: Callable, dataset: RetrievalDataset) -> None:
+    for change in ("truncate", "half"):
+        model = make_static()
+        if change == "truncate":
+            model.truncate_dim = 8
+        else:
+            model.bfloat16()
+        loss = CorpusSoftmaxLoss(model, dataset, make_source("exact", start_step=0))
+        components = loss(*batch_of(model, dataset, range(6)))
+        assert components["log_partition"].dtype == torch.float32
+        assert loss.targets.dimension == (8 if change == "truncate" else 16)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sentence_transformers import (
@@ -16,9 +17,10 @@ from sentence_transformers import (
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hardwood.data import RetrievalDataset
+from hardwood.encoders import separate_towers
 from hardwood.evaluation import evaluate
 from hardwood.negatives import SOURCES, make_source
 from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RunConfig, train
@@ -152,15 +154,53 @@ def test_a_resumed_run_ends_like_an_unbroken_one(
     assert resumed.metrics["cost"]["targets_reencoded"] == whole["cost"]["targets_reencoded"]
 
 
+def test_resuming_passes_over_a_checkpoint_that_was_not_finished(tmp_path: Path) -> None:
+    from hardwood.training.run import _newest_checkpoint
+
+    for step in (5, 10):
+        (tmp_path / f"checkpoints/checkpoint-{step}/hardwood").mkdir(parents=True)
+        (tmp_path / f"checkpoints/checkpoint-{step}/trainer_state.json").touch()
+    (tmp_path / "checkpoints/checkpoint-5/hardwood/source.json").touch()
+    assert _newest_checkpoint(tmp_path).name == "checkpoint-5"
+
+
 def test_resuming_with_another_source_is_an_error(dataset: RetrievalDataset, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to resume: no checkpoint"):
         train(config(tmp_path / "run"), resume=True, quiet=True, dataset=dataset)
     train(config(tmp_path / "run", save_every=5), quiet=True, dataset=dataset)
     other = config(tmp_path / "run", negatives="uniform", negatives_options={}, steps=20)
-    with pytest.raises(ValueError, match="trained with 'exact' negatives, this run asks for 'uniform'"):
+    with pytest.raises(ValueError, match=r"started with other settings \(negatives, negatives_options\)"):
         train(other, resume=True, quiet=True, dataset=dataset)
     with pytest.raises(ValueError, match=r"output folder .* is not empty"):
         train(config(tmp_path / "run"), quiet=True, dataset=dataset)
+
+
+def test_a_checkpoint_of_another_source_is_an_error(
+    make_static: Callable, dataset: RetrievalDataset, tmp_path: Path
+) -> None:
+    model = make_static()
+    exact = NegativesCallback(CorpusSoftmaxLoss(model, dataset, "exact"))
+    exact._save(tmp_path / "hardwood")
+    uniform = NegativesCallback(CorpusSoftmaxLoss(model, dataset, "uniform"))
+    with pytest.raises(ValueError, match="trained with 'exact' negatives, this run asks for 'uniform'"):
+        uniform._load(tmp_path / "hardwood")
+    with pytest.raises(ValueError, match="saved without NegativesCallback"):
+        uniform._load(tmp_path / "elsewhere")
+
+
+def test_a_second_training_starts_with_a_new_source(
+    make_static: Callable, dataset: RetrievalDataset, tmp_path: Path
+) -> None:
+    model = make_static()
+    loss = CorpusSoftmaxLoss(model, dataset, make_source("static", start_step=2))
+    for _ in range(2):
+        _train_by_hand(model, loss, dataset, tmp_path, [NegativesCallback(loss)])
+    assert loss.cost.targets_reencoded == 2 * 60
+
+
+def test_devices_that_will_not_do_are_errors(dataset: RetrievalDataset, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the device must be cpu or cuda, got 'cuda:1'"):
+        train(config(tmp_path / "run", device="cuda:1"), quiet=True, dataset=dataset)
 
 
 def test_a_state_of_other_weights_is_an_error(dataset: RetrievalDataset, tmp_path: Path) -> None:
@@ -245,6 +285,7 @@ def test_a_last_batch_of_any_size_and_bfloat16(
         tmp_path,
         [NegativesCallback(loss)],
         bf16=True,
+        prompts={"anchor": model.prompts["query"], "positive": model.prompts["document"]},
         per_device_train_batch_size=59,  # 60 pairs: the second batch is one pair
         learning_rate=1e-3,
     )
@@ -272,6 +313,29 @@ def test_separate_towers_and_prompts(
     assert evaluate(reloaded, dataset, "dev") == result.metrics["dev"]
     if encoder == "transformer":
         assert reloaded.prompts["query"] == "find: "
+
+
+def test_what_is_measured_is_what_is_saved(dataset: RetrievalDataset, transformer_folder: Path, tmp_path: Path) -> None:
+    settings = config(tmp_path / "run", encoder=str(transformer_folder), steps=2, precision="bfloat16")
+    result = train(settings, quiet=True, dataset=dataset)
+    saved = SentenceTransformer(str(tmp_path / "run" / "model"), device="cpu")
+    assert np.array_equal(result.model.encode(["big heart"]), saved.encode(["big heart"]))
+
+
+def test_prompts_that_the_trainer_does_not_know_are_warned_of(make_static: Callable, dataset: RetrievalDataset) -> None:
+    model = make_static()
+    model.prompts = {"query": "find: ", "document": "text: "}
+    arguments = SentenceTransformerTrainingArguments(output_dir="never written", report_to="none", use_cpu=True)
+    callback = NegativesCallback(CorpusSoftmaxLoss(model, dataset, "uniform"))
+    with pytest.warns(UserWarning, match=r"puts 'text: ' before targets.*trainer has no prompts"):
+        callback.on_train_begin(arguments, TrainerState(), TrainerControl())
+
+
+def test_separate_towers_keep_the_prompts(make_static: Callable) -> None:
+    model = make_static()
+    model.prompts, model.default_prompt_name = {"plain": "text: "}, "plain"
+    towers = separate_towers(model)
+    assert (towers.prompts["plain"], towers.default_prompt_name) == ("text: ", "plain")
 
 
 def test_the_curve_follows_dev(dataset: RetrievalDataset, tmp_path: Path) -> None:

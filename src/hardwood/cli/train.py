@@ -128,6 +128,8 @@ def train(
     from hardwood.cli.evaluate import print_measures
     from hardwood.training import train as train_run
 
+    if run_flags["resume"] and run_flags["overwrite"]:
+        raise ValueError("--resume goes on with what the folder holds, --overwrite removes it: give one of them")
     _prepare_output(Path(run_config.output), run_flags["overwrite"])
     result = train_run(run_config, resume=run_flags["resume"], quiet=quiet)
     if not quiet:
@@ -208,7 +210,7 @@ def _run_config(options: dict[str, Any]) -> Any:
     source_options |= _named_values(given.pop("source_option", []))
     # Another source than the run file's does not inherit its options.
     same_source = given.get("negatives", settings.get("negatives")) == settings.get("negatives")
-    inherited = settings.get("negatives_options", {}) if same_source else {}
+    inherited = (settings.get("negatives_options") or {}) if same_source else {}
     return RunConfig.from_mapping({**settings, **given, "negatives_options": {**inherited, **source_options}})
 
 

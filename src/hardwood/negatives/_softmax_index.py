@@ -72,7 +72,7 @@ class SoftmaxIndex:
 
     def scores(self, queries: Tensor, slots: Tensor, scale: float) -> Tensor:
         """``scale * queries @ vectors[slots].T``, ``(B, m)`` float32, as `sample` sees them."""
-        return scale * (queries.to(self.vectors.device) @ self.vectors[slots].to(queries.dtype).T)
+        return scale * _products(queries.to(self.vectors.device), self.vectors[slots])
 
     def _chunks(
         self, queries: Tensor, scale: float, exclude: RaggedRows, ceiling: Tensor | None
@@ -82,12 +82,18 @@ class SoftmaxIndex:
         excluded_slots = torch.from_numpy(exclude.values).to(self.vectors.device)
         excluded_rows = torch.from_numpy(exclude.row_ids()).to(self.vectors.device)
         for begin in range(0, len(self), size):
-            scores = scaled @ self.vectors[begin : begin + size].to(scaled.dtype).T
+            scores = _products(scaled, self.vectors[begin : begin + size])
             if ceiling is not None:
                 scores.masked_fill_(scores > scale * ceiling[:, None].to(scores.device), -torch.inf)
             here = (excluded_slots >= begin) & (excluded_slots < begin + scores.shape[1])
             scores[excluded_rows[here], excluded_slots[here] - begin] = -torch.inf
             yield begin, scores
+
+
+def _products(queries: Tensor, vectors: Tensor) -> Tensor:
+    """``queries @ vectors.T`` in the queries' precision, also within autocast, which would round every score."""
+    with torch.autocast(queries.device.type, enabled=False):
+        return queries @ vectors.to(queries.dtype).T
 
 
 def _draw_from_block(scores: Tensor, num_draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,9 +108,14 @@ def _draw_from_block(scores: Tensor, num_draws: int, generator: torch.Generator)
     block_mass = mass.sum(dim=2, dtype=torch.float64)
     total = block_mass.sum(dim=1)
     block = _invert(block_mass.cumsum(dim=1), num_draws, generator)
-    in_block = mass[torch.arange(batch, device=scores.device)[:, None], block]
-    offset = _invert(in_block.double().cumsum(dim=2).flatten(0, 1), 1, generator).view(batch, num_draws)
-    slots = (block * _BLOCK + offset).clamp_(max=columns - 1)
+    row = torch.arange(batch, device=scores.device)[:, None]
+    # A few draws at a time: each gathers a block of columns.
+    at_a_time = max(1, SCORES_IN_FLIGHT // (8 * batch * _BLOCK))
+    offsets = [
+        _invert(mass[row, part].double().cumsum(dim=2).flatten(0, 1), 1, generator).view(batch, -1)
+        for part in block.split(at_a_time, dim=1)
+    ]
+    slots = (block * _BLOCK + torch.cat(offsets, dim=1)).clamp_(max=columns - 1)
     return slots, scores.gather(1, slots), total.log() + peak[:, 0].double()
 
 

@@ -95,7 +95,7 @@ class CacheNegatives(NegativeSource):
     def log_proposal(self, request: Request, draw: Draw, ids: Tensor) -> Tensor:
         with self.cost.timed("sample"):
             index = self._filled()
-            slots = torch.from_numpy(self._slot_of_row[ids.cpu().numpy()]).to(ids.device)
+            slots = torch.from_numpy(self._slot_of_row[ids.cpu().numpy()]).to(ids.device)  # never all n to the device
             scores = index.scores(request.queries, slots.clamp(min=0), request.scale)
             # The mass in the cache normalises its draws, not the estimate for the corpus.
             log_q = masked_log_proposal(scores, draw.log_z + draw.log_share, request, ids)

@@ -80,7 +80,7 @@ class IndexedNegatives(NegativeSource):
             generator = torch.Generator(device=index.vectors.device).manual_seed(request.seed)
             ids, log_q, log_z = index.sample(
                 request.queries,
-                min(request.num_negatives, len(index)),
+                1 if request.num_negatives >= len(index) else request.num_negatives,  # all: log Z is what counts
                 scale=request.scale,
                 exclude=request.exclude,
                 ceiling=request.ceiling,

@@ -42,4 +42,7 @@ def make_source(name: str, **options: Any) -> NegativeSource:
     for option in options:
         if option not in known:
             raise ValueError(f"{name!r} negatives have no option {option!r}; they have {', '.join(known)}")
-    return SOURCES[name](**options)
+    try:
+        return SOURCES[name](**options)
+    except TypeError as error:  # such as a number given as text
+        raise ValueError(f"an option of {name!r} negatives is of the wrong type ({options}): {error}") from error

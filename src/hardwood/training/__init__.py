@@ -6,7 +6,7 @@
 from hardwood.training.callback import NegativesCallback
 from hardwood.training.config import RunConfig
 from hardwood.training.evaluator import RetrievalEvaluator
-from hardwood.training.run import RunResult, train
+from hardwood.training.run import RunResult, encoder_arguments, train
 from hardwood.training.softmax_loss import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "RetrievalEvaluator",
     "RunConfig",
     "RunResult",
+    "encoder_arguments",
     "train",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,14 @@ class NegativesCallback(TrainerCallback):
         """Encode as the trainer trains (precision), and take up a checkpoint's state if there is one."""
         half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         self.loss.targets.autocast_dtype = half
+        if self.loss.target_prompt and not getattr(args, "prompts", None):
+            warnings.warn(
+                f"the model puts {self.loss.target_prompt!r} before targets, and so does the loss before drawn ones, "
+                "but the trainer has no prompts for queries and positives: give its arguments **encoder_arguments(model), "
+                "or the loss target_prompt=''",
+                stacklevel=2,
+            )
+        self.loss.start_over()
         if state.global_step > 0:
             own = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             self._load((self.resume_from or own) / STATE_FOLDER)

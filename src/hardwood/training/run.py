@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from contextlib import suppress
@@ -14,8 +15,8 @@ from hardwood.data import RetrievalDataset
 from hardwood.encoders import document_prompt, has_router, load_encoder, query_prompt
 from hardwood.evaluation import evaluate
 from hardwood.negatives.cost import reset_peaks
-from hardwood.training.callback import NegativesCallback
-from hardwood.training.config import RunConfig
+from hardwood.training.callback import STATE_FOLDER, NegativesCallback
+from hardwood.training.config import RunConfig, read_settings
 from hardwood.training.evaluator import RetrievalEvaluator
 from hardwood.training.figure import training_curve
 from hardwood.training.softmax_loss import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 
 CHECKPOINTS = "checkpoints"
+_MAY_DIFFER = ("output", "data", "steps", "epochs", "save_every", "evaluate_every", "report_to", "device", "threads")
 SUSPECTS = "suspected_false_negatives.jsonl"
 
 
@@ -66,10 +68,13 @@ def train(
 
     output = Path(config.output)
     checkpoint = _newest_checkpoint(output) if resume else None
+    if resume:
+        _check_same_run(config, output / "run.yaml")
     if not resume and output.exists() and any(output.iterdir()):
         raise ValueError(f"the output folder {output} is not empty: choose another, remove it, or resume (--resume)")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    device = _device(config.device)
     reset_peaks()
     set_seed(config.seed)
     data = RetrievalDataset.load(config.data, unjudged=config.unjudged) if dataset is None else dataset
@@ -81,10 +86,11 @@ def train(
         dimension=config.dimension,
         vocabulary_size=config.vocabulary_size,
         seed=config.seed,
-        device=config.device,
+        device=device,
         trust_remote_code=config.trust_remote_code,
     )
     loss = make_loss(model, data, config)
+    loss.targets.progress = not quiet
     # An example for the model card; without one the trainer reads a thousand texts to choose some.
     model.model_card_data.widget = [{"text": data.queries.texts([0])[0]}]
     config.save(output / "run.yaml")
@@ -93,7 +99,11 @@ def train(
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.perf_counter() - began
 
-    metrics: dict[str, Any] = {name: evaluate(model, data, split=name, progress=not quiet) for name in splits}
+    # The trainer leaves its autocast around the model's forward: measure what is saved, as it will be loaded.
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    metrics: dict[str, Any] = {
+        name: evaluate(model, data, split=name, progress=False if quiet else None) for name in splits
+    }
     metrics["cost"] = loss.cost.report()
     metrics["training"] = {"steps": trainer.state.global_step, "seconds": round(seconds, 3)}
     history = trainer.state.log_history
@@ -152,7 +162,6 @@ def make_trainer(
 def _training_arguments(model: SentenceTransformer, config: RunConfig, quiet: bool) -> Any:
     from sentence_transformers import SentenceTransformerTrainingArguments
 
-    prompts = {"anchor": query_prompt(model), "positive": document_prompt(model)}
     length: dict[str, Any] = (
         {"max_steps": config.steps} if config.steps is not None else {"num_train_epochs": config.epochs or 1.0}
     )
@@ -166,8 +175,6 @@ def _training_arguments(model: SentenceTransformer, config: RunConfig, quiet: bo
         bf16=config.precision == "bfloat16",
         fp16=config.precision == "float16",
         seed=config.seed,
-        prompts={column: prompt for column, prompt in prompts.items() if prompt} or None,
-        router_mapping={"anchor": "query", "positive": "document"} if has_router(model) else None,
         eval_strategy="no" if config.evaluate_every is None else "steps",
         eval_steps=config.evaluate_every,
         save_strategy="no" if config.save_every is None else "steps",
@@ -176,10 +183,46 @@ def _training_arguments(model: SentenceTransformer, config: RunConfig, quiet: bo
         logging_steps=10,
         report_to=config.report_to or "none",
         disable_tqdm=quiet,
-        use_cpu=config.device == "cpu",
+        use_cpu=model.device.type == "cpu",
         dataloader_pin_memory=False,
         **length,
+        **encoder_arguments(model),
     )
+
+
+def encoder_arguments(model: SentenceTransformer) -> dict[str, Any]:
+    """What ``SentenceTransformerTrainingArguments`` must be told of a model, for the columns of ``training_pairs()``.
+
+    Args:
+        model: whose prompts and towers count.
+
+    Returns:
+        ``{"prompts", "router_mapping"}``, to be passed on by ``**``; without it a trainer puts no prompts before queries
+        and positives, and knows no way through a ``Router``.
+    """
+    prompts = {"anchor": query_prompt(model), "positive": document_prompt(model)}
+    return {
+        "prompts": {column: prompt for column, prompt in prompts.items() if prompt} or None,
+        "router_mapping": {"anchor": "query", "positive": "document"} if has_router(model) else None,
+    }
+
+
+def _device(wanted: str | None) -> str:
+    """The device to train on: "cpu", or the first accelerator that this process may see."""
+    import torch
+
+    if wanted not in (None, "cpu", "cuda", "cuda:0"):
+        raise ValueError(
+            f"the device must be cpu or cuda, got {wanted!r}: choose one of several with CUDA_VISIBLE_DEVICES"
+        )
+    if wanted is None:  # not Apple's "mps": sampling needs float64, which it lacks
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted != "cpu" and torch.cuda.device_count() > 1 and not torch.distributed.is_torchelastic_launched():
+        raise ValueError(
+            f"{torch.cuda.device_count()} GPUs are visible, and the trainer would split each batch over them in one process, "
+            "which embedding bags do not survive: set CUDA_VISIBLE_DEVICES to one of them, or start with torchrun"
+        )
+    return wanted
 
 
 def _evaluation_splits(config: RunConfig, data: RetrievalDataset) -> list[str]:
@@ -191,8 +234,23 @@ def _evaluation_splits(config: RunConfig, data: RetrievalDataset) -> list[str]:
     return config.evaluation_splits
 
 
+def _check_same_run(config: RunConfig, run_file: Path) -> None:
+    """A resumed run may be longer or run elsewhere, but it must be the same run."""
+    there = RunConfig.from_mapping(read_settings(run_file))
+    different = [
+        f.name
+        for f in dataclasses.fields(config)
+        if f.name not in _MAY_DIFFER and getattr(there, f.name) != getattr(config, f.name)
+    ]
+    if different:
+        raise ValueError(
+            f"{run_file} was started with other settings ({', '.join(different)}): resume with the same, or start anew"
+        )
+
+
 def _newest_checkpoint(output: Path) -> Path:
-    found = [path for path in (output / CHECKPOINTS).glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    # The source's state is written last: without it a checkpoint is half one.
+    found = [path.parent.parent for path in (output / CHECKPOINTS).glob(f"checkpoint-*/{STATE_FOLDER}/source.json")]
     if not found:
         raise ValueError(f"nothing to resume: no checkpoint in {output / CHECKPOINTS} (train with --save-every)")
     return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]))

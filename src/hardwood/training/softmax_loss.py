@@ -127,7 +127,7 @@ class CorpusSoftmaxLoss(nn.Module):
         self.source = make_source(negatives) if isinstance(negatives, str) else negatives
         self.targets = CorpusTargets(model, dataset.corpus, self.cost, similarity=self.similarity)
         self.source.attach(self.targets, self.cost)
-        self._target_prompt = document_prompt(model) if target_prompt is None else target_prompt
+        self.target_prompt = document_prompt(model) if target_prompt is None else target_prompt
         self._target_task = "document" if has_router(model) else None
         self.suspects = SuspectedNegatives(len(dataset.corpus))
         self._known = dataset.known_positives(split)
@@ -135,6 +135,11 @@ class CorpusSoftmaxLoss(nn.Module):
         self._step = -1
         self._micro_step = 0
         self._steps_are_announced = False
+
+    def start_over(self) -> None:
+        """Forget what an earlier training run has left in the source; `NegativesCallback` calls it."""
+        self._step = -1
+        self.source.attach(self.targets, self.cost)
 
     def begin_step(self, step: int) -> None:
         """Announce optimiser step ``step`` (from 0): the source refreshes what is due. `NegativesCallback` calls it."""
@@ -195,7 +200,7 @@ class CorpusSoftmaxLoss(nn.Module):
             scale=self.scale,
             exclude=_with_own(known.take(query_rows), positive_rows),
             ceiling=self.margin.ceiling((queries * positives).sum(dim=1)),
-            seed=_mix(self.seed, *position),
+            seed=_mix(self.seed, *position, _rank()),
         )
 
     def _draw(self, request: Request) -> Draw:
@@ -270,10 +275,12 @@ class CorpusSoftmaxLoss(nn.Module):
     def _features_of(self, rows: Tensor, device: torch.device) -> Features:
         texts = self.targets.corpus.texts(rows.cpu().numpy())
         options = {} if self._target_task is None else {"task": self._target_task}
-        return to_device({**self.model.preprocess(texts, prompt=self._target_prompt, **options), **options}, device)
+        return to_device({**self.model.preprocess(texts, prompt=self.target_prompt, **options), **options}, device)
 
     def _embed(self, features: Features) -> Tensor:
         embeddings = self.model(dict(features))["sentence_embedding"]  # a copy: modules write into what they are given
+        # As `encode` does it: cut off what the model is told to cut, and normalise in float32.
+        embeddings = embeddings[:, : self.targets.model.truncate_dim].float()
         return nn.functional.normalize(embeddings, dim=1) if self.similarity == "cosine" else embeddings
 
 
@@ -365,6 +372,12 @@ def _drawn_beyond(draw: Draw, positive_ids: Tensor) -> Tensor:
     """Sorted distinct targets of a draw that are no positive of the batch."""
     drawn = torch.unique(draw.ids)
     return drawn[(drawn != NO_TARGET) & ~torch.isin(drawn, positive_ids)]
+
+
+def _rank() -> int:
+    """This process's number under torch.distributed: each must draw for itself."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_rank() if distributed else 0
 
 
 def _mix(*numbers: int) -> int:

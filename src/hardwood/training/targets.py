@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from hardwood.data import TextTable
 
+_WORTH_A_BAR = 100_000
+"""Texts from which an encoding shows its progress."""
+
 
 class CorpusTargets:
     """Encodes rows of the corpus with the current weights, and books what that costs. (`hardwood.negatives.Targets`)
@@ -43,6 +46,7 @@ class CorpusTargets:
         self.corpus = corpus
         self.num_targets = len(corpus)
         self.autocast_dtype: torch.dtype | None = None  # as the trainer trains; set by `NegativesCallback`
+        self.progress = True  # bars for encodings that take a while, on a terminal
         self._cost = cost
         self._similarity: Similarity = similarity
         self._batch_size = batch_size
@@ -71,7 +75,7 @@ class CorpusTargets:
             batch_size=self._batch_size,
             block=self._block_size,
             similarity=self._similarity,
-            progress=False,
+            progress=None if self.progress and len(rows if rows is not None else self.corpus) > _WORTH_A_BAR else False,
         )
         while True:
             # The generator works when it is asked for the next block: that is what there is to time.
@@ -83,4 +87,6 @@ class CorpusTargets:
             yield torch.from_numpy(block[0]), torch.from_numpy(block[1]).to(self.device)
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None)
+        # No weight cache: casts made under inference mode would be found by the next training forward pass.
+        half = self.autocast_dtype
+        return torch.autocast(self.device.type, half, enabled=half is not None, cache_enabled=False)

@@ -204,7 +204,7 @@ def _run_config(options: dict[str, Any]) -> Any:
         settings.pop("epochs", None)
     if "epochs" in given:
         settings.pop("steps", None)
-    source_options = {
+    source_options: dict[str, Any] = {
         name: given.pop(name) for name in ("refresh_every", "start_step", "cache_size", "refresh_size") if name in given
     }
     source_options |= _named_values(given.pop("source_option", []))

@@ -52,8 +52,8 @@ class NegativesCallback(TrainerCallback):
         if self.loss.target_prompt and not getattr(args, "prompts", None):
             warnings.warn(
                 f"the model puts {self.loss.target_prompt!r} before targets, and so does the loss before drawn ones, "
-                "but the trainer has no prompts for queries and positives: give its arguments **encoder_arguments(model), "
-                "or the loss target_prompt=''",
+                "but the trainer has no prompts for queries and positives: give its arguments "
+                "**encoder_arguments(model), or the loss target_prompt=''",
                 stacklevel=2,
             )
         self.loss.start_over()

@@ -197,8 +197,8 @@ def encoder_arguments(model: SentenceTransformer) -> dict[str, Any]:
         model: whose prompts and towers count.
 
     Returns:
-        ``{"prompts", "router_mapping"}``, to be passed on by ``**``; without it a trainer puts no prompts before queries
-        and positives, and knows no way through a ``Router``.
+        ``{"prompts", "router_mapping"}``, to be passed on by ``**``; without it a trainer puts no prompts before
+        queries and positives, and knows no way through a ``Router``.
     """
     prompts = {"anchor": query_prompt(model), "positive": document_prompt(model)}
     return {
@@ -219,8 +219,8 @@ def _device(wanted: str | None) -> str:
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted != "cpu" and torch.cuda.device_count() > 1 and not torch.distributed.is_torchelastic_launched():
         raise ValueError(
-            f"{torch.cuda.device_count()} GPUs are visible, and the trainer would split each batch over them in one process, "
-            "which embedding bags do not survive: set CUDA_VISIBLE_DEVICES to one of them, or start with torchrun"
+            f"{torch.cuda.device_count()} GPUs are visible, and the trainer would split each batch over them in one "
+            "process, which embedding bags do not survive: set CUDA_VISIBLE_DEVICES to one, or start with torchrun"
         )
     return wanted
 

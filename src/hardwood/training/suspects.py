@@ -30,9 +30,9 @@ class SuspectedNegatives:
 
     def __init__(self, num_targets: int) -> None:
         self._num_targets = num_targets
-        self._keys = np.zeros(0, dtype=np.int64)  # query row * num_targets + target row, ascending
-        self._counts = np.zeros(0, dtype=np.int64)
-        self._leads = np.zeros(0, dtype=np.float64)
+        self._keys: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # query row * num_targets + target row, ascending
+        self._counts: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self._leads: NDArray[np.float64] = np.zeros(0, dtype=np.float64)
         self._pending: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
         self._num_pending = 0
 
@@ -98,7 +98,7 @@ class SuspectedNegatives:
         leads = np.concatenate([self._leads, *(leads for _, leads in self._pending)])
         self._keys, place = np.unique(keys, return_inverse=True)
         self._counts = np.bincount(place, weights=counts).astype(np.int64)
-        self._leads = np.bincount(place, weights=leads)
+        self._leads = np.bincount(place, weights=leads).astype(np.float64)
         self._pending, self._num_pending = [], 0
         if len(self._keys) > _KEPT:
             keep = np.sort(np.argsort(-self._counts, kind="stable")[: _KEPT // 2])

@@ -14,8 +14,8 @@ import numpy as np
 
 from hardwood.tree._numeric import inlined
 
-# Columns of a node's statistics.
-RADIUS, REACH, SPREAD = 0, 1, 2
+# Columns of a node's statistics. The logarithm of the count is kept to spare every query its own.
+RADIUS, REACH, SPREAD, LOG_COUNT = 0, 1, 2, 3
 
 # Every sum of exponentials adds float32 terms of about 6e-6 relative error (argument and value) in float64.
 SUM_ERROR = 1e-5
@@ -58,9 +58,11 @@ def mass_estimate(log_count, score, bx, radius, reach, spread, shape):  # type: 
     ``x'Σx`` is the node's mean squared distance from its mean (``spread``) times ``shape``: the share of it that lies along the query,
     from one covariance shape pooled over all nodes of a level.
     """
-    best = min(score + bx * radius, bx * reach)
-    second = 0.5 * bx * bx * spread * shape
-    return log_count + max(score, min(score + second, best))
+    ball, longest = score + bx * radius, bx * reach
+    second = score + 0.5 * bx * bx * spread * shape
+    best = ball if ball < longest else longest
+    second = second if second < best else best
+    return log_count + (second if second > score else score)
 
 
 def log_sum(values: np.ndarray) -> np.ndarray:

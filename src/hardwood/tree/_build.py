@@ -113,8 +113,8 @@ def build(  # noqa: PLR0915 - one story, told in order
     offsets, leaves = group_lists(np.array(leaf_group, dtype=np.int64), n_groups)
     nodes = Nodes(
         rows, row_id, row_leaf, np.array(starts), np.array(counts), np.array(rooms), np.array(leaf_group),
-        np.zeros((L, d), np.float32), np.zeros((L, 3)), offsets, leaves,
-        np.zeros(n_groups, np.int64), np.zeros((n_groups, d), np.float32), np.zeros((n_groups, 3)),
+        np.zeros((L, d), np.float32), np.zeros((L, 4)), offsets, leaves,
+        np.zeros(n_groups, np.int64), np.zeros((n_groups, d), np.float32), np.zeros((n_groups, 4)),
         np.zeros((1, d), np.float32), np.zeros((1, d), np.float32), np.full(2, 1.0 / d),
     )  # fmt: skip
     refresh(nodes, np.arange(L), threads)

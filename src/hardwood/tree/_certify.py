@@ -20,7 +20,7 @@ def survey(nodes, unit, bx, gamma, low, middle, high):  # type: ignore[no-untype
         low[leaf] = middle[leaf] = high[leaf] = -np.inf
         if nodes.leaf_count[leaf] > 0:
             s = nodes.leaf_stats[leaf]
-            count = np.log(np.float64(nodes.leaf_count[leaf]))
+            count = s[3]
             score = bx * dot(unit, nodes.leaf_mean, leaf)
             err = score_error(bx, s[1], gamma)
             low[leaf] = mass_lower(count, score, err)

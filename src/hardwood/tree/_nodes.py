@@ -23,14 +23,14 @@ class Nodes(NamedTuple):
     leaf_room: NDArray[np.int64]  # (L,) rows it owns
     leaf_group: NDArray[np.int64]  # (L,)
     leaf_mean: NDArray[np.float32]  # (L, d)
-    leaf_stats: NDArray[np.float64]  # (L, 3) radius, reach, spread: see `_bounds`
+    leaf_stats: NDArray[np.float64]  # (L, 4) radius, reach, spread, log count: see `_bounds`
     group_offsets: NDArray[
         np.int64
     ]  # (G + 1,) group g's leaves are group_leaves[group_offsets[g]:group_offsets[g + 1]]
     group_leaves: NDArray[np.int64]
     group_count: NDArray[np.int64]  # (G,)
     group_mean: NDArray[np.float32]  # (G, d)
-    group_stats: NDArray[np.float64]  # (G, 3)
+    group_stats: NDArray[np.float64]  # (G, 4)
     leaf_shape: NDArray[np.float32]  # (R, d) directions in which leaves spread more than evenly
     group_shape: NDArray[np.float32]  # (R, d) the same for groups
     evenly: NDArray[np.float64]  # (2,) what remains a direction, leaves and groups

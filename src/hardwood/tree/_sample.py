@@ -13,9 +13,9 @@ from hardwood.tree._numeric import unit as to_unit
 @jit
 def leaf_estimate(nodes, leaf, unit, bx, share):  # type: ignore[no-untyped-def]
     """The estimated log mass of one leaf; ``share`` is the part of its spread along the query."""
-    s = nodes.leaf_stats[leaf]
+    s = nodes.leaf_stats
     score = bx * dot(unit, nodes.leaf_mean, leaf)
-    return mass_estimate(np.log(np.float64(nodes.leaf_count[leaf])), score, bx, s[0], s[1], s[2], share)
+    return mass_estimate(s[leaf, 3], score, bx, s[leaf, 0], s[leaf, 1], s[leaf, 2], share)
 
 
 @jit

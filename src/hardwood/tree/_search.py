@@ -16,6 +16,7 @@ def search(nodes, queries, probes, groups, begin, end, rows, scores):  # type: i
     d, k = queries.shape[1], rows.shape[1]
     G, L = nodes.group_count.shape[0], nodes.leaf_count.shape[0]
     unit = np.empty(d, np.float32)
+    leaf_mean, data = nodes.leaf_mean, nodes.rows
     group_score, order = np.empty(G, np.float32), np.empty(G, np.int64)
     leaf_score, leaf_of, pick = np.empty(L, np.float32), np.empty(L, np.int64), np.empty(L, np.int64)
     best, best_row = np.empty(k, np.float32), np.empty(k, np.int64)
@@ -33,7 +34,7 @@ def search(nodes, queries, probes, groups, begin, end, rows, scores):  # type: i
         for t in range(inside):
             for c in range(nodes.group_offsets[order[t]], nodes.group_offsets[order[t] + 1]):
                 leaf_of[seen], pick[seen] = nodes.group_leaves[c], seen
-                leaf_score[seen] = dot(unit, nodes.leaf_mean, nodes.group_leaves[c])
+                leaf_score[seen] = dot(unit, leaf_mean, nodes.group_leaves[c])
                 seen += 1
         opened = min(probes, seen)
         select_largest(leaf_score, pick, seen, opened)
@@ -41,7 +42,7 @@ def search(nodes, queries, probes, groups, begin, end, rows, scores):  # type: i
         for t in range(opened):
             leaf = leaf_of[pick[t]]
             for row in range(nodes.leaf_start[leaf], nodes.leaf_start[leaf] + nodes.leaf_count[leaf]):
-                s = dot(unit, nodes.rows, row)
+                s = dot(unit, data, row)
                 if found < k or s > best[found - 1]:
                     at = min(found, k - 1)
                     while at > 0 and best[at - 1] < s:

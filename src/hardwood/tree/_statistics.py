@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hardwood.tree._bounds import OUTWARD, RADIUS, REACH, SPREAD
+from hardwood.tree._bounds import LOG_COUNT, OUTWARD, RADIUS, REACH, SPREAD
 from hardwood.tree._nodes import Nodes
 from hardwood.tree._numeric import decode, jit
 
@@ -40,6 +40,7 @@ def leaf_statistics(nodes, leaves, begin, end, outward):  # type: ignore[no-unty
         nodes.leaf_stats[leaf, 0] = np.sqrt(radius) * outward
         nodes.leaf_stats[leaf, 1] = np.sqrt(reach) * outward
         nodes.leaf_stats[leaf, 2] = spread / count
+        nodes.leaf_stats[leaf, 3] = np.log(np.float64(count))
 
 
 def group_statistics(nodes: Nodes, groups: NDArray[np.int64]) -> None:
@@ -59,6 +60,7 @@ def group_statistics(nodes: Nodes, groups: NDArray[np.int64]) -> None:
         stats = nodes.leaf_stats[leaves]
         nodes.group_stats[g, RADIUS] = (np.sqrt(squares) + stats[:, RADIUS]).max() * OUTWARD
         nodes.group_stats[g, REACH] = stats[:, REACH].max()
+        nodes.group_stats[g, LOG_COUNT] = np.log(counts.sum())
         nodes.group_stats[g, SPREAD] = counts @ (squares + stats[:, SPREAD]) / counts.sum()
 
 

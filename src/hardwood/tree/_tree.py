@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardwood.tree._bounds import SPREAD
-from hardwood.tree._build import decoded, encode, refresh, room_for, with_shapes
+from hardwood.tree._build import CHUNK, decoded, encode, refresh, room_for, with_shapes
 from hardwood.tree._cluster import Floats, subtree
 from hardwood.tree._ids import IdMap, Ints
 from hardwood.tree._nodes import Nodes, group_lists
@@ -225,7 +225,14 @@ class Tree:
         spread = self.group_spread()
         worn = np.flatnonzero((spread > factor * self.reference + 1e-30) & (self.nodes.group_count > 0))
         made: list[Ints] = []
-        for group in worn:
+        if len(worn):
+            # Where a group has worn, so may have its border: first let its targets go to where they are nearest now.
+            rows = self.live_rows(np.flatnonzero(np.isin(self.nodes.leaf_group, worn)))
+            ids = self.nodes.row_id[rows]
+            for start in range(0, len(ids), CHUNK):
+                rows = self.ids.find(ids[start : start + CHUNK])
+                self.write(rows, decoded(self.nodes.rows[rows]), threads)
+        for group in worn[self.nodes.group_count[worn] > 0]:
             old = np.flatnonzero(self.nodes.leaf_group == group)
             rows = self.live_rows(old)
             block, ids = self.nodes.rows[rows], self.nodes.row_id[rows]

@@ -537,11 +537,11 @@ class TargetIndex:
         return self._tree.nodes
 
     def _groups(self, probes: int) -> int:
-        """How many groups to look into: a quarter of them, at least eight, and in any case enough to hold ``probes`` leaves."""
+        """How many groups to look into: an eighth of them, at least eight, and in any case enough to hold ``probes`` leaves."""
         nodes = self._tree.nodes
         G = len(nodes.group_count)
         needed = -(-probes * G // max(1, len(nodes.group_leaves)))
-        return min(G, max(-(-G // 4), 8, 2 * needed))
+        return min(G, max(-(-G // 8), 8, 2 * needed))
 
     def _excluded_rows(self, lists: RaggedRows, least: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows of the excluded ids, ``(offsets, rows)``, without repeats; each query must keep ``least`` targets."""

@@ -15,7 +15,8 @@ EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True)
 
 @st.composite
 def problems(draw):
-    """Vectors, queries, scale: from one target to a few hundred, norms over thirty orders of magnitude, duplicates and zero rows."""
+    """Vectors, queries, scale: from one target to a few hundred, norms over thirty orders of magnitude,
+    duplicates and zero rows."""
     n, d = draw(st.integers(1, 300)), draw(st.sampled_from([1, 2, 5, 7, 13, 40]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     size = 10.0 ** draw(st.sampled_from([-15, -3, 0, 3, 13]))
@@ -73,11 +74,7 @@ def test_bounds_hold_after_any_changes(problem, changes, seed):
     truth = dict(enumerate(vectors))
     for change in changes:
         size = int(rng.integers(1, 40))
-        some = (
-            rng.choice(list(truth), size=min(len(truth), size), replace=False)
-            if truth
-            else np.zeros(0, np.int64)
-        )
+        some = rng.choice(list(truth), size=min(len(truth), size), replace=False) if truth else np.zeros(0, np.int64)
         moved = (
             vectors[rng.integers(0, len(vectors), max(size, len(some)))] * (1 + 0.3 * rng.normal(size=(1, d)))
         ).astype(np.float32)

@@ -1,6 +1,7 @@
 """Draws: exact where promised, unbiased everywhere, and their probabilities true.
 
-Statistical tests use fixed seeds. Each states its null and its false-alarm rate: how often a right program would fail with a fresh seed.
+Statistical tests use fixed seeds. Each states its null and its false-alarm rate: how often a right program
+would fail with a fresh seed.
 """
 
 from __future__ import annotations
@@ -28,13 +29,12 @@ def queries():
 
 
 def assert_distribution(ids, probabilities, names):
-    """Chi-squared. Null: the draws have these probabilities; cells are pooled to an expectation of at least 10; false alarms: `ALARM`."""
+    """Chi-squared. Null: the draws have these probabilities; cells are pooled to an expectation of at least
+    10; false alarms: `ALARM`."""
     observed = np.array([(ids == name).sum() for name in names], dtype=float)
     expected = probabilities * len(ids)
     order = np.argsort(expected)
-    pooled = np.minimum(np.cumsum(expected[order]) // 10, np.cumsum(expected[order])[-1] // 10 - 1).astype(
-        int
-    )
+    pooled = np.minimum(np.cumsum(expected[order]) // 10, np.cumsum(expected[order])[-1] // 10 - 1).astype(int)
     o, e = np.bincount(pooled, observed[order]), np.bincount(pooled, expected[order])
     o, e = o[e > 0], e[e > 0]
     assert len(e) > 5
@@ -55,7 +55,8 @@ def test_with_all_leaves_open_draws_are_exact(index, queries, scale):
 @pytest.mark.parametrize("probes", [1, 3, 40])
 @pytest.mark.parametrize("scale", [2.0, 20.0])
 def test_log_q_is_the_probability_of_the_draw(index, queries, probes, scale):
-    """Against the enumeration of all targets by `log_proposal`: it sums to 1, the draws follow it, and `log_q` is the same number."""
+    """Against the enumeration of all targets by `log_proposal`: it sums to 1, the draws follow it, and
+    `log_q` is the same number."""
     every = index.log_proposal(queries, index.ids, scale=scale, probes=probes)
     np.testing.assert_allclose(np.exp(every).sum(axis=1), 1.0, atol=1e-5)
     draw = index.sample(queries, 20_000, scale=scale, probes=probes, seed=2)
@@ -66,18 +67,15 @@ def test_log_q_is_the_probability_of_the_draw(index, queries, probes, scale):
         draw.scores, np.take_along_axis(naive.scores(index, queries, scale), at, axis=1), atol=1e-5 * scale
     )
     if probes == 1:  # the guard: at one probe the proposal is not P
-        assert (
-            np.abs(np.exp(every) - naive.softmax(naive.scores(index, queries, scale))).sum(axis=1).max()
-            > 0.01
-        )
+        assert np.abs(np.exp(every) - naive.softmax(naive.scores(index, queries, scale))).sum(axis=1).max() > 0.01
 
 
 @pytest.mark.parametrize("replace", [True, False])
 @pytest.mark.parametrize("probes", [1, 10])
 @pytest.mark.parametrize("k", [1, 5])
 def test_weighted_sums_are_unbiased(index, queries, replace, probes, k):
-    """Null: the mean of ``Σ_j exp(s_j + w_j) f(j)`` over 4 000 independent calls is the sum over all targets, for ``f = 1`` and for a
-    coordinate of the target; z-test, 16 tests at false-alarm rate 1e-4 each."""
+    """Null: the mean of ``Σ_j exp(s_j + w_j) f(j)`` over 4 000 independent calls is the sum over all targets,
+    for ``f = 1`` and for a coordinate of the target; z-test, 16 tests at false-alarm rate 1e-4 each."""
     x = np.repeat(queries[:1], 4000, axis=0)
     exclude = [[3, 17]] * len(x)
     draw = index.sample(x, k, scale=10.0, probes=probes, replace=replace, exclude=exclude, seed=3)
@@ -112,9 +110,7 @@ def test_without_replacement_to_the_last_target():
     for row, hidden in zip(draw.ids, (7, 8, 9), strict=True):
         assert sorted(row) == [i for i in range(30) if i != hidden]
     truth = naive.hide(index, naive.scores(index, x, 3.0), [[7], [8], [9]])
-    np.testing.assert_allclose(
-        naive.log_sum_exp(draw.scores + draw.log_weights), naive.log_sum_exp(truth), atol=1e-5
-    )
+    np.testing.assert_allclose(naive.log_sum_exp(draw.scores + draw.log_weights), naive.log_sum_exp(truth), atol=1e-5)
     with pytest.raises(ValueError, match="29 targets that are not excluded"):
         index.sample(x, 30, replace=False, exclude=[[7], [8], [9]])
 
@@ -174,9 +170,7 @@ def test_same_seed_same_draws(index, queries, options):
     index._threads = 5
     again = index.sample(x, 7, seed=8, probes=3, **options)
     index._threads = 1
-    parts = [
-        index.sample(x[i : i + 13], 7, seed=8, probes=3, first_query=i, **options) for i in range(0, 60, 13)
-    ]
+    parts = [index.sample(x[i : i + 13], 7, seed=8, probes=3, first_query=i, **options) for i in range(0, 60, 13)]
     for a, b, c in zip(whole, again, zip(*parts, strict=True), strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(a, np.concatenate(c))

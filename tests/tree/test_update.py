@@ -1,4 +1,5 @@
-"""Changes keep the tree good, not only true: targets move to nearer leaves, and repair brings a drifted tree back."""
+"""Changes keep the tree good, not only true: targets move to nearer leaves, and repair brings a drifted tree
+back."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ def error(index, queries, scale=20.0, probes=8):
 
 @pytest.fixture
 def drifted():
-    """Vectors, and the same after a small rotation and some noise (cosine about 0.9): every target has moved."""
+    """Vectors, and the same after a small rotation and some noise (cosine about 0.9): every target has
+    moved."""
     y = naive.clusters(4000, 16)
     rng = np.random.default_rng(1)
     turn, signs = np.linalg.qr(np.eye(16) + 0.03 * rng.normal(size=(16, 16)))

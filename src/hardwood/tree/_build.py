@@ -1,4 +1,5 @@
-"""Building the tree: groups from a sample, every vector to its group, each group's leaves by k-means, rows laid out leaf by leaf."""
+"""Building the tree: groups from a sample, every vector to its group, each group's leaves by k-means, rows
+laid out leaf by leaf."""
 
 from __future__ import annotations
 
@@ -29,9 +30,7 @@ def encode(vectors: Floats, dtype: np.dtype[Any]) -> NDArray[Any]:
     if dtype == np.float32:
         return vectors
     bits = np.ascontiguousarray(vectors).view(np.uint32)
-    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(
-        np.uint16
-    )
+    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
 
 
 def decoded(rows: NDArray[Any]) -> Floats:
@@ -42,7 +41,8 @@ def decoded(rows: NDArray[Any]) -> Floats:
 
 
 class Source:
-    """Where vectors come from: rows of an array or memmap, made float32 (and unit for cosine) a piece at a time, then rounded as stored."""
+    """Where vectors come from: rows of an array or memmap, made float32 (and unit for cosine) a piece at a
+    time, then rounded as stored."""
 
     def __init__(self, array: Any, prepare: Callable[[Any], Floats]) -> None:
         self._array, self._prepare = array, prepare
@@ -53,7 +53,7 @@ class Source:
         return self._prepare(self._array[rows])
 
 
-def build(  # noqa: PLR0915 - one story, told in order
+def build(
     source: Source,
     ids: NDArray[np.int64],
     dtype: np.dtype[Any],
@@ -62,7 +62,8 @@ def build(  # noqa: PLR0915 - one story, told in order
     threads: int,
     tick: Callable[[str, int, int], None],
 ) -> tuple[Nodes, int]:
-    """The tree over ``source`` and the number of rows in use. Needs the stored vectors once, and about a tenth more."""
+    """The tree over ``source`` and the number of rows in use. Needs the stored vectors once, and about a
+    tenth more."""
     n, d = source.shape
     rng = np.random.default_rng(seed)
     n_groups = max(1, round(math.sqrt(n / leaf_size)))
@@ -121,17 +122,17 @@ def build(  # noqa: PLR0915 - one story, told in order
     return with_shapes(nodes, rng), used
 
 
-def refresh(
-    nodes: Nodes, leaves: NDArray[np.int64], threads: int, groups: NDArray[np.int64] | None = None
-) -> None:
-    """Recomputes the statistics of the given leaves and of the groups above them (and of the given groups)."""
+def refresh(nodes: Nodes, leaves: NDArray[np.int64], threads: int, groups: NDArray[np.int64] | None = None) -> None:
+    """Recomputes the statistics of the given leaves and of the groups above them (and of the given
+    groups)."""
     split_work(lambda a, b: leaf_statistics(nodes, leaves, a, b, OUTWARD), len(leaves), threads, least=16)
     groups = np.union1d(nodes.leaf_group[leaves], nodes.leaf_group[:0] if groups is None else groups)
     group_statistics(nodes, groups[groups >= 0])
 
 
 def with_shapes(nodes: Nodes, rng: np.random.Generator) -> Nodes:
-    """The tree with covariance shapes measured on a sample of its targets, about their leaves and about their groups."""
+    """The tree with covariance shapes measured on a sample of its targets, about their leaves and about their
+    groups."""
     d = nodes.rows.shape[1]
     live = np.flatnonzero(nodes.leaf_count > 1)
     if len(live) == 0:
@@ -142,6 +143,4 @@ def with_shapes(nodes: Nodes, rng: np.random.Generator) -> Nodes:
     points = decoded(nodes.rows[at]).astype(np.float64)
     leaf_shape, leaf_even = pooled_shape(points - nodes.leaf_mean[picked])
     group_shape, group_even = pooled_shape(points - nodes.group_mean[nodes.leaf_group[picked]])
-    return nodes._replace(
-        leaf_shape=leaf_shape, group_shape=group_shape, evenly=np.array([leaf_even, group_even])
-    )
+    return nodes._replace(leaf_shape=leaf_shape, group_shape=group_shape, evenly=np.array([leaf_even, group_even]))

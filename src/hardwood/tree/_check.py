@@ -51,9 +51,7 @@ def check(tree: Tree) -> None:
     order = live[np.argsort(nodes.leaf_start[live])]
     ends = nodes.leaf_start[order] + nodes.leaf_room[order]
     _must((ends[:-1] <= nodes.leaf_start[order][1:]).all(), "two leaves overlap")
-    _must(
-        not len(order) or ends[-1] <= tree.used <= len(nodes.row_id), "a leaf reaches beyond the rows in use"
-    )
+    _must(not len(order) or ends[-1] <= tree.used <= len(nodes.row_id), "a leaf reaches beyond the rows in use")
     offsets, leaves = group_lists(nodes.leaf_group, len(nodes.group_count))
     _must(np.array_equal(offsets, nodes.group_offsets), "the groups' lists do not match the leaves' groups")
     _must(
@@ -71,9 +69,7 @@ def check(tree: Tree) -> None:
         _check_leaves(tree, live[start : start + LEAVES_AT_ONCE])
     for group in np.flatnonzero(nodes.group_count > 0):
         _check_group(nodes, int(group))
-    counts = np.bincount(
-        nodes.leaf_group[live], weights=nodes.leaf_count[live], minlength=len(nodes.group_count)
-    )
+    counts = np.bincount(nodes.leaf_group[live], weights=nodes.leaf_count[live], minlength=len(nodes.group_count))
     _must((counts == nodes.group_count).all(), "a group's count is not the sum of its leaves'")
 
 

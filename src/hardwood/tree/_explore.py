@@ -1,4 +1,5 @@
-"""The head and the tail: which leaves a query opens, and what is estimated and proved about the nodes it leaves shut."""
+"""The head and the tail: which leaves a query opens, and what is estimated and proved about the nodes it
+leaves shut."""
 
 from __future__ import annotations
 
@@ -14,9 +15,10 @@ from hardwood.tree._numeric import dot, exp32, jit, select_largest
 class Cut(NamedTuple):
     """One query's partition of all targets. ``sizes`` is (opened leaves, unopened nodes, head rows).
 
-    The first arrays are about opened leaves: ``open_log`` is the exact log mass (of what is not excluded), ``head`` the dot products of
-    its targets with the unit query (-inf where excluded) from ``open_at`` on. The ``tail`` arrays are about unopened nodes: a leaf by
-    its number, a group by ``~number``. ``lower`` and ``upper`` certify the log mass of all of it.
+    The first arrays are about opened leaves: ``open_log`` is the exact log mass (of what is not excluded),
+    ``head`` the dot products of its targets with the unit query (-inf where excluded) from ``open_at`` on.
+    The ``tail`` arrays are about unopened nodes: a leaf by its number, a group by ``~number``. ``lower`` and
+    ``upper`` certify the log mass of all of it.
     """
 
     sizes: np.ndarray
@@ -43,7 +45,8 @@ def along(unit, shape, even):  # type: ignore[no-untyped-def]
 
 @jit
 def score_leaf(nodes, leaf, unit, bx, excluded, head, at):  # type: ignore[no-untyped-def]
-    """Writes the leaf's dot products to ``head[at:]``, -inf for excluded rows, and returns their exact log mass."""
+    """Writes the leaf's dot products to ``head[at:]``, -inf for excluded rows, and returns their exact log
+    mass."""
     start, count, rows = nodes.leaf_start[leaf], nodes.leaf_count[leaf], nodes.rows
     best = np.float32(-np.inf)
     for i in range(count):
@@ -89,13 +92,14 @@ def log_sums(first, n, second, m):  # type: ignore[no-untyped-def]
 
 @jit
 def explore(nodes: Nodes, unit, bx, probes, groups, excluded, gamma, certify):  # type: ignore[no-untyped-def]
-    """Opens the ``probes`` leaves with the largest estimated mass among those of the best ``groups`` groups, and every leaf that holds an
-    excluded row; returns the `Cut`. ``certify=False`` skips the bounds."""
+    """Opens the ``probes`` leaves with the largest estimated mass among those of the best ``groups`` groups,
+    and every leaf that holds an excluded row; returns the `Cut`. ``certify=False`` skips the bounds."""
     G, L = nodes.group_count.shape[0], nodes.leaf_count.shape[0]
     leaf_share = along(unit, nodes.leaf_shape, nodes.evenly[0])
     group_share = along(unit, nodes.group_shape, nodes.evenly[1])
 
-    # Arrays by name once: a view or a field taken inside a loop counts references, atomically, beside other threads.
+    # Arrays by name once: a view or a field taken inside a loop counts references, atomically, beside other
+    # threads.
     leaf_mean, leaf_stats, leaf_count = nodes.leaf_mean, nodes.leaf_stats, nodes.leaf_count
     group_mean, group_stats = nodes.group_mean, nodes.group_stats
     group_offsets, group_leaves = nodes.group_offsets, nodes.group_leaves
@@ -108,7 +112,13 @@ def explore(nodes: Nodes, unit, bx, probes, groups, excluded, gamma, certify):  
         if nodes.group_count[g] > 0:
             group_dot[g] = bx * dot(unit, group_mean, g)
             group_log[g] = mass_estimate(
-                group_stats[g, 3], group_dot[g], bx, group_stats[g, 0], group_stats[g, 1], group_stats[g, 2], group_share
+                group_stats[g, 3],
+                group_dot[g],
+                bx,
+                group_stats[g, 0],
+                group_stats[g, 1],
+                group_stats[g, 2],
+                group_share,
             )
             order[live] = g
             live += 1
@@ -147,7 +157,13 @@ def explore(nodes: Nodes, unit, bx, probes, groups, excluded, gamma, certify):  
     for i in range(seen):
         j = leaf_of[i]
         leaf_log[i] = mass_estimate(
-            leaf_stats[j, 3], leaf_dot[i], bx, leaf_stats[j, 0], leaf_stats[j, 1], leaf_stats[j, 2], leaf_share
+            leaf_stats[j, 3],
+            leaf_dot[i],
+            bx,
+            leaf_stats[j, 0],
+            leaf_stats[j, 1],
+            leaf_stats[j, 2],
+            leaf_share,
         )
     for f in range(n_forced):
         for i in range(seen):

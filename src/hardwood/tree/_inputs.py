@@ -1,4 +1,5 @@
-"""What users pass, checked before anything is touched: every failure names what was received and the way out."""
+"""What users pass, checked before anything is touched: every failure names what was received and the way
+out."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ def finite(block: NDArray[Any], name: str, first: int = 0) -> Floats:
                 "and multiply the scale by it."
             )
         raise ValueError(
-            f"{name}[{row + first}] holds NaN or infinite numbers ({len(bad)} such rows). Remove these rows or find what made them."
+            f"{name}[{row + first}] holds NaN or infinite numbers ({len(bad)} such rows). "
+            "Remove these rows or find what made them."
         )
     return out
 
@@ -73,9 +75,7 @@ def vectors(x: Any, dimension: int | None, name: str) -> Floats:
 def check_shape(shape: tuple[int, ...], dimension: int | None, name: str) -> None:
     """Two axes, and as many columns as the index has dimensions."""
     if len(shape) != 2:
-        raise ValueError(
-            f"{name} must have shape (n, d); got {tuple(shape)}. A single vector v is v[None, :]."
-        )
+        raise ValueError(f"{name} must have shape (n, d); got {tuple(shape)}. A single vector v is v[None, :].")
     if dimension is not None and shape[1] != dimension:
         raise ValueError(f"{name} has {shape[1]} dimensions; this index holds vectors of {dimension}.")
     if not 1 <= shape[1] <= MAX_DIMENSION:
@@ -118,9 +118,7 @@ def ids(x: Any, name: str = "ids", unique: bool = True) -> Ints:
         ordered = np.sort(out)
         again = np.flatnonzero(ordered[1:] == ordered[:-1])
         if len(again):
-            raise ValueError(
-                f"{name} repeats {int(ordered[again[0]])} ({len(again)} repeats). Each id may occur once."
-            )
+            raise ValueError(f"{name} repeats {int(ordered[again[0]])} ({len(again)} repeats). Each id may occur once.")
     return out
 
 

@@ -32,13 +32,9 @@ def make(
         array = vectors if hasattr(vectors, "shape") else np.asarray(vectors)
         return _make(array, ids, dtype, cosine, leaf_size, seed, threads, progress)
     if not hasattr(vectors, "__iter__"):
-        raise TypeError(
-            f"vectors must be an array, a tensor or an iterator of chunks; got {type(vectors).__name__}."
-        )
+        raise TypeError(f"vectors must be an array, a tensor or an iterator of chunks; got {type(vectors).__name__}.")
     with tempfile.TemporaryDirectory(prefix="hardwood-") as folder:
-        return _make(
-            _spool(vectors, Path(folder) / "vectors"), ids, dtype, cosine, leaf_size, seed, threads, progress
-        )
+        return _make(_spool(vectors, Path(folder) / "vectors"), ids, dtype, cosine, leaf_size, seed, threads, progress)
 
 
 def _spool(chunks: Any, path: Path) -> Any:
@@ -82,12 +78,12 @@ def _make(
     with Bar(progress) as bar:
         source = Source(array, prepare)
         nodes, used = build(source, numbers, dtype, leaf_size, int(_inputs.seed_of(seed)), threads, bar.tick)
-    return Tree(nodes, used, leaf_size)
+        tree = Tree(nodes, used, leaf_size)
+        tree.settle_in(threads, bar.tick)
+    return tree
 
 
-def from_array(
-    vectors: Floats, ids: Ints, dtype: np.dtype[Any], leaf_size: int, seed: int, threads: int
-) -> Tree:
+def from_array(vectors: Floats, ids: Ints, dtype: np.dtype[Any], leaf_size: int, seed: int, threads: int) -> Tree:
     """The tree over vectors that are checked and prepared already."""
     nodes, used = build(Source(vectors, lambda x: x), ids, dtype, leaf_size, seed, threads, lambda *_: None)
     return Tree(nodes, used, leaf_size)

@@ -1,7 +1,8 @@
 """The arrays of a tree, as kernels see them.
 
-Two levels of nodes stand over the targets: *groups*, each of about sqrt(number of leaves) *leaves*, each of some tens of targets.
-A leaf's targets lie in consecutive rows of one array, with a little room after them for targets to come.
+Two levels of nodes stand over the targets: *groups*, each of about sqrt(number of leaves) *leaves*, each of
+some tens of targets. A leaf's targets lie in consecutive rows of one array, with a little room after them for
+targets to come.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 
 
 class Nodes(NamedTuple):
-    """Everything a kernel needs to read; ``L`` leaves, ``G`` groups, ``d`` dimensions. A dead leaf has count 0 and group -1."""
+    """Everything a kernel needs to read; ``L`` leaves, ``G`` groups, ``d`` dimensions. A dead leaf has count
+    0 and group -1."""
 
     rows: NDArray[np.float32] | NDArray[np.uint16]  # (capacity, d) targets; uint16 holds the bits of bfloat16
     row_id: NDArray[np.int64]  # (capacity,)

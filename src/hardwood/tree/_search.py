@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from hardwood.tree._explore import along, explore, log_sums
+from hardwood.tree._explore import explore, log_sums
 from hardwood.tree._numeric import decode, dot, exp32, jit, select_largest
 from hardwood.tree._numeric import unit as to_unit
 
 
 @jit
 def search(nodes, queries, probes, groups, begin, end, rows, scores):  # type: ignore[no-untyped-def]
-    """For queries ``begin <= b < end``: rows and inner products of the ``k`` best targets of the ``probes`` leaves whose centroids score
-    best among those of the best ``groups`` groups, into ``rows`` and ``scores`` (B, k)."""
+    """For queries ``begin <= b < end``: rows and inner products of the ``k`` best targets of the ``probes``
+    leaves whose centroids score best among those of the best ``groups`` groups, into ``rows`` and ``scores``
+    (B, k)."""
     d, k = queries.shape[1], rows.shape[1]
     G, L = nodes.group_count.shape[0], nodes.leaf_count.shape[0]
     unit = np.empty(d, np.float32)
@@ -57,15 +58,14 @@ def search(nodes, queries, probes, groups, begin, end, rows, scores):  # type: i
 
 @jit
 def expect(nodes, queries, scale, probes, groups, ex_offsets, ex_rows, gamma, begin, end, out):  # type: ignore[no-untyped-def]
-    """``E_P[y]`` for queries ``begin <= b < end`` into ``out`` (B, d): opened targets exactly, an unopened node by the mean of its targets
-    tilted by the query, ``μ + β Σ x``: together the gradient of ``log Ẑ`` by ``βx``."""
+    """``E_P[y]`` for queries ``begin <= b < end`` into ``out`` (B, d): opened targets exactly, an unopened
+    node by the mean of its targets tilted by the query, ``μ + β Σ x``: together the gradient of ``log Ẑ`` by
+    ``βx``."""
     d = queries.shape[1]
     unit, total, push = np.empty(d, np.float32), np.empty(d), np.empty(d)
     for b in range(begin, end):
         bx = scale * to_unit(queries[b], unit)
-        cut = explore(
-            nodes, unit, bx, probes, groups, ex_rows[ex_offsets[b] : ex_offsets[b + 1]], gamma, False
-        )
+        cut = explore(nodes, unit, bx, probes, groups, ex_rows[ex_offsets[b] : ex_offsets[b + 1]], gamma, False)
         opened, n_tail = cut.sizes[0], cut.sizes[1]
         log_z = log_sums(cut.open_log, opened, cut.tail_log, n_tail)
         total[:] = 0.0
@@ -99,7 +99,8 @@ def expect(nodes, queries, scale, probes, groups, ex_offsets, ex_rows, gamma, be
 
 @jit
 def tilt(unit, shape, even, amount, push, total):  # type: ignore[no-untyped-def]
-    """Adds ``amount · W x̂`` to ``total``, with ``W = even I + shape' shape`` the pooled covariance; ``push`` is scratch."""
+    """Adds ``amount · W x̂`` to ``total``, with ``W = even I + shape' shape`` the pooled covariance; ``push``
+    is scratch."""
     if amount == 0.0:
         return
     for c in range(push.shape[0]):

@@ -1,4 +1,5 @@
-"""Statistics of nodes: exact for leaves, composed for groups, and the covariance shape that a level shares."""
+"""Statistics of nodes: exact for leaves, composed for groups, and the covariance shape that a level
+shares."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ SHAPE_RANK = 64
 
 @jit
 def leaf_statistics(nodes, leaves, begin, end, outward):  # type: ignore[no-untyped-def]
-    """Recomputes mean, radius, reach and spread of ``leaves[begin:end]`` from their rows, in float64, radii rounded outward."""
+    """Recomputes mean, radius, reach and spread of ``leaves[begin:end]`` from their rows, in float64, radii
+    rounded outward."""
     d = nodes.rows.shape[1]
     total = np.empty(d)
     for t in range(begin, end):
@@ -44,8 +46,9 @@ def leaf_statistics(nodes, leaves, begin, end, outward):  # type: ignore[no-unty
 
 
 def group_statistics(nodes: Nodes, groups: NDArray[np.int64]) -> None:
-    """Recomputes the given groups from their leaves: ``m = Σ m_l``, ``μ = Σ m_l μ_l / m``, ``r = max(‖μ_l - μ‖ + r_l)`` (a bound of the
-    radius, and what an update can afford), spread by the parallel axis theorem."""
+    """Recomputes the given groups from their leaves: ``m = Σ m_l``, ``μ = Σ m_l μ_l / m``, ``r = max(‖μ_l -
+    μ‖ + r_l)`` (a bound of the radius, and what an update can afford), spread by the parallel axis
+    theorem."""
     for g in groups:
         leaves = nodes.group_leaves[nodes.group_offsets[g] : nodes.group_offsets[g + 1]]
         counts = nodes.leaf_count[leaves].astype(np.float64)
@@ -65,7 +68,8 @@ def group_statistics(nodes: Nodes, groups: NDArray[np.int64]) -> None:
 
 
 def pooled_shape(residuals: NDArray[np.float64]) -> tuple[NDArray[np.float32], float]:
-    """The covariance of ``residuals`` over its own trace, as ``even · I + Σ_r s_r s_r'``: the rows ``s_r`` ``(R, d)`` and ``even``.
+    """The covariance of ``residuals`` over its own trace, as ``even · I + Σ_r s_r s_r'``: the rows ``s_r``
+    ``(R, d)`` and ``even``.
 
     Its ``SHAPE_RANK`` widest directions are kept apart, the rest averaged, so that its trace is 1.
     """
@@ -77,7 +81,8 @@ def pooled_shape(residuals: NDArray[np.float64]) -> tuple[NDArray[np.float32], f
     values, vectors = _eigen(residuals)
     values = np.maximum(values, 0.0) / max(values.sum(), 1e-300)
     rank = min(SHAPE_RANK, d - 1, len(values))
-    # Eigenvalues of a sample spread wider than the truth; shrink as far as the sample is small (Ledoit and Wolf's form).
+    # Eigenvalues of a sample spread wider than the truth; shrink as far as the sample is small (Ledoit and
+    # Wolf's form).
     kept = values[:rank] * (n / (n + d)) + (d / (n + d)) / d
     even = max(0.0, 1.0 - kept.sum()) / max(1, d - rank)
     extra = np.maximum(kept - even, 0.0)
@@ -86,7 +91,8 @@ def pooled_shape(residuals: NDArray[np.float64]) -> tuple[NDArray[np.float32], f
 
 
 def _eigen(residuals: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Eigenvalues, largest first, and eigenvectors (columns) of ``residuals' residuals``, by the smaller of the two Gram matrices."""
+    """Eigenvalues, largest first, and eigenvectors (columns) of ``residuals' residuals``, by the smaller of
+    the two Gram matrices."""
     n, d = residuals.shape
     if d <= n:
         values, vectors = np.linalg.eigh(residuals.T @ residuals)

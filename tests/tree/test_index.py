@@ -40,7 +40,14 @@ def test_len_in_repr(index):
     assert index.stats()["targets"] == 600
 
 
-@pytest.mark.parametrize("ids", [np.arange(600)[::-1], np.arange(600) - 300, np.random.default_rng(0).permutation(2**62 - np.arange(600))])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        np.arange(600)[::-1],
+        np.arange(600) - 300,
+        np.random.default_rng(0).permutation(2**62 - np.arange(600)),
+    ],
+)
 def test_any_int64_ids(vectors, ids):
     index = TargetIndex.build(vectors, ids=ids, leaf_size=8, progress=False)
     index.check()
@@ -49,7 +56,11 @@ def test_any_int64_ids(vectors, ids):
     hits = index.search(vectors[:50], 1, probes=1000)
     np.testing.assert_array_equal(hits.ids[:, 0], ids[:50])
     draw = index.sample(vectors[:5], 50, seed=0)
-    np.testing.assert_allclose(draw.scores, 20 * np.einsum("bd,bkd->bk", vectors[:5], index.vectors(draw.ids.ravel()).reshape(5, 50, 12)), atol=1e-5)
+    np.testing.assert_allclose(
+        draw.scores,
+        20 * np.einsum("bd,bkd->bk", vectors[:5], index.vectors(draw.ids.ravel()).reshape(5, 50, 12)),
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("form", ["array", "float64", "list", "memmap", "chunks", "tensor", "half tensor"])
@@ -57,7 +68,8 @@ def test_vectors_in_any_form(vectors, tmp_path, form):
     np.save(tmp_path / "v.npy", vectors)
     forms = {
         "array": vectors, "float64": vectors.astype(np.float64), "list": vectors.tolist(),
-        "memmap": np.load(tmp_path / "v.npy", mmap_mode="r"), "chunks": (vectors[i : i + 77] for i in range(0, 600, 77)),
+        "memmap": np.load(tmp_path / "v.npy", mmap_mode="r"),
+        "chunks": (vectors[i : i + 77] for i in range(0, 600, 77)),
         "tensor": torch.from_numpy(vectors), "half tensor": torch.from_numpy(vectors).bfloat16(),
     }  # fmt: skip
     index = TargetIndex.build(forms[form], leaf_size=8, progress=False)
@@ -68,9 +80,7 @@ def test_vectors_in_any_form(vectors, tmp_path, form):
 
 def test_bfloat16_rounds_as_torch_does(vectors):
     index = TargetIndex.build(vectors, dtype="bfloat16", leaf_size=8, progress=False)
-    np.testing.assert_array_equal(
-        index.vectors(np.arange(600)), torch.from_numpy(vectors).bfloat16().float().numpy()
-    )
+    np.testing.assert_array_equal(index.vectors(np.arange(600)), torch.from_numpy(vectors).bfloat16().float().numpy())
 
 
 def test_tensors_in_tensors_out(index, vectors):
@@ -101,7 +111,8 @@ def test_cosine(vectors):
 @pytest.mark.parametrize("d", [1, 2, 5, 7, 13, 40, 100, 4096])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_search_and_expectation_agree_with_brute_force(d, dtype):
-    """All leaves opened: the same sets as NumPy's but for ties within float32 rounding; a mean within 1e-5 of the largest norm."""
+    """All leaves opened: the same sets as NumPy's but for ties within float32 rounding; a mean within 1e-5 of
+    the largest norm."""
     y = naive.clusters(300 if d > 100 else 900, d, spread=1.0)
     index = TargetIndex.build(y, dtype=dtype, leaf_size=16, progress=False)
     x = naive.clusters(7, d, seed=8)
@@ -117,7 +128,8 @@ def test_search_and_expectation_agree_with_brute_force(d, dtype):
 
 
 def test_expectation_is_the_gradient_of_its_log_z():
-    """Central differences of ``log Ẑ`` with few leaves open, where no estimate is clipped: the tilt by the covariance belongs there."""
+    """Central differences of ``log Ẑ`` with few leaves open, where no estimate is clipped: the tilt by the
+    covariance belongs there."""
     y = naive.clusters(900, 6, spread=0.3)
     index = TargetIndex.build(y, leaf_size=8, progress=False)
     x, scale, h = naive.clusters(1, 6, seed=2).astype(np.float64), 2.0, 1e-3
@@ -158,7 +170,11 @@ BAD = [
     (lambda i, v: i.add([600], v[:2]), ValueError, "1 ids for 2 vectors"),
     (lambda i, v: i.add([600, 3], v[:2]), ValueError, "id 3 is already in the index"),
     (lambda i, v: i.add([600, 600], v[:2]), ValueError, "repeats 600"),
-    (lambda i, v: i.add([600, 601], np.array([v[0], v[1] * np.inf])), ValueError, r"vectors\[1\] holds NaN or inf"),
+    (
+        lambda i, v: i.add([600, 601], np.array([v[0], v[1] * np.inf])),
+        ValueError,
+        r"vectors\[1\] holds NaN or inf",
+    ),
     (lambda i, v: i.add([600], v[:1] * 1e19), ValueError, "norm 1e.19, beyond"),
     (lambda i, v: i.add([600], v[:1, :3]), ValueError, "3 dimensions"),
     (lambda i, v: i.remove([1, 2, 600]), KeyError, "id 600 is not in the index"),
@@ -220,5 +236,8 @@ def test_an_emptied_index_says_so_and_fills_again(index, vectors):
 
 
 def test_importing_is_quick_and_leaves_torch_and_numba_alone():
-    code = "import sys, hardwood; assert not {'torch', 'numba'} & set(sys.modules), 'heavy'; from hardwood import TargetIndex; assert 'torch' not in sys.modules"
+    code = (
+        "import sys, hardwood; assert not {'torch', 'numba'} & set(sys.modules), 'heavy'; "
+        "from hardwood import TargetIndex; assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

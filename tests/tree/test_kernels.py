@@ -68,20 +68,31 @@ def test_bfloat16_goes_to_the_nearest_even():
 
 
 def test_uniforms_are_uniform_and_independent():
-    """Kolmogorov-Smirnov and lag correlations over 10^5 numbers, for neighbouring keys too: ten tests at a false-alarm rate of 1e-4 each."""
+    """Kolmogorov-Smirnov and lag correlations over 10^5 numbers, for neighbouring keys too: ten tests at a
+    false-alarm rate of 1e-4 each."""
     streams = np.empty((5, 100_000))
     for key in range(5):
         many_uniform(np.uint64(key), streams[key])
         assert stats.kstest(streams[key], "uniform").pvalue > 1e-4
     assert ((streams > 0) & (streams < 1)).all()
-    for a, b in ((streams[0][1:], streams[0][:-1]), (streams[0], streams[1]), (streams[1], streams[2]), (streams[0][3:], streams[0][:-3])):
+    for a, b in (
+        (streams[0][1:], streams[0][:-1]),
+        (streams[0], streams[1]),
+        (streams[1], streams[2]),
+        (streams[0][3:], streams[0][:-3]),
+    ):
         assert stats.pearsonr(a, b).pvalue > 1e-4
 
 
 @pytest.mark.parametrize("n", [1, 2, 10, 1000])
 def test_select_largest(n):
     rng = np.random.default_rng(n)
-    for values in (rng.normal(size=n), rng.integers(0, 3, n).astype(float), np.zeros(n), np.where(rng.random(n) < 0.5, -np.inf, 1.0)):
+    for values in (
+        rng.normal(size=n),
+        rng.integers(0, 3, n).astype(float),
+        np.zeros(n),
+        np.where(rng.random(n) < 0.5, -np.inf, 1.0),
+    ):
         for k in {0, 1, n // 3, n - 1, n}:
             order = rng.permutation(n)
             _numeric.select_largest(values, order, n, k)
@@ -90,7 +101,8 @@ def test_select_largest(n):
 
 
 def test_truncated_gumbels_have_their_maximum_and_distribution():
-    """Null: with the maximum drawn from its own law, each of the truncated variates is a Gumbel again (Kolmogorov-Smirnov, alarm 1e-4)."""
+    """Null: with the maximum drawn from its own law, each of the truncated variates is a Gumbel again
+    (Kolmogorov-Smirnov, alarm 1e-4)."""
     rng = np.random.default_rng(0)
     location = np.log(np.array([0.5, 0.3, 0.15, 0.05]))
     out = np.empty((20_000, 4))
@@ -130,7 +142,11 @@ def test_leaf_and_group_statistics(dtype):
         assert_node(nodes.leaf_count[leaf], nodes.leaf_mean[leaf], nodes.leaf_stats[leaf], block, exact=True)
     for group, blocks in groups.items():
         assert_node(
-            nodes.group_count[group], nodes.group_mean[group], nodes.group_stats[group], np.concatenate(blocks), exact=False
+            nodes.group_count[group],
+            nodes.group_mean[group],
+            nodes.group_stats[group],
+            np.concatenate(blocks),
+            exact=False,
         )
 
 
@@ -186,9 +202,12 @@ def test_nearest_leaf():
 @pytest.mark.parametrize("limit", [1, 4, 16])
 def test_clusters_are_of_bounded_size(limit):
     rng = np.random.default_rng(0)
-    for points in (rng.normal(size=(300, 3)), np.zeros((300, 3)), np.repeat(rng.normal(size=(3, 3)), 100, axis=0)):
-        points = points.astype(np.float32)
-        labels = _cluster.subtree(points, limit, 3, rng)
+    for points in (
+        rng.normal(size=(300, 3)),
+        np.zeros((300, 3)),
+        np.repeat(rng.normal(size=(3, 3)), 100, axis=0),
+    ):
+        labels = _cluster.subtree(points.astype(np.float32), limit, 3, rng)
         counts = np.bincount(labels)
         assert counts.max() <= 2 * limit
         assert counts.min() > 0
@@ -222,7 +241,7 @@ def test_ids():
 
 
 def test_only_the_agreed_fastmath_flags():
-    assert _numeric.FASTMATH == {"nsz", "arcp", "contract", "afn", "reassoc"}
+    assert {"nsz", "arcp", "contract", "afn", "reassoc"} == _numeric.FASTMATH
     for module in (_numeric, _sample, _search, _update, _statistics):
         for name, item in vars(module).items():
             if hasattr(item, "targetoptions"):
@@ -233,7 +252,12 @@ def test_only_the_agreed_fastmath_flags():
 def test_warmup_compiles_everything(monkeypatch):
     """After it, sampling at the user's sizes compiles nothing: no kernel gains a signature."""
     assert warmup() < 300
-    kernels = [k for m in (_sample, _search, _update, _statistics, _numeric) for k in vars(m).values() if hasattr(k, "signatures")]
+    kernels = [
+        k
+        for m in (_sample, _search, _update, _statistics, _numeric)
+        for k in vars(m).values()
+        if hasattr(k, "signatures")
+    ]
     before = [len(k.signatures) for k in kernels]
     y = naive.clusters(300, 8)
     for dtype in ("float32", "bfloat16"):

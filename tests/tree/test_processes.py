@@ -41,7 +41,11 @@ def test_in_dataloader_workers(index, start):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on forks beside threads: what is tested
         loader = torch.utils.data.DataLoader(
-            Workers(index), batch_size=None, num_workers=2, multiprocessing_context=multiprocessing.get_context(start), timeout=60
+            Workers(index),
+            batch_size=None,
+            num_workers=2,
+            multiprocessing_context=multiprocessing.get_context(start),
+            timeout=60,
         )
         got = list(loader)
     for a, b in zip(want, got, strict=True):
@@ -62,7 +66,8 @@ def test_a_fork_while_a_thread_holds_the_lock(index):
 
 
 def test_readers_at_once_and_a_writer_between():
-    """Readers never see a half-made change: every draw is of a target that some state held, with the score of its vector."""
+    """Readers never see a half-made change: every draw is of a target that some state held, with the score of
+    its vector."""
     vectors = naive.clusters(800, 8)
     index = TargetIndex.build(vectors, leaf_size=8, threads=2, progress=False)
     x, stop, rng = naive.clusters(20, 8, seed=1), threading.Event(), np.random.default_rng(0)

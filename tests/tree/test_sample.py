@@ -1,6 +1,7 @@
 """Draws: exact where promised, unbiased everywhere, and their probabilities true.
 
-Statistical tests use fixed seeds. Each states its null and its false-alarm rate: how often a right program would fail with a fresh seed.
+Statistical tests use fixed seeds. Each states its null and its false-alarm rate: how often a right program
+would fail with a fresh seed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def queries():
 
 
 def assert_distribution(ids, probabilities, names):
-    """Chi-squared. Null: the draws have these probabilities; cells are pooled to an expectation of at least 10; false alarms: `ALARM`."""
+    """Chi-squared. Null: the draws have these probabilities; cells are pooled to an expectation of at least
+    10; false alarms: `ALARM`."""
     observed = np.array([(ids == name).sum() for name in names], dtype=float)
     expected = probabilities * len(ids)
     order = np.argsort(expected)
@@ -53,7 +55,8 @@ def test_with_all_leaves_open_draws_are_exact(index, queries, scale):
 @pytest.mark.parametrize("probes", [1, 3, 40])
 @pytest.mark.parametrize("scale", [2.0, 20.0])
 def test_log_q_is_the_probability_of_the_draw(index, queries, probes, scale):
-    """Against the enumeration of all targets by `log_proposal`: it sums to 1, the draws follow it, and `log_q` is the same number."""
+    """Against the enumeration of all targets by `log_proposal`: it sums to 1, the draws follow it, and
+    `log_q` is the same number."""
     every = index.log_proposal(queries, index.ids, scale=scale, probes=probes)
     np.testing.assert_allclose(np.exp(every).sum(axis=1), 1.0, atol=1e-5)
     draw = index.sample(queries, 20_000, scale=scale, probes=probes, seed=2)
@@ -71,8 +74,8 @@ def test_log_q_is_the_probability_of_the_draw(index, queries, probes, scale):
 @pytest.mark.parametrize("probes", [1, 10])
 @pytest.mark.parametrize("k", [1, 5])
 def test_weighted_sums_are_unbiased(index, queries, replace, probes, k):
-    """Null: the mean of ``Σ_j exp(s_j + w_j) f(j)`` over 4 000 independent calls is the sum over all targets, for ``f = 1`` and for a
-    coordinate of the target; z-test, 16 tests at false-alarm rate 1e-4 each."""
+    """Null: the mean of ``Σ_j exp(s_j + w_j) f(j)`` over 4 000 independent calls is the sum over all targets,
+    for ``f = 1`` and for a coordinate of the target; z-test, 16 tests at false-alarm rate 1e-4 each."""
     x = np.repeat(queries[:1], 4000, axis=0)
     exclude = [[3, 17]] * len(x)
     draw = index.sample(x, k, scale=10.0, probes=probes, replace=replace, exclude=exclude, seed=3)

@@ -56,9 +56,7 @@ def test_files_are_plain_safetensors(index, tmp_path):
     with safe_open(tmp_path / "index" / "vectors.safetensors", framework="pt") as file:
         rows = file.get_tensor("rows")
     assert str(rows.dtype) == f"torch.{index.dtype}"
-    np.testing.assert_array_equal(
-        rows.float().numpy()[index._tree.ids.find(index.ids)], index.vectors(index.ids)
-    )
+    np.testing.assert_array_equal(rows.float().numpy()[index._tree.ids.find(index.ids)], index.vectors(index.ids))
 
 
 def damaged(folder: Path, kind: str) -> None:

@@ -1,4 +1,5 @@
-"""The tree over all targets: softmax sampled and bounded, nearest targets found, and all of it kept true while vectors change.
+"""The tree over all targets: softmax sampled and bounded, nearest targets found, and all of it kept true
+while vectors change.
 
 It knows vectors and ids. It must not know texts, models, losses or torch (tensors are taken as arrays).
 """

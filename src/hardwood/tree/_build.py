@@ -1,4 +1,5 @@
-"""Building the tree: groups from a sample, every vector to its group, each group's leaves by k-means, rows laid out leaf by leaf."""
+"""Building the tree: groups from a sample, every vector to its group, each group's leaves by k-means, rows
+laid out leaf by leaf."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ def decoded(rows: NDArray[Any]) -> Floats:
 
 
 class Source:
-    """Where vectors come from: rows of an array or memmap, made float32 (and unit for cosine) a piece at a time, then rounded as stored."""
+    """Where vectors come from: rows of an array or memmap, made float32 (and unit for cosine) a piece at a
+    time, then rounded as stored."""
 
     def __init__(self, array: Any, prepare: Callable[[Any], Floats]) -> None:
         self._array, self._prepare = array, prepare
@@ -51,7 +53,7 @@ class Source:
         return self._prepare(self._array[rows])
 
 
-def build(  # noqa: PLR0915 - one story, told in order
+def build(
     source: Source,
     ids: NDArray[np.int64],
     dtype: np.dtype[Any],
@@ -60,7 +62,8 @@ def build(  # noqa: PLR0915 - one story, told in order
     threads: int,
     tick: Callable[[str, int, int], None],
 ) -> tuple[Nodes, int]:
-    """The tree over ``source`` and the number of rows in use. Needs the stored vectors once, and about a tenth more."""
+    """The tree over ``source`` and the number of rows in use. Needs the stored vectors once, and about a
+    tenth more."""
     n, d = source.shape
     rng = np.random.default_rng(seed)
     n_groups = max(1, round(math.sqrt(n / leaf_size)))
@@ -111,8 +114,8 @@ def build(  # noqa: PLR0915 - one story, told in order
     offsets, leaves = group_lists(np.array(leaf_group, dtype=np.int64), n_groups)
     nodes = Nodes(
         rows, row_id, row_leaf, np.array(starts), np.array(counts), np.array(rooms), np.array(leaf_group),
-        np.zeros((L, d), np.float32), np.zeros((L, 3)), offsets, leaves,
-        np.zeros(n_groups, np.int64), np.zeros((n_groups, d), np.float32), np.zeros((n_groups, 3)),
+        np.zeros((L, d), np.float32), np.zeros((L, 4)), offsets, leaves,
+        np.zeros(n_groups, np.int64), np.zeros((n_groups, d), np.float32), np.zeros((n_groups, 4)),
         np.zeros((1, d), np.float32), np.zeros((1, d), np.float32), np.full(2, 1.0 / d),
     )  # fmt: skip
     refresh(nodes, np.arange(L), threads)
@@ -120,14 +123,16 @@ def build(  # noqa: PLR0915 - one story, told in order
 
 
 def refresh(nodes: Nodes, leaves: NDArray[np.int64], threads: int, groups: NDArray[np.int64] | None = None) -> None:
-    """Recomputes the statistics of the given leaves and of the groups above them (and of the given groups)."""
+    """Recomputes the statistics of the given leaves and of the groups above them (and of the given
+    groups)."""
     split_work(lambda a, b: leaf_statistics(nodes, leaves, a, b, OUTWARD), len(leaves), threads, least=16)
     groups = np.union1d(nodes.leaf_group[leaves], nodes.leaf_group[:0] if groups is None else groups)
     group_statistics(nodes, groups[groups >= 0])
 
 
 def with_shapes(nodes: Nodes, rng: np.random.Generator) -> Nodes:
-    """The tree with covariance shapes measured on a sample of its targets, about their leaves and about their groups."""
+    """The tree with covariance shapes measured on a sample of its targets, about their leaves and about their
+    groups."""
     d = nodes.rows.shape[1]
     live = np.flatnonzero(nodes.leaf_count > 1)
     if len(live) == 0:

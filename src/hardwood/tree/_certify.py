@@ -20,7 +20,7 @@ def survey(nodes, unit, bx, gamma, low, middle, high):  # type: ignore[no-untype
         low[leaf] = middle[leaf] = high[leaf] = -np.inf
         if nodes.leaf_count[leaf] > 0:
             s = nodes.leaf_stats[leaf]
-            count = np.log(np.float64(nodes.leaf_count[leaf]))
+            count = s[3]
             score = bx * dot(unit, nodes.leaf_mean, leaf)
             err = score_error(bx, s[1], gamma)
             low[leaf] = mass_lower(count, score, err)
@@ -32,7 +32,8 @@ def survey(nodes, unit, bx, gamma, low, middle, high):  # type: ignore[no-untype
 
 @jit
 def summed(low, middle, high, out):  # type: ignore[no-untyped-def]
-    """``log Σ exp`` of the three arrays into ``out``: estimate, lower, upper, the bounds moved outward by what the sums may err."""
+    """``log Σ exp`` of the three arrays into ``out``: estimate, lower, upper, the bounds moved outward by
+    what the sums may err."""
     n = low.shape[0]
     out[0] = log_sums(middle, n, middle, 0)
     out[1] = log_sums(low, n, low, 0)
@@ -46,7 +47,8 @@ def summed(low, middle, high, out):  # type: ignore[no-untyped-def]
 
 @jit
 def open_leaf(nodes, leaf, unit, bx, excluded, gamma, head, at, low, middle, high):  # type: ignore[no-untyped-def]
-    """Scores a leaf into ``head[at:]`` and replaces its bounds and estimate by its exact mass, give or take rounding."""
+    """Scores a leaf into ``head[at:]`` and replaces its bounds and estimate by its exact mass, give or take
+    rounding."""
     exact = score_leaf(nodes, leaf, unit, bx, excluded, head, at)
     low[leaf] = middle[leaf] = high[leaf] = exact
     if exact > -np.inf:
@@ -56,9 +58,10 @@ def open_leaf(nodes, leaf, unit, bx, excluded, gamma, head, at, low, middle, hig
 
 
 @jit
-def refine(nodes, queries, scale, tolerance, budget, ex_offsets, ex_rows, gamma, begin, end, marks, opened, certain):  # type: ignore[no-untyped-def]  # fmt: skip
-    """For queries ``begin <= b < end``: opens leaves, widest gap between bounds first, until the whole gap is within ``tolerance`` or
-    ``budget`` leaves are open. Estimate and bounds go to ``marks`` (B, 3). Leaves with excluded rows are always opened."""
+def refine(nodes, queries, scale, tolerance, budget, ex_offsets, ex_rows, gamma, begin, end, marks, opened, certain):  # type: ignore[no-untyped-def]
+    """For queries ``begin <= b < end``: opens leaves, widest gap between bounds first, until the whole gap is
+    within ``tolerance`` or ``budget`` leaves are open. Estimate and bounds go to ``marks`` (B, 3). Leaves
+    with excluded rows are always opened."""
     d, L = queries.shape[1], nodes.leaf_count.shape[0]
     unit = np.empty(d, np.float32)
     low, middle, high = np.empty(L), np.empty(L), np.empty(L)
@@ -73,9 +76,9 @@ def refine(nodes, queries, scale, tolerance, budget, ex_offsets, ex_rows, gamma,
                 gap[leaf] = high[leaf] + np.log(-np.expm1(min(low[leaf] - high[leaf], -1e-300)))
         forced = 0
         for e in range(excluded.shape[0]):
-            leaf = np.int64(nodes.row_leaf[excluded[e]])
-            if gap[leaf] < np.inf:
-                gap[leaf] = np.inf
+            hiding = nodes.row_leaf[excluded[e]]
+            if gap[hiding] < np.inf:
+                gap[hiding] = np.inf
                 forced += 1
         order = np.argsort(-gap)
         done, check = 0, forced
@@ -127,12 +130,14 @@ def choose(nodes, leaf_weight, group_weight, total, u):  # type: ignore[no-untyp
 
 
 @jit
-def draw_exact(nodes, queries, scale, ex_offsets, ex_rows, seed, first, gamma, begin, end, rows, scores, marks):  # type: ignore[no-untyped-def]  # fmt: skip
-    """For queries ``begin <= b < end``: ``k`` independent exact draws of P each, by rejection under the certified upper bounds.
+def draw_exact(nodes, queries, scale, ex_offsets, ex_rows, seed, first, gamma, begin, end, rows, scores, marks):  # type: ignore[no-untyped-def]
+    """For queries ``begin <= b < end``: ``k`` independent exact draws of P each, by rejection under the
+    certified upper bounds.
 
-    A leaf is chosen in proportion to its upper bound ``U`` and opened; the draw is accepted with probability ``mass / U`` and made within
-    the leaf by its exact scores, so an accepted draw has probability ``exp(s)/Σ U`` times a constant: P. From then on the leaf's own mass
-    is its bound, so every rejection makes the next try likelier to be accepted, and in the end all leaves are open and none is rejected.
+    A leaf is chosen in proportion to its upper bound ``U`` and opened; the draw is accepted with probability
+    ``mass / U`` and made within the leaf by its exact scores, so an accepted draw has probability ``exp(s)/Σ
+    U`` times a constant: P. From then on the leaf's own mass is its bound, so every rejection makes the next
+    try likelier to be accepted, and in the end all leaves are open and none is rejected.
     """
     d, k = queries.shape[1], rows.shape[1]
     G, L = nodes.group_count.shape[0], nodes.leaf_count.shape[0]
@@ -181,16 +186,17 @@ def draw_exact(nodes, queries, scale, ex_offsets, ex_rows, seed, first, gamma, b
             if total < 1e-30:
                 shift = high.max()
                 total = weigh(nodes, high, shift, leaf_weight, group_weight)
-        for leaf in range(L):
-            if at[leaf] >= 0 and high[leaf] > -np.inf:
-                err = score_error(bx, nodes.leaf_stats[leaf, 1], gamma) + 1e-14 * abs(middle[leaf])
-                high[leaf] = middle[leaf] + err
+        for t in range(L):
+            if at[t] >= 0 and high[t] > -np.inf:
+                err = score_error(bx, nodes.leaf_stats[t, 1], gamma) + 1e-14 * abs(middle[t])
+                high[t] = middle[t] + err
         summed(low, middle, high, marks[b])
 
 
 @jit
 def reweigh(nodes, leaf, high, shift, leaf_weight, group_weight):  # type: ignore[no-untyped-def]
-    """Renews one leaf's weight, its group's sum and the whole sum (each from its parts: differences would keep rounding errors)."""
+    """Renews one leaf's weight, its group's sum and the whole sum (each from its parts: differences would
+    keep rounding errors)."""
     leaf_weight[leaf] = np.exp(high[leaf] - shift) if high[leaf] > -np.inf else 0.0
     g = nodes.leaf_group[leaf]
     part = 0.0

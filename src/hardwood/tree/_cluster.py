@@ -1,4 +1,5 @@
-"""k-means for building and mending the tree. Products by BLAS, a few Lloyd iterations on a sample: clusters need be good, not optimal."""
+"""k-means for building and mending the tree. Products by BLAS, a few Lloyd iterations on a sample: clusters
+need be good, not optimal."""
 
 from __future__ import annotations
 
@@ -28,11 +29,13 @@ def means(points: Floats, labels: NDArray[np.int64], k: int) -> tuple[Floats, ND
     starts = (np.cumsum(counts) - counts)[filled]
     if len(starts):
         sums[filled] = np.add.reduceat(points[order], starts, axis=0)
-    return sums / np.maximum(counts, 1)[:, None].astype(np.float32), counts
+    sums /= np.maximum(counts, 1)[:, None]
+    return sums, counts
 
 
 def kmeans(points: Floats, k: int, iterations: int, rng: np.random.Generator) -> Floats:
-    """``k`` centres by Lloyd's iterations from random points; an empty one restarts beside the most crowded."""
+    """``k`` centres by Lloyd's iterations from random points; an empty one restarts beside the most
+    crowded."""
     k = min(k, len(points))
     centres = points[rng.choice(len(points), size=k, replace=False)]
     for _ in range(iterations):
@@ -48,7 +51,8 @@ def kmeans(points: Floats, k: int, iterations: int, rng: np.random.Generator) ->
 def split_large(
     points: Floats, labels: NDArray[np.int64], k: int, limit: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Labels in which no cluster holds more than ``limit`` points: larger ones are cut by 2-means, equal points anyhow."""
+    """Labels in which no cluster holds more than ``limit`` points: larger ones are cut by 2-means, equal
+    points anyhow."""
     labels = labels.copy()
     counts = np.bincount(labels, minlength=k)
     waiting = [np.flatnonzero(labels == c) for c in np.flatnonzero(counts > limit)]
@@ -70,7 +74,8 @@ def subtree(points: Floats, leaf_size: int, iterations: int, rng: np.random.Gene
     """Leaf labels ``0..`` for the points of one group, none larger than twice ``leaf_size``, none empty."""
     k = max(1, round(len(points) / leaf_size))
     if k > 1:
-        # Sixteen points a centre train it well enough while clusters are many; the last pass assigns everything.
+        # Sixteen points a centre train it well enough while clusters are many; the last pass assigns
+        # everything.
         sample = points
         if len(points) > max(16 * k, 20_000):
             sample = points[rng.choice(len(points), size=max(16 * k, 20_000), replace=False)]

@@ -1,4 +1,5 @@
-"""The head and the tail: which leaves a query opens, and what is estimated and proved about the nodes it leaves shut."""
+"""The head and the tail: which leaves a query opens, and what is estimated and proved about the nodes it
+leaves shut."""
 
 from __future__ import annotations
 
@@ -14,9 +15,10 @@ from hardwood.tree._numeric import dot, exp32, jit, select_largest
 class Cut(NamedTuple):
     """One query's partition of all targets. ``sizes`` is (opened leaves, unopened nodes, head rows).
 
-    The first arrays are about opened leaves: ``open_log`` is the exact log mass (of what is not excluded), ``head`` the dot products of
-    its targets with the unit query (-inf where excluded) from ``open_at`` on. The ``tail`` arrays are about unopened nodes: a leaf by
-    its number, a group by ``~number``. ``lower`` and ``upper`` certify the log mass of all of it.
+    The first arrays are about opened leaves: ``open_log`` is the exact log mass (of what is not excluded),
+    ``head`` the dot products of its targets with the unit query (-inf where excluded) from ``open_at`` on.
+    The ``tail`` arrays are about unopened nodes: a leaf by its number, a group by ``~number``. ``lower`` and
+    ``upper`` certify the log mass of all of it.
     """
 
     sizes: np.ndarray
@@ -43,16 +45,17 @@ def along(unit, shape, even):  # type: ignore[no-untyped-def]
 
 @jit
 def score_leaf(nodes, leaf, unit, bx, excluded, head, at):  # type: ignore[no-untyped-def]
-    """Writes the leaf's dot products to ``head[at:]``, -inf for excluded rows, and returns their exact log mass."""
-    start, count = nodes.leaf_start[leaf], nodes.leaf_count[leaf]
+    """Writes the leaf's dot products to ``head[at:]``, -inf for excluded rows, and returns their exact log
+    mass."""
+    start, count, rows = nodes.leaf_start[leaf], nodes.leaf_count[leaf], nodes.rows
     best = np.float32(-np.inf)
     for i in range(count):
-        head[at + i] = dot(unit, nodes.rows, start + i)
+        head[at + i] = dot(unit, rows, start + i)
     for e in range(excluded.shape[0]):
         if start <= excluded[e] < start + count:
             head[at + excluded[e] - start] = -np.inf
     for i in range(count):
-        best = max(best, head[at + i])
+        best = head[at + i] if head[at + i] > best else best
     if best == -np.inf:
         return -np.inf
     total = 0.0
@@ -74,7 +77,7 @@ def log_total(values, n, shift):  # type: ignore[no-untyped-def]
 def largest(values, n, floor):  # type: ignore[no-untyped-def]
     """The maximum of ``floor`` and ``values[:n]``."""
     for i in range(n):
-        floor = max(floor, values[i])
+        floor = values[i] if values[i] > floor else floor
     return floor
 
 
@@ -89,11 +92,17 @@ def log_sums(first, n, second, m):  # type: ignore[no-untyped-def]
 
 @jit
 def explore(nodes: Nodes, unit, bx, probes, groups, excluded, gamma, certify):  # type: ignore[no-untyped-def]
-    """Opens the ``probes`` leaves with the largest estimated mass among those of the best ``groups`` groups, and every leaf that holds an
-    excluded row; returns the `Cut`. ``certify=False`` skips the bounds."""
+    """Opens the ``probes`` leaves with the largest estimated mass among those of the best ``groups`` groups,
+    and every leaf that holds an excluded row; returns the `Cut`. ``certify=False`` skips the bounds."""
     G, L = nodes.group_count.shape[0], nodes.leaf_count.shape[0]
     leaf_share = along(unit, nodes.leaf_shape, nodes.evenly[0])
     group_share = along(unit, nodes.group_shape, nodes.evenly[1])
+
+    # Arrays by name once: a view or a field taken inside a loop counts references, atomically, beside other
+    # threads.
+    leaf_mean, leaf_stats, leaf_count = nodes.leaf_mean, nodes.leaf_stats, nodes.leaf_count
+    group_mean, group_stats = nodes.group_mean, nodes.group_stats
+    group_offsets, group_leaves = nodes.group_offsets, nodes.group_leaves
 
     # Groups: score all, then look inside the best ones and those that hold an excluded row.
     group_log, group_dot = np.empty(G), np.empty(G)
@@ -101,10 +110,15 @@ def explore(nodes: Nodes, unit, bx, probes, groups, excluded, gamma, certify):  
     live = 0
     for g in range(G):
         if nodes.group_count[g] > 0:
-            group_dot[g] = bx * dot(unit, nodes.group_mean, g)
-            s = nodes.group_stats[g]
+            group_dot[g] = bx * dot(unit, group_mean, g)
             group_log[g] = mass_estimate(
-                np.log(np.float64(nodes.group_count[g])), group_dot[g], bx, s[0], s[1], s[2], group_share
+                group_stats[g, 3],
+                group_dot[g],
+                bx,
+                group_stats[g, 0],
+                group_stats[g, 1],
+                group_stats[g, 2],
+                group_share,
             )
             order[live] = g
             live += 1
@@ -130,21 +144,26 @@ def explore(nodes: Nodes, unit, bx, probes, groups, excluded, gamma, certify):  
     # Leaves of those groups.
     seen = 0
     for t in range(groups):
-        seen += nodes.group_offsets[order[t] + 1] - nodes.group_offsets[order[t]]
+        seen += group_offsets[order[t] + 1] - group_offsets[order[t]]
     leaf_log, leaf_dot, leaf_of = np.empty(seen), np.empty(seen), np.empty(seen, np.int64)
     pick = np.arange(seen)
     n = 0
     for t in range(groups):
-        for c in range(nodes.group_offsets[order[t]], nodes.group_offsets[order[t] + 1]):
-            leaf = nodes.group_leaves[c]
+        for c in range(group_offsets[order[t]], group_offsets[order[t] + 1]):
+            leaf = group_leaves[c]
             leaf_of[n] = leaf
-            leaf_dot[n] = bx * dot(unit, nodes.leaf_mean, leaf)
+            leaf_dot[n] = bx * dot(unit, leaf_mean, leaf)
             n += 1
     for i in range(seen):
-        leaf = leaf_of[i]
-        s = nodes.leaf_stats[leaf]
+        j = leaf_of[i]
         leaf_log[i] = mass_estimate(
-            np.log(np.float64(nodes.leaf_count[leaf])), leaf_dot[i], bx, s[0], s[1], s[2], leaf_share
+            leaf_stats[j, 3],
+            leaf_dot[i],
+            bx,
+            leaf_stats[j, 0],
+            leaf_stats[j, 1],
+            leaf_stats[j, 2],
+            leaf_share,
         )
     for f in range(n_forced):
         for i in range(seen):
@@ -157,7 +176,7 @@ def explore(nodes: Nodes, unit, bx, probes, groups, excluded, gamma, certify):  
     # Open the head.
     total_rows = 0
     for i in range(opened):
-        total_rows += nodes.leaf_count[leaf_of[pick[i]]]
+        total_rows += leaf_count[leaf_of[pick[i]]]
     head = np.empty(total_rows, np.float32)
     open_leaf, open_at, open_log = np.empty(opened, np.int64), np.empty(opened, np.int64), np.empty(opened)
     at = 0
@@ -165,7 +184,7 @@ def explore(nodes: Nodes, unit, bx, probes, groups, excluded, gamma, certify):  
         leaf = leaf_of[pick[i]]
         open_leaf[i], open_at[i] = leaf, at
         open_log[i] = score_leaf(nodes, leaf, unit, bx, excluded, head, at)
-        at += nodes.leaf_count[leaf]
+        at += leaf_count[leaf]
 
     # The tail: unopened leaves of the groups looked into, then the other groups.
     n_tail = seen - opened + live - groups
@@ -187,19 +206,15 @@ def explore(nodes: Nodes, unit, bx, probes, groups, excluded, gamma, certify):  
             open_low[i], open_high[i] = open_log[i] - err, open_log[i] + err
         low, high = np.empty(n_tail), np.empty(n_tail)
         for i in range(opened, seen):
-            leaf, score = leaf_of[pick[i]], leaf_dot[pick[i]]
-            s = nodes.leaf_stats[leaf]
-            err = score_error(bx, s[1], gamma)
-            count = np.log(np.float64(nodes.leaf_count[leaf]))
-            low[i - opened] = mass_lower(count, score, err)
-            high[i - opened] = mass_upper(count, score, err, bx, s[0], s[1])
+            j, score = leaf_of[pick[i]], leaf_dot[pick[i]]
+            err = score_error(bx, leaf_stats[j, 1], gamma)
+            low[i - opened] = mass_lower(leaf_stats[j, 3], score, err)
+            high[i - opened] = mass_upper(leaf_stats[j, 3], score, err, bx, leaf_stats[j, 0], leaf_stats[j, 1])
         for t in range(groups, live):
             g, j = order[t], seen - opened + t - groups
-            s = nodes.group_stats[g]
-            err = score_error(bx, s[1], gamma)
-            count = np.log(np.float64(nodes.group_count[g]))
-            low[j] = mass_lower(count, group_dot[g], err)
-            high[j] = mass_upper(count, group_dot[g], err, bx, s[0], s[1])
+            err = score_error(bx, group_stats[g, 1], gamma)
+            low[j] = mass_lower(group_stats[g, 3], group_dot[g], err)
+            high[j] = mass_upper(group_stats[g, 3], group_dot[g], err, bx, group_stats[g, 0], group_stats[g, 1])
         # Every exponential errs by a part in 10^5 at most; the shift itself by its own rounding.
         lower = log_sums(open_low, opened, low, n_tail)
         upper = log_sums(open_high, opened, high, n_tail)

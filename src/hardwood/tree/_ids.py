@@ -9,7 +9,8 @@ Ints = NDArray[np.int64]
 
 
 class IdMap:
-    """int64 ids to rows; -1 is "not here". A table costs 8 bytes for each id up to the largest, sorted keys 16 for each id held."""
+    """int64 ids to rows; -1 is "not here". A table costs 8 bytes for each id up to the largest, sorted keys
+    16 for each id held."""
 
     def __init__(self, ids: Ints, rows: Ints) -> None:
         self._count = len(ids)

@@ -1,4 +1,5 @@
-"""What users pass, checked before anything is touched: every failure names what was received and the way out."""
+"""What users pass, checked before anything is touched: every failure names what was received and the way
+out."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ def finite(block: NDArray[Any], name: str, first: int = 0) -> Floats:
                 "and multiply the scale by it."
             )
         raise ValueError(
-            f"{name}[{row + first}] holds NaN or infinite numbers ({len(bad)} such rows). Remove these rows or find what made them."
+            f"{name}[{row + first}] holds NaN or infinite numbers ({len(bad)} such rows). "
+            "Remove these rows or find what made them."
         )
     return out
 

@@ -1,7 +1,8 @@
 """The arrays of a tree, as kernels see them.
 
-Two levels of nodes stand over the targets: *groups*, each of about sqrt(number of leaves) *leaves*, each of some tens of targets.
-A leaf's targets lie in consecutive rows of one array, with a little room after them for targets to come.
+Two levels of nodes stand over the targets: *groups*, each of about sqrt(number of leaves) *leaves*, each of
+some tens of targets. A leaf's targets lie in consecutive rows of one array, with a little room after them for
+targets to come.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 
 
 class Nodes(NamedTuple):
-    """Everything a kernel needs to read; ``L`` leaves, ``G`` groups, ``d`` dimensions. A dead leaf has count 0 and group -1."""
+    """Everything a kernel needs to read; ``L`` leaves, ``G`` groups, ``d`` dimensions. A dead leaf has count
+    0 and group -1."""
 
     rows: NDArray[np.float32] | NDArray[np.uint16]  # (capacity, d) targets; uint16 holds the bits of bfloat16
     row_id: NDArray[np.int64]  # (capacity,)
@@ -23,14 +25,14 @@ class Nodes(NamedTuple):
     leaf_room: NDArray[np.int64]  # (L,) rows it owns
     leaf_group: NDArray[np.int64]  # (L,)
     leaf_mean: NDArray[np.float32]  # (L, d)
-    leaf_stats: NDArray[np.float64]  # (L, 3) radius, reach, spread: see `_bounds`
+    leaf_stats: NDArray[np.float64]  # (L, 4) radius, reach, spread, log count: see `_bounds`
     group_offsets: NDArray[
         np.int64
     ]  # (G + 1,) group g's leaves are group_leaves[group_offsets[g]:group_offsets[g + 1]]
     group_leaves: NDArray[np.int64]
     group_count: NDArray[np.int64]  # (G,)
     group_mean: NDArray[np.float32]  # (G, d)
-    group_stats: NDArray[np.float64]  # (G, 3)
+    group_stats: NDArray[np.float64]  # (G, 4)
     leaf_shape: NDArray[np.float32]  # (R, d) directions in which leaves spread more than evenly
     group_shape: NDArray[np.float32]  # (R, d) the same for groups
     evenly: NDArray[np.float64]  # (2,) what remains a direction, leaves and groups

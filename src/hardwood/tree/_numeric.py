@@ -1,7 +1,8 @@
-"""Small pieces that every kernel shares: the compiler's settings, dot products, a quick exponential, random numbers.
+"""Small pieces that every kernel shares: the compiler's settings, dot products, a quick exponential, random
+numbers.
 
-Kernels are serial and release the interpreter lock; threads are Python's (see `_threads`). This survives a fork and runs
-under any thread, which Numba's own threading layers do not.
+Kernels are serial and release the interpreter lock; threads are Python's (see `_threads`). This survives a
+fork and runs under any thread, which Numba's own threading layers do not.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-# The one set of relaxations used anywhere. Never `nnan` or `ninf`: kernels rely on infinities (an excluded target scores -inf).
+# The one set of relaxations used anywhere. Never `nnan` or `ninf`: kernels rely on infinities (an excluded
+# target scores -inf).
 FASTMATH = frozenset({"nsz", "arcp", "contract", "afn", "reassoc"})
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -37,7 +39,8 @@ def inlined(function: _F) -> _F:
 
 
 def decode(value):  # type: ignore[no-untyped-def]
-    """A stored number as float32: itself, or the bfloat16 whose bits a uint16 holds (exact: a bfloat16 is the upper half)."""
+    """A stored number as float32: itself, or the bfloat16 whose bits a uint16 holds (exact: a bfloat16 is the
+    upper half)."""
     if isinstance(value, np.uint16):
         return np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
     return value
@@ -52,7 +55,8 @@ def _decode(value):  # type: ignore[no-untyped-def]  # Numba compares this signa
 
 @inlined
 def dot(x, rows, row):  # type: ignore[no-untyped-def]
-    """``x · rows[row]`` in float32. One plain loop: the compiler's own unrolling beat ours (5.7 ns against 6.9 at d = 128)."""
+    """``x · rows[row]`` in float32. One plain loop: the compiler's own unrolling beat ours (5.7 ns against
+    6.9 at d = 128)."""
     total = np.float32(0.0)
     for i in range(x.shape[0]):
         total += x[i] * decode(rows[row, i])
@@ -61,7 +65,8 @@ def dot(x, rows, row):  # type: ignore[no-untyped-def]
 
 @inlined
 def exp32(x):  # type: ignore[no-untyped-def]
-    """exp in float32 to about two ulps (Cephes' polynomial), 0 below -87. Written out so that loops vectorise: 0.2 ns against 1.9."""
+    """exp in float32 to about two ulps (Cephes' polynomial), 0 below -87. Written out so that loops
+    vectorise: 0.2 ns against 1.9."""
     x = np.float32(x)
     y = min(max(x, np.float32(-87.0)), np.float32(88.0))
     z = np.floor(y * np.float32(1.44269504088896341) + np.float32(0.5))
@@ -80,7 +85,8 @@ def exp32(x):  # type: ignore[no-untyped-def]
 
 @jit
 def unit(x, out):  # type: ignore[no-untyped-def]
-    """Writes ``x / ‖x‖`` (zeros for zero) into ``out`` and returns ``‖x‖`` in float64: no scale of input can overflow the scores."""
+    """Writes ``x / ‖x‖`` (zeros for zero) into ``out`` and returns ``‖x‖`` in float64: no scale of input can
+    overflow the scores."""
     total = 0.0
     for i in range(x.shape[0]):
         total += np.float64(x[i]) * np.float64(x[i])
@@ -92,7 +98,8 @@ def unit(x, out):  # type: ignore[no-untyped-def]
 
 @inlined
 def mix(key, counter):  # type: ignore[no-untyped-def]
-    """A counter-based generator: 64 well mixed bits for (key, counter), by SplitMix64's finaliser (Steele et al. 2014) twice."""
+    """A counter-based generator: 64 well mixed bits for (key, counter), by SplitMix64's finaliser (Steele et
+    al. 2014) twice."""
     z = np.uint64(key) + np.uint64(counter) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -116,7 +123,8 @@ def gumbel(key, counter):  # type: ignore[no-untyped-def]
 
 @jit
 def select_largest(values, order, n, k):  # type: ignore[no-untyped-def]
-    """Reorders ``order[:n]`` so that its first ``k`` entries index the ``k`` largest of ``values`` (Hoare's quickselect, in place)."""
+    """Reorders ``order[:n]`` so that its first ``k`` entries index the ``k`` largest of ``values`` (Hoare's
+    quickselect, in place)."""
     low, high = 0, n - 1
     while low < high and 0 < k < n:
         pivot = values[order[(low + high) // 2]]

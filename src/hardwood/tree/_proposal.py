@@ -1,4 +1,5 @@
-"""The probability that a draw would give a target, for any query and any target: what weighting candidates shared by a batch needs."""
+"""The probability that a draw would give a target, for any query and any target: what weighting candidates
+shared by a batch needs."""
 
 from __future__ import annotations
 
@@ -11,9 +12,12 @@ from hardwood.tree._sample import children, leaf_estimate, widest
 
 
 @jit
-def proposal(nodes, queries, scale, probes, groups, ex_offsets, ex_rows, targets, where, leaves, leaf_log, gamma, begin, end, out):  # type: ignore[no-untyped-def]  # fmt: skip
-    """``log q`` of the rows ``targets`` for queries ``begin <= b < end`` into ``out`` (B, m). ``where[j]`` is the place of target j's leaf in
-    ``leaves``, and ``leaf_log`` (B, len(leaves)) each leaf's exact log mass (`leaf_masses`)."""
+def proposal(  # type: ignore[no-untyped-def]
+    nodes, queries, scale, probes, groups, ex_offsets, ex_rows, targets, where, leaves, leaf_log, gamma, begin, end, out
+):
+    """``log q`` of the rows ``targets`` for queries ``begin <= b < end`` into ``out`` (B, m). ``where[j]`` is
+    the place of target j's leaf in ``leaves``, and ``leaf_log`` (B, len(leaves)) each leaf's exact log mass
+    (`leaf_masses`)."""
     d, L, G = queries.shape[1], nodes.leaf_count.shape[0], nodes.group_count.shape[0]
     unit = np.empty(d, np.float32)
     # What each leaf and group is to the query at hand; the query's number tells stale entries.
@@ -61,7 +65,8 @@ def proposal(nodes, queries, scale, probes, groups, ex_offsets, ex_rows, targets
 
 @jit
 def leaf_masses(nodes, queries, scale, leaves, begin, end, out):  # type: ignore[no-untyped-def]
-    """The exact log mass of ``leaves[begin:end]`` for all queries, into ``out`` (B, len(leaves)): leaf by leaf, so that one stays in cache."""
+    """The exact log mass of ``leaves[begin:end]`` for all queries, into ``out`` (B, len(leaves)): leaf by
+    leaf, so that one stays in cache."""
     B, d = queries.shape
     units, bx = np.empty((B, d), np.float32), np.empty(B)
     for b in range(B):

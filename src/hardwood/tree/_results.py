@@ -12,8 +12,9 @@ class Draw(NamedTuple):
         ids: ``(B, k)`` int64.
         log_q: ``(B, k)`` float64, the log probability that one draw for this query gives this target.
         scores: ``(B, k)`` float64, ``s = scale · x·y`` with the stored vectors.
-        log_weights: ``(B, k)`` float64: ``Σ_j exp(s_j + log_weights_j)`` has mean ``Z``. With replacement ``-log k - log_q``; without,
-            the inverse inclusion probabilities of Kool, van Hoof and Welling 2019.
+        log_weights: ``(B, k)`` float64: ``Σ_j exp(s_j + log_weights_j)`` has mean ``Z``. With replacement
+            ``-log k - log_q``; without, the inverse inclusion probabilities of Kool, van Hoof and Welling
+            2019.
         log_z: ``(B,)`` float64, the estimate ``log Ẑ`` over all targets that are not excluded.
         log_z_lower, log_z_upper: ``(B,)`` float64, certified bounds of the true ``log Z``.
     """
@@ -45,8 +46,8 @@ class LogPartition(NamedTuple):
     Attributes:
         estimate, lower, upper: ``(B,)`` float64; the true value lies within the last two.
         opened: ``(B,)`` int64, leaves scored exactly.
-        converged: ``(B,)`` bool, whether ``upper - lower <= tolerance``; where False the budget of leaves ran out first (or what
-            float32 scores can certify did).
+        converged: ``(B,)`` bool, whether ``upper - lower <= tolerance``; where False the budget of leaves ran
+            out first (or what float32 scores can certify did).
     """
 
     estimate: Any

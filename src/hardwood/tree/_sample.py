@@ -13,14 +13,15 @@ from hardwood.tree._numeric import unit as to_unit
 @jit
 def leaf_estimate(nodes, leaf, unit, bx, share):  # type: ignore[no-untyped-def]
     """The estimated log mass of one leaf; ``share`` is the part of its spread along the query."""
-    s = nodes.leaf_stats[leaf]
+    s = nodes.leaf_stats
     score = bx * dot(unit, nodes.leaf_mean, leaf)
-    return mass_estimate(np.log(np.float64(nodes.leaf_count[leaf])), score, bx, s[0], s[1], s[2], share)
+    return mass_estimate(s[leaf, 3], score, bx, s[leaf, 0], s[leaf, 1], s[leaf, 2], share)
 
 
 @jit
 def children(nodes, group, unit, bx, share, out):  # type: ignore[no-untyped-def]
-    """Writes the estimated log masses of a group's leaves to ``out`` and returns how many and their log sum."""
+    """Writes the estimated log masses of a group's leaves to ``out`` and returns how many and their log
+    sum."""
     start = nodes.group_offsets[group]
     n = nodes.group_offsets[group + 1] - start
     for i in range(n):
@@ -30,7 +31,8 @@ def children(nodes, group, unit, bx, share, out):  # type: ignore[no-untyped-def
 
 @jit
 def pick_log(values, n, u):  # type: ignore[no-untyped-def]
-    """The index that the inverse CDF of ``exp(values[:n])`` gives for ``u``; one whose weight is not nought."""
+    """The index that the inverse CDF of ``exp(values[:n])`` gives for ``u``; one whose weight is not
+    nought."""
     shift = largest(values, n, -np.inf)
     total = 0.0
     for i in range(n):
@@ -76,9 +78,27 @@ def widest(counts):  # type: ignore[no-untyped-def]
 
 
 @jit
-def draw_replace(nodes, queries, scale, probes, groups, ex_offsets, ex_rows, seed, first, gamma, begin, end, rows, log_q, scores, marks):  # type: ignore[no-untyped-def]  # fmt: skip
-    """For queries ``begin <= b < end``: ``k`` independent draws each, into ``rows``, ``log_q``, ``scores`` (B, k) and ``marks`` (B, 3):
-    log Ẑ and its bounds. Draw ``j`` of query ``b`` reads the random numbers of (seed, first + b, j) and nothing else."""
+def draw_replace(  # type: ignore[no-untyped-def]
+    nodes,
+    queries,
+    scale,
+    probes,
+    groups,
+    ex_offsets,
+    ex_rows,
+    seed,
+    first,
+    gamma,
+    begin,
+    end,
+    rows,
+    log_q,
+    scores,
+    marks,
+):
+    """For queries ``begin <= b < end``: ``k`` independent draws each, into ``rows``, ``log_q``, ``scores``
+    (B, k) and ``marks`` (B, 3): log Ẑ and its bounds. Draw ``j`` of query ``b`` reads the random numbers of
+    (seed, first + b, j) and nothing else."""
     d, k = queries.shape[1], rows.shape[1]
     unit = np.empty(d, np.float32)
     fan = widest(nodes.group_offsets[1:] - nodes.group_offsets[:-1])
@@ -157,7 +177,8 @@ def pop(keys, items, n):  # type: ignore[no-untyped-def]
 
 @jit
 def truncated(values, n, roof):  # type: ignore[no-untyped-def]
-    """Gumbels ``values[:n]`` conditioned on their maximum being ``roof``, in place (Kool et al. 2019, appendix B.3)."""
+    """Gumbels ``values[:n]`` conditioned on their maximum being ``roof``, in place (Kool et al. 2019,
+    appendix B.3)."""
     top = largest(values, n, -np.inf)
     for i in range(n):
         if values[i] == top:
@@ -171,11 +192,31 @@ def truncated(values, n, roof):  # type: ignore[no-untyped-def]
 
 
 @jit
-def draw_without(nodes, queries, scale, probes, groups, ex_offsets, ex_rows, seed, first, gamma, begin, end, rows, log_q, scores, marks, log_weights):  # type: ignore[no-untyped-def]  # fmt: skip
-    """The same without replacement: the ``k`` largest of Gumbel-perturbed log probabilities, found from the top of the tree down.
+def draw_without(  # type: ignore[no-untyped-def]
+    nodes,
+    queries,
+    scale,
+    probes,
+    groups,
+    ex_offsets,
+    ex_rows,
+    seed,
+    first,
+    gamma,
+    begin,
+    end,
+    rows,
+    log_q,
+    scores,
+    marks,
+    log_weights,
+):
+    """The same without replacement: the ``k`` largest of Gumbel-perturbed log probabilities, found from the
+    top of the tree down.
 
-    A node's Gumbel is the maximum of its targets' (Maddison et al. 2014), so only nodes that win are looked into. The (k+1)-th largest,
-    κ, gives the weights: ``1 / P(perturbed > κ)`` for each draw (Kool et al. 2019, eq. 17); with nothing left after k, all are 1.
+    A node's Gumbel is the maximum of its targets' (Maddison et al. 2014), so only nodes that win are looked
+    into. The (k+1)-th largest, κ, gives the weights: ``1 / P(perturbed > κ)`` for each draw (Kool et al.
+    2019, eq. 17); with nothing left after k, all are 1.
     """
     d, k = queries.shape[1], rows.shape[1]
     unit = np.empty(d, np.float32)
@@ -194,7 +235,8 @@ def draw_without(nodes, queries, scale, probes, groups, ex_offsets, ex_rows, see
         opened, n_tail = cut.sizes[0], cut.sizes[1]
         log_z = log_sums(cut.open_log, opened, cut.tail_log, n_tail)
         stream = mix(seed, first + b)
-        # An item is a row, or -1 - (a place in the list of nodes below, which grows as groups are looked into).
+        # An item is a row, or -1 - (a place in the list of nodes below, which grows as groups are looked
+        # into).
         room = opened + n_tail + (k + 2) * (fan + wide)
         keys, items = np.empty(room), np.empty(room, np.int64)
         size = opened + n_tail + (k + 2) * fan

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from hardwood.tree._explore import along, explore, log_sums
+from hardwood.tree._explore import explore, log_sums
 from hardwood.tree._numeric import decode, dot, exp32, jit, select_largest
 from hardwood.tree._numeric import unit as to_unit
 
 
 @jit
 def search(nodes, queries, probes, groups, begin, end, rows, scores):  # type: ignore[no-untyped-def]
-    """For queries ``begin <= b < end``: rows and inner products of the ``k`` best targets of the ``probes`` leaves whose centroids score
-    best among those of the best ``groups`` groups, into ``rows`` and ``scores`` (B, k)."""
+    """For queries ``begin <= b < end``: rows and inner products of the ``k`` best targets of the ``probes``
+    leaves whose centroids score best among those of the best ``groups`` groups, into ``rows`` and ``scores``
+    (B, k)."""
     d, k = queries.shape[1], rows.shape[1]
     G, L = nodes.group_count.shape[0], nodes.leaf_count.shape[0]
     unit = np.empty(d, np.float32)
+    leaf_mean, data = nodes.leaf_mean, nodes.rows
     group_score, order = np.empty(G, np.float32), np.empty(G, np.int64)
     leaf_score, leaf_of, pick = np.empty(L, np.float32), np.empty(L, np.int64), np.empty(L, np.int64)
     best, best_row = np.empty(k, np.float32), np.empty(k, np.int64)
@@ -33,7 +35,7 @@ def search(nodes, queries, probes, groups, begin, end, rows, scores):  # type: i
         for t in range(inside):
             for c in range(nodes.group_offsets[order[t]], nodes.group_offsets[order[t] + 1]):
                 leaf_of[seen], pick[seen] = nodes.group_leaves[c], seen
-                leaf_score[seen] = dot(unit, nodes.leaf_mean, nodes.group_leaves[c])
+                leaf_score[seen] = dot(unit, leaf_mean, nodes.group_leaves[c])
                 seen += 1
         opened = min(probes, seen)
         select_largest(leaf_score, pick, seen, opened)
@@ -41,7 +43,7 @@ def search(nodes, queries, probes, groups, begin, end, rows, scores):  # type: i
         for t in range(opened):
             leaf = leaf_of[pick[t]]
             for row in range(nodes.leaf_start[leaf], nodes.leaf_start[leaf] + nodes.leaf_count[leaf]):
-                s = dot(unit, nodes.rows, row)
+                s = dot(unit, data, row)
                 if found < k or s > best[found - 1]:
                     at = min(found, k - 1)
                     while at > 0 and best[at - 1] < s:
@@ -56,8 +58,9 @@ def search(nodes, queries, probes, groups, begin, end, rows, scores):  # type: i
 
 @jit
 def expect(nodes, queries, scale, probes, groups, ex_offsets, ex_rows, gamma, begin, end, out):  # type: ignore[no-untyped-def]
-    """``E_P[y]`` for queries ``begin <= b < end`` into ``out`` (B, d): opened targets exactly, an unopened node by the mean of its targets
-    tilted by the query, ``μ + β Σ x``: together the gradient of ``log Ẑ`` by ``βx``."""
+    """``E_P[y]`` for queries ``begin <= b < end`` into ``out`` (B, d): opened targets exactly, an unopened
+    node by the mean of its targets tilted by the query, ``μ + β Σ x``: together the gradient of ``log Ẑ`` by
+    ``βx``."""
     d = queries.shape[1]
     unit, total, push = np.empty(d, np.float32), np.empty(d), np.empty(d)
     for b in range(begin, end):
@@ -96,7 +99,8 @@ def expect(nodes, queries, scale, probes, groups, ex_offsets, ex_rows, gamma, be
 
 @jit
 def tilt(unit, shape, even, amount, push, total):  # type: ignore[no-untyped-def]
-    """Adds ``amount · W x̂`` to ``total``, with ``W = even I + shape' shape`` the pooled covariance; ``push`` is scratch."""
+    """Adds ``amount · W x̂`` to ``total``, with ``W = even I + shape' shape`` the pooled covariance; ``push``
+    is scratch."""
     if amount == 0.0:
         return
     for c in range(push.shape[0]):

@@ -1,11 +1,12 @@
-"""Statistics of nodes: exact for leaves, composed for groups, and the covariance shape that a level shares."""
+"""Statistics of nodes: exact for leaves, composed for groups, and the covariance shape that a level
+shares."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hardwood.tree._bounds import OUTWARD, RADIUS, REACH, SPREAD
+from hardwood.tree._bounds import LOG_COUNT, OUTWARD, RADIUS, REACH, SPREAD
 from hardwood.tree._nodes import Nodes
 from hardwood.tree._numeric import decode, jit
 
@@ -14,7 +15,8 @@ SHAPE_RANK = 64
 
 @jit
 def leaf_statistics(nodes, leaves, begin, end, outward):  # type: ignore[no-untyped-def]
-    """Recomputes mean, radius, reach and spread of ``leaves[begin:end]`` from their rows, in float64, radii rounded outward."""
+    """Recomputes mean, radius, reach and spread of ``leaves[begin:end]`` from their rows, in float64, radii
+    rounded outward."""
     d = nodes.rows.shape[1]
     total = np.empty(d)
     for t in range(begin, end):
@@ -40,11 +42,13 @@ def leaf_statistics(nodes, leaves, begin, end, outward):  # type: ignore[no-unty
         nodes.leaf_stats[leaf, 0] = np.sqrt(radius) * outward
         nodes.leaf_stats[leaf, 1] = np.sqrt(reach) * outward
         nodes.leaf_stats[leaf, 2] = spread / count
+        nodes.leaf_stats[leaf, 3] = np.log(np.float64(count))
 
 
 def group_statistics(nodes: Nodes, groups: NDArray[np.int64]) -> None:
-    """Recomputes the given groups from their leaves: ``m = Σ m_l``, ``μ = Σ m_l μ_l / m``, ``r = max(‖μ_l - μ‖ + r_l)`` (a bound of the
-    radius, and what an update can afford), spread by the parallel axis theorem."""
+    """Recomputes the given groups from their leaves: ``m = Σ m_l``, ``μ = Σ m_l μ_l / m``, ``r = max(‖μ_l -
+    μ‖ + r_l)`` (a bound of the radius, and what an update can afford), spread by the parallel axis
+    theorem."""
     for g in groups:
         leaves = nodes.group_leaves[nodes.group_offsets[g] : nodes.group_offsets[g + 1]]
         counts = nodes.leaf_count[leaves].astype(np.float64)
@@ -59,11 +63,13 @@ def group_statistics(nodes: Nodes, groups: NDArray[np.int64]) -> None:
         stats = nodes.leaf_stats[leaves]
         nodes.group_stats[g, RADIUS] = (np.sqrt(squares) + stats[:, RADIUS]).max() * OUTWARD
         nodes.group_stats[g, REACH] = stats[:, REACH].max()
+        nodes.group_stats[g, LOG_COUNT] = np.log(counts.sum())
         nodes.group_stats[g, SPREAD] = counts @ (squares + stats[:, SPREAD]) / counts.sum()
 
 
 def pooled_shape(residuals: NDArray[np.float64]) -> tuple[NDArray[np.float32], float]:
-    """The covariance of ``residuals`` over its own trace, as ``even · I + Σ_r s_r s_r'``: the rows ``s_r`` ``(R, d)`` and ``even``.
+    """The covariance of ``residuals`` over its own trace, as ``even · I + Σ_r s_r s_r'``: the rows ``s_r``
+    ``(R, d)`` and ``even``.
 
     Its ``SHAPE_RANK`` widest directions are kept apart, the rest averaged, so that its trace is 1.
     """
@@ -75,7 +81,8 @@ def pooled_shape(residuals: NDArray[np.float64]) -> tuple[NDArray[np.float32], f
     values, vectors = _eigen(residuals)
     values = np.maximum(values, 0.0) / max(values.sum(), 1e-300)
     rank = min(SHAPE_RANK, d - 1, len(values))
-    # Eigenvalues of a sample spread wider than the truth; shrink as far as the sample is small (Ledoit and Wolf's form).
+    # Eigenvalues of a sample spread wider than the truth; shrink as far as the sample is small (Ledoit and
+    # Wolf's form).
     kept = values[:rank] * (n / (n + d)) + (d / (n + d)) / d
     even = max(0.0, 1.0 - kept.sum()) / max(1, d - rank)
     extra = np.maximum(kept - even, 0.0)
@@ -84,7 +91,8 @@ def pooled_shape(residuals: NDArray[np.float64]) -> tuple[NDArray[np.float32], f
 
 
 def _eigen(residuals: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Eigenvalues, largest first, and eigenvectors (columns) of ``residuals' residuals``, by the smaller of the two Gram matrices."""
+    """Eigenvalues, largest first, and eigenvectors (columns) of ``residuals' residuals``, by the smaller of
+    the two Gram matrices."""
     n, d = residuals.shape
     if d <= n:
         values, vectors = np.linalg.eigh(residuals.T @ residuals)

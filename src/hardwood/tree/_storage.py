@@ -1,6 +1,8 @@
-"""An index as a folder: two safetensors files and a manifest with version, shapes and checksums. Nothing is ever unpickled.
+"""An index as a folder: two safetensors files and a manifest with version, shapes and checksums. Nothing is
+ever unpickled.
 
-The folder is written beside its destination and renamed over it, so a crash leaves either the old index or the new one. The vectors' file can be
+The folder is written beside its destination and renamed over it, so a crash leaves either the old index or
+the new one. The vectors' file can be
 mapped instead of read: then only its size and header are checked, until `verify`.
 """
 
@@ -48,9 +50,7 @@ def save(tree: Tree, metric: str, folder: Path) -> None:
     fresh.mkdir()
     try:
         nodes, used = tree.nodes, tree.used
-        small: dict[str, NDArray[Any]] = {
-            name: array for name, array in nodes._asdict().items() if name not in DERIVED
-        }
+        small: dict[str, NDArray[Any]] = {name: array for name, array in nodes._asdict().items() if name not in DERIVED}
         small["row_id"], small["row_leaf"] = small["row_id"][:used], small["row_leaf"][:used]
         small["reference"] = tree.reference
         files = {
@@ -58,7 +58,8 @@ def save(tree: Tree, metric: str, folder: Path) -> None:
             NODES: _write(fresh / NODES, small),
         }
         manifest = {
-            "format": FORMAT, "version": VERSION, "hardwood": __version__, "metric": metric, "leaf_size": tree.leaf_size,
+            "format": FORMAT, "version": VERSION, "hardwood": __version__, "metric": metric,
+            "leaf_size": tree.leaf_size,
             "targets": len(tree.ids), "dimension": int(nodes.rows.shape[1]),
             "dtype": "float32" if tree.dtype == np.float32 else "bfloat16", "files": files,
         }  # fmt: skip
@@ -93,7 +94,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _write(path: Path, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    """A safetensors file, written piece by piece (the library would want every byte in memory twice). Returns its size and checksum."""
+    """A safetensors file, written piece by piece (the library would want every byte in memory twice). Returns
+    its size and checksum."""
     names = {np.dtype(kind): name for name, kind in TYPES.items()}
     header: dict[str, Any] = {"__metadata__": {"format": FORMAT}}
     at = 0
@@ -108,7 +110,8 @@ def _write(path: Path, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
     digest, size = hashlib.sha256(), 0
     with path.open("wb") as file:
         for part in (len(text).to_bytes(8, "little") + text, *arrays.values()):
-            view = memoryview(part if isinstance(part, bytes) else np.ascontiguousarray(part)).cast("B") if len(part) else b""
+            data: Any = np.frombuffer(part, np.uint8) if isinstance(part, bytes) else np.ascontiguousarray(part)
+            view = memoryview(data.reshape(-1).view(np.uint8)) if len(part) else memoryview(b"")
             for start in range(0, len(view), PIECE):
                 piece = view[start : start + PIECE]
                 digest.update(piece)
@@ -131,7 +134,10 @@ def checksum(path: Path) -> str:
 def verify(folder: Path, name: str, files: dict[str, Any]) -> None:
     """Compares one file with its checksum."""
     if checksum(folder / name) != files[name]["sha256"]:
-        raise DataError("does not match its checksum: it is damaged. Take a good copy or build the index anew.", folder / name)
+        raise DataError(
+            "does not match its checksum: it is damaged. Take a good copy or build the index anew.",
+            folder / name,
+        )
 
 
 def still(folder: Path, manifest: dict[str, Any]) -> bool:
@@ -166,7 +172,9 @@ def _manifest(folder: Path) -> dict[str, Any]:
             raise DataError("is missing: the index is damaged.", folder / name)
         size = (folder / name).stat().st_size
         if size != entry["bytes"]:
-            raise DataError(f"has {size} bytes instead of {entry['bytes']}: it was cut short or changed.", folder / name)
+            raise DataError(
+                f"has {size} bytes instead of {entry['bytes']}: it was cut short or changed.", folder / name
+            )
     return manifest
 
 
@@ -195,7 +203,8 @@ def _read(path: Path, mapped: bool) -> dict[str, NDArray[Any]]:
 
 
 def load(folder: Path, mapped: bool, everything: bool) -> tuple[Tree, str, dict[str, Any]]:
-    """The tree, its metric and its manifest. Checks everything but the vectors' bytes, and these too where asked."""
+    """The tree, its metric and its manifest. Checks everything but the vectors' bytes, and these too where
+    asked."""
     folder = Path(os.path.abspath(folder))
     if not folder.exists() and _aside(folder).exists():
         _aside(folder).rename(folder)  # a crash between the two renames of `save`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ _pool_lock = threading.Lock()
 
 def _forget() -> None:
     """After a fork no thread of the parent's lives: start afresh, and with a lock that nobody holds."""
-    global _pool, _pool_lock  # noqa: PLW0603
+    global _pool, _pool_lock
     _pool, _pool_lock = None, threading.Lock()
 
 
@@ -38,7 +39,8 @@ def _executor(threads: int) -> ThreadPoolExecutor:
 
 
 def split_work(task: Callable[[int, int], object], size: int, threads: int, least: int = 1) -> None:
-    """Calls ``task(begin, end)`` over pieces of ``range(size)``, in this process's threads when there is enough to share."""
+    """Calls ``task(begin, end)`` over pieces of ``range(size)``, in this process's threads when there is
+    enough to share."""
     pieces = min(threads * 4, size // max(1, least))
     if threads <= 1 or pieces <= 1:
         if size:
@@ -51,14 +53,14 @@ def split_work(task: Callable[[int, int], object], size: int, threads: int, leas
         with gate:
             task(begin, end)
 
-    futures = [_executor(threads).submit(run, a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    futures = [_executor(threads).submit(run, a, b) for a, b in itertools.pairwise(edges)]
     for future in futures:
         future.result()
 
 
 class ReadWriteLock:
-    """Any number of readers, or one writer, who goes first when waiting; made anew in a forked child, where the parent's holders do not
-    exist. A thread must not ask twice."""
+    """Any number of readers, or one writer, who goes first when waiting; made anew in a forked child, where
+    the parent's holders do not exist. A thread must not ask twice."""
 
     def __init__(self) -> None:
         self._reset()

@@ -9,10 +9,11 @@ from hardwood.tree._numeric import dot, jit
 
 @jit
 def nearest_leaf(nodes, vectors, leaf_half, group_half, current, beam, gain, begin, end, out):  # type: ignore[no-untyped-def]
-    """For vectors ``begin <= i < end``: the closest leaf among those of the ``beam`` closest groups, into ``out``.
+    """For vectors ``begin <= i < end``: the closest leaf among those of the ``beam`` closest groups, into
+    ``out``.
 
-    ``leaf_half`` and ``group_half`` are ``½‖μ‖²``. With ``current[i] >= 0`` the present leaf stays unless the new one's squared distance is
-    below ``gain`` times the present one's.
+    ``leaf_half`` and ``group_half`` are ``½‖μ‖²``. With ``current[i] >= 0`` the present leaf stays unless the
+    new one's squared distance is below ``gain`` times the present one's.
     """
     d, G = vectors.shape[1], nodes.group_count.shape[0]
     near, score = np.empty(beam, np.int64), np.empty(beam)
@@ -49,7 +50,8 @@ def nearest_leaf(nodes, vectors, leaf_half, group_half, current, beam, gain, beg
 
 @jit
 def drop_rows(nodes, rows, moved):  # type: ignore[no-untyped-def]
-    """Takes ``rows`` (descending) out of their leaves; the leaf's last target fills each gap. ``moved[:returned]`` are the rows filled."""
+    """Takes ``rows`` (descending) out of their leaves; the leaf's last target fills each gap.
+    ``moved[:returned]`` are the rows filled."""
     n = 0
     for t in range(rows.shape[0]):
         row = rows[t]

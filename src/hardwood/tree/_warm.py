@@ -10,8 +10,9 @@ import numpy as np
 def warmup() -> float:
     """Compile every kernel of the tree, for both dtypes, and return the seconds it took.
 
-    The machine code is kept on disk (Numba's cache: beside the package, or in the user's cache folder), so that later processes only load it;
-    where neither can be written, call this once in each process, and in a DataLoader before its workers are forked.
+    The machine code is kept on disk (Numba's cache: beside the package, or in the user's cache folder), so
+    that later processes only load it; where neither can be written, call this once in each process, and in a
+    DataLoader before its workers are forked.
     """
     from hardwood.tree.index import TargetIndex
 
@@ -20,7 +21,7 @@ def warmup() -> float:
     for dtype in ("float32", "bfloat16"):
         index = TargetIndex.build(y, dtype=dtype, leaf_size=2, threads=1, progress=False)
         for options in ({}, {"replace": False}, {"exact": True}):
-            index.sample(y[:2], 2, probes=1, exclude=[[1], []], seed=0, **options)  # type: ignore[arg-type]
+            index.sample(y[:2], 2, probes=1, exclude=[[1], []], seed=0, **options)
         index.search(y[:2], 2, probes=1)
         index.log_partition(y[:2], 1.0)
         index.expectation(y[:2], 1.0, probes=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +20,20 @@ if TYPE_CHECKING:
 
     Exclude = RaggedRows | Sequence[Any] | None
 
-DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
+DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
 METRICS = ("dot", "cosine")
 PROBES = 32
 
 
 class TargetIndex:
-    """All targets' vectors in a tree that samples their softmax, bounds its partition function, and changes in place.
+    """All targets' vectors in a tree that samples their softmax, bounds its partition function, and changes
+    in place.
 
-    Make one with `build` or `load`. Reading (`sample`, `search`, `log_partition`, `expectation`, `log_proposal`, `vectors`, ...) is safe
-    from many threads at once; a change (`add`, `remove`, `update`, `repair`) waits for readers and runs alone. A call that raises has
-    changed nothing. Queries and vectors may be NumPy arrays or torch tensors; results are torch tensors, on the queries' device, when the
-    queries were. Scores are ``s_i = scale · x·y_i`` in float32 products, returned in float64.
+    Make one with `build` or `load`. Reading (`sample`, `search`, `log_partition`, `expectation`,
+    `log_proposal`, `vectors`, ...) is safe from many threads at once; a change (`add`, `remove`, `update`,
+    `repair`) waits for readers and runs alone. A call that raises has changed nothing. Queries and vectors
+    may be NumPy arrays or torch tensors; results are torch tensors, on the queries' device, when the queries
+    were. Scores are ``s_i = scale · x·y_i`` in float32 products, returned in float64.
     """
 
     def __init__(self, tree: Tree, metric: str, threads: int | None) -> None:
@@ -64,10 +66,11 @@ class TargetIndex:
         """Build the tree over all vectors.
 
         Args:
-            vectors: ``(n, d)`` array, memmap or tensor, or an iterator of such chunks (spooled to a temporary file first); finite, any norm
-                up to 1e18, ``d`` from 1 to 4096.
+            vectors: ``(n, d)`` array, memmap or tensor, or an iterator of such chunks (spooled to a temporary
+                file first); finite, any norm up to 1e18, ``d`` from 1 to 4096.
             ids: ``(n,)`` int64, no repeats; ``0..n-1`` when left out.
-            dtype: "float32", or "bfloat16" for half the memory: vectors are rounded on entry, and everything is exact for those.
+            dtype: "float32", or "bfloat16" for half the memory: vectors are rounded on entry, and everything
+                is exact for those.
             metric: "dot", or "cosine" to make vectors and queries unit length on entry.
             leaf_size: targets in a leaf, on average; none holds more than twice as many.
             seed: of the clustering. Same vectors, same seed: same tree.
@@ -75,7 +78,8 @@ class TargetIndex:
             progress: show a bar when it takes more than a second.
 
         Raises:
-            ValueError: for vectors that are empty, not finite or of the wrong shape, repeated ids, an unknown dtype or metric.
+            ValueError: for vectors that are empty, not finite or of the wrong shape, repeated ids, an unknown
+            dtype or metric.
             TypeError: for what is not numbers.
 
         The tree is two levels of k-means: about ``sqrt(n / leaf_size)`` groups, each of as many leaves.
@@ -134,7 +138,8 @@ class TargetIndex:
             return self._tree.ids.all()
 
     def vectors(self, ids: Any) -> NDArray[np.float32]:
-        """The stored vectors of these ids, ``(len(ids), d)`` float32 (rounded to bfloat16 or made unit, if the index does so).
+        """The stored vectors of these ids, ``(len(ids), d)`` float32 (rounded to bfloat16 or made unit, if
+        the index does so).
 
         Raises:
             KeyError: for ids that are not in the index.
@@ -160,27 +165,33 @@ class TargetIndex:
         seed: int | None = None,
         first_query: int = 0,
     ) -> Draw:
-        """Draw ``k`` targets for each query from (an approximation of) the softmax over all targets, with known probabilities.
+        """Draw ``k`` targets for each query from (an approximation of) the softmax over all targets, with
+        known probabilities.
 
-        The ``probes`` leaves of largest estimated mass are scored exactly; the others are drawn by their estimated masses, then within the
-        leaf by exact scores. So ``log_q`` is the true log probability of each draw, ``mean exp(s) / q`` is unbiased for ``Z`` with any
-        ``probes``, and with every leaf opened the draws are exact samples of ``P``.
+        The ``probes`` leaves of largest estimated mass are scored exactly; the others are drawn by their
+        estimated masses, then within the leaf by exact scores. So ``log_q`` is the true log probability of
+        each draw, ``mean exp(s) / q`` is unbiased for ``Z`` with any ``probes``, and with every leaf opened
+        the draws are exact samples of ``P``.
 
         Args:
             queries: ``(B, d)``.
             k: draws for each query.
             scale: ``β > 0`` in ``s = β x·y``.
-            exclude: ids that must not be drawn and do not count in ``log_z``, one list a query (a `RaggedRows` or a sequence of
-                arrays). Ids that are not in the index exclude nothing. Leaves that hold excluded ids are always opened.
+            exclude: ids that must not be drawn and do not count in ``log_z``, one list a query (a
+                `RaggedRows` or a sequence of arrays). Ids that are not in the index exclude nothing. Leaves
+                that hold excluded ids are always opened.
             probes: leaves opened for each query.
             replace: False draws without repeats (Gumbel top-k); see `Draw.log_weights`.
-            exact: open leaves, best bounds first, until each draw is certainly an exact sample of ``P``; ``log_q`` is then ``s - log_z``,
-                with ``log_z`` estimated from all that was opened. Costs from some hundred leaves up to all of them. With replacement only.
+            exact: open leaves, best bounds first, until each draw is certainly an exact sample of ``P``;
+                ``log_q`` is then ``s - log_z``, with ``log_z`` estimated from all that was opened. Costs from
+                some hundred leaves up to all of them. With replacement only.
             seed: same seed, same draws, for any number of threads; None takes a fresh one from the system.
-            first_query: the place of ``queries[0]`` in a longer list that is passed in chunks: draws depend on (seed, place) only.
+            first_query: the place of ``queries[0]`` in a longer list that is passed in chunks: draws depend
+                on (seed, place) only.
 
         Raises:
-            ValueError: for ``k < 1``, ``scale <= 0``, NaN, wrong dimension, an empty index, more draws without replacement than targets,
+            ValueError: for ``k < 1``, ``scale <= 0``, NaN, wrong dimension, an empty index, more draws
+            without replacement than targets,
                 a query that excludes every target.
         """
         x, size = self._queries(queries), _inputs.count(k, "k")
@@ -188,7 +199,8 @@ class TargetIndex:
         opens = _inputs.count(probes, "probes")
         if exact and not replace:
             raise ValueError(
-                "exact=True draws with replacement only; leave out replace=False, or open all leaves with a large probes."
+                "exact=True draws with replacement only; leave out replace=False, "
+                "or open all leaves with a large probes."
             )
         lists = _inputs.excluded(exclude, len(x))
         shape = (len(x), size)
@@ -231,10 +243,11 @@ class TargetIndex:
     def log_proposal(
         self, queries: Any, ids: Any, *, scale: float = 20.0, exclude: Exclude = None, probes: int = PROBES
     ) -> Any:
-        """The log probability that one draw of `sample` for query ``b`` (same arguments) gives target ``ids[j]``.
+        """The log probability that one draw of `sample` for query ``b`` (same arguments) gives target
+        ``ids[j]``.
 
-        The same numbers as `Draw.log_q`, for any target: what weighting candidates shared over a batch by the mixture of all its queries'
-        proposals needs (multiple importance sampling, Veach and Guibas 1995).
+        The same numbers as `Draw.log_q`, for any target: what weighting candidates shared over a batch by the
+        mixture of all its queries' proposals needs (multiple importance sampling, Veach and Guibas 1995).
 
         Args:
             queries: ``(B, d)``.
@@ -284,7 +297,8 @@ class TargetIndex:
         return _inputs.like(queries, out)
 
     def search(self, queries: Any, k: int, *, probes: int = PROBES) -> Hits:
-        """The ``k`` targets of largest inner product among the ``probes`` leaves whose centroids score best, best first.
+        """The ``k`` targets of largest inner product among the ``probes`` leaves whose centroids score best,
+        best first.
 
         Args:
             queries: ``(B, d)``.
@@ -316,17 +330,18 @@ class TargetIndex:
     ) -> LogPartition:
         """``log Z`` of each query, with certified bounds.
 
-        Opens leaves, those with the widest gap between their bounds first, until ``upper - lower <= tolerance`` or ``budget`` leaves are
-        open. The bounds hold for the exact sum over the stored vectors, whatever the rounding of float32 products, which costs about
-        ``1e-7 · d · scale · ‖x‖ · ‖y‖`` on either side and 1e-5: no tolerance below that can be reached.
+        Opens leaves, those with the widest gap between their bounds first, until ``upper - lower <=
+        tolerance`` or ``budget`` leaves are open. The bounds hold for the exact sum over the stored vectors,
+        whatever the rounding of float32 products, which costs about ``1e-7 · d · scale · ‖x‖ · ‖y‖`` on
+        either side and 1e-5: no tolerance below that can be reached.
 
         Args:
             queries: ``(B, d)``.
             scale: ``β > 0``.
             exclude: as for `sample`.
             tolerance: the gap to reach; None stops at the budget.
-            budget: leaves to open at most for each query (beside those that hold excluded ids): with a tolerance all by default, without
-                one 32.
+            budget: leaves to open at most for each query (beside those that hold excluded ids): with a
+                tolerance all by default, without one 32.
 
         Raises:
             ValueError: as `sample`.
@@ -351,10 +366,11 @@ class TargetIndex:
         )
 
     def expectation(self, queries: Any, scale: float, *, exclude: Exclude = None, probes: int = PROBES) -> Any:
-        """``E_P[y]`` for each query, ``(B, d)`` float32: the gradient of ``log Z`` by ``scale · x`` without sampling.
+        """``E_P[y]`` for each query, ``(B, d)`` float32: the gradient of ``log Z`` by ``scale · x`` without
+        sampling.
 
-        Opened targets count exactly, an unopened node by its mean tilted towards the query by its covariance: the gradient of the estimate
-        ``log Ẑ`` itself.
+        Opened targets count exactly, an unopened node by its mean tilted towards the query by its covariance:
+        the gradient of the estimate ``log Ẑ`` itself.
 
         Raises:
             ValueError: as `sample`.
@@ -381,14 +397,16 @@ class TargetIndex:
             vectors: ``(n, d)``.
 
         Raises:
-            ValueError: for ids already here or repeated, lengths that differ, vectors that are not finite; nothing is changed.
+            ValueError: for ids already here or repeated, lengths that differ, vectors that are not finite;
+            nothing is changed.
         """
         new, block = self._pairs(ids, vectors)
         with self._lock.writing():
             known = self._tree.ids.find(new) >= 0
             if known.any():
                 raise ValueError(
-                    f"id {int(new[known][0])} is already in the index ({int(known.sum())} such). Use update() for these."
+                    f"id {int(new[known][0])} is already in the index ({int(known.sum())} such). "
+                    "Use update() for these."
                 )
             if not len(new):
                 return
@@ -413,14 +431,16 @@ class TargetIndex:
                 self._tree.remove(gone, self._threads)
 
     def update(self, ids: Any, vectors: Any) -> int:
-        """Write new vectors for targets that are here, and make everything true again: means, radii, and the leaf, where a nearer one pays.
+        """Write new vectors for targets that are here, and make everything true again: means, radii, and the
+        leaf, where a nearer one pays.
 
         Returns:
             How many targets moved to another leaf.
 
         Raises:
             KeyError: for ids that are not here; nothing is changed.
-            ValueError: for repeated ids, lengths that differ, vectors that are not finite; nothing is changed.
+            ValueError: for repeated ids, lengths that differ, vectors that are not finite; nothing is
+            changed.
         """
         known, block = self._pairs(ids, vectors)
         with self._lock.writing():
@@ -428,8 +448,8 @@ class TargetIndex:
             return self._tree.write(rows, block, self._threads) if len(rows) else 0
 
     def repair(self, *, factor: float = 1.15) -> dict[str, int]:
-        """Recompute all statistics and rebuild the groups whose leaves have become ``factor`` times as wide (mean squared distance) as when
-        they were built. `stats` tells what would be rebuilt.
+        """Recompute all statistics and rebuild the groups whose leaves have become ``factor`` times as wide
+        (mean squared distance) as when they were built. `stats` tells what would be rebuilt.
 
         Returns:
             ``{"groups_rebuilt", "groups"}``.
@@ -450,7 +470,8 @@ class TargetIndex:
             return stats(self._tree)
 
     def check(self) -> None:
-        """Verify every invariant of the tree and, if it was loaded and the folder is still the same, the checksum of its vectors.
+        """Verify every invariant of the tree and, if it was loaded and the folder is still the same, the
+        checksum of its vectors.
 
         Raises:
             RuntimeError: naming what is not as it must be.
@@ -468,7 +489,8 @@ class TargetIndex:
                     verify(folder, VECTORS, manifest["files"])
 
     def save(self, folder: str | Path) -> None:
-        """Write the index to a folder, in place of an index that is there: safetensors files and a JSON manifest with checksums.
+        """Write the index to a folder, in place of an index that is there: safetensors files and a JSON
+        manifest with checksums.
 
         Written beside its destination and renamed, so that a crash leaves the old index or the new one.
 
@@ -488,13 +510,15 @@ class TargetIndex:
 
         Args:
             folder: what `save` wrote.
-            mmap: map the vectors instead of reading them: instant, and pages come as they are needed. Changes stay in memory (copy on write);
-                the folder changes only by `save`.
-            verify: also check the vectors against their checksum (reads all of them); the rest is always checked. `check` does it too.
+            mmap: map the vectors instead of reading them: instant, and pages come as they are needed. Changes
+                stay in memory (copy on write); the folder changes only by `save`.
+            verify: also check the vectors against their checksum (reads all of them); the rest is always
+                checked. `check` does it too.
             threads: as in `build`.
 
         Raises:
-            DataError: if the folder is missing, foreign, of another version, cut short or damaged; it names the file.
+            DataError: if the folder is missing, foreign, of another version, cut short or damaged; it names
+            the file.
         """
         from hardwood.tree._storage import load
 
@@ -529,14 +553,16 @@ class TargetIndex:
         return self._tree.nodes
 
     def _groups(self, probes: int) -> int:
-        """How many groups to look into: a quarter of them, at least eight, and in any case enough to hold ``probes`` leaves."""
+        """How many groups to look into: an eighth of them, at least eight, and in any case enough to hold
+        ``probes`` leaves."""
         nodes = self._tree.nodes
         G = len(nodes.group_count)
         needed = -(-probes * G // max(1, len(nodes.group_leaves)))
-        return min(G, max(-(-G // 4), 8, 2 * needed))
+        return min(G, max(-(-G // 8), 8, 2 * needed))
 
     def _excluded_rows(self, lists: RaggedRows, least: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows of the excluded ids, ``(offsets, rows)``, without repeats; each query must keep ``least`` targets."""
+        """Rows of the excluded ids, ``(offsets, rows)``, without repeats; each query must keep ``least``
+        targets."""
         n = len(self._tree.ids)
         offsets, rows = np.zeros(len(lists) + 1, dtype=np.int64), np.zeros(0, dtype=np.int64)
         if len(lists.values):
@@ -549,7 +575,8 @@ class TargetIndex:
         if len(short):
             left = int(n - np.diff(offsets)[short[0]])
             raise ValueError(
-                f"query {int(short[0])} has {left} targets that are not excluded, but {least} must be drawn without repeats."
+                f"query {int(short[0])} has {left} targets that are not excluded, "
+                f"but {least} must be drawn without repeats."
             )
         return offsets, rows
 

@@ -1,6 +1,6 @@
 """Put the results of ``make table`` into docs/comparison.md and docs/images.
 
-    python tools/update_docs.py runs/comparison
+python tools/update_docs.py runs/comparison
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python benchmarks/drift.py            # a few minutes
     python benchmarks/drift.py --quick
 
-Encodings are taken at ``--start`` and after each of the intervals; models are fitted on landmarks and measured on 4 000 other
+Encodings are taken at ``--start`` and after each interval; models are fitted on landmarks and measured on 4 000 other
 targets. Prints a Markdown table of mean cosines, and writes JSON and ``docs/images/drift.png``.
 """
 

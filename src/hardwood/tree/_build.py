@@ -16,7 +16,7 @@ from hardwood.tree._nodes import Nodes, group_lists
 from hardwood.tree._statistics import group_statistics, leaf_statistics, pooled_shape
 from hardwood.tree._threads import split_work
 
-CHUNK = 65536
+CHUNK = 16384
 SHAPE_SAMPLE = 16384
 
 

@@ -252,6 +252,9 @@ class TargetIndex:
         Args:
             queries: ``(B, d)``.
             ids: ``(m,)``, repeats allowed.
+            scale: as for `sample`.
+            exclude: as for `sample`.
+            probes: as for `sample`.
 
         Returns:
             ``(B, m)`` float64; -inf where the query excludes the target.

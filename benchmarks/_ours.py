@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from _data import Array
     from numpy.typing import NDArray
 
+    from _data import Array
     from hardwood import TargetIndex
 
 
@@ -36,7 +36,8 @@ def warm_up(dtype: str = "float32") -> None:
 def sample_opened(index: TargetIndex, queries: Array, scale: float, probes: int, some: int = 20_000) -> float:
     """Mean share of the targets that `sample` scored exactly, measured on ``some`` random targets.
 
-    The proposal of an opened target is ``exp(s) / Ẑ`` exactly; of any other, its node's estimate times its share within.
+    The proposal of an opened target is ``exp(s) / Ẑ`` exactly; of any other, its node's estimate times its
+    share within.
     """
     rng = np.random.default_rng(0)
     ids = rng.choice(index.ids, min(some, len(index)), replace=False)

@@ -16,13 +16,13 @@ Array = NDArray[np.float32]
 class ExactSampler:
     """Exact draws from the softmax over all targets, as fast as torch allows on the CPU.
 
-    ``plain`` is matrix product, exp, cumulative sum and binary search over all ``n``. ``blocked`` keeps to the cache:
-    per block of targets a product, an exp in place and a sum; then the same draw in two stages, block and
-    target, so that only winning blocks need a cumulative sum. Blocks are kept if ``(B, n)`` scores fit in
-    ``memory`` bytes, and scored again where they won if not. Both are shifted by the Cauchy-Schwarz bound on the score.
+    ``plain`` is matrix product, exp, cumulative sum and binary search over all ``n``. ``blocked`` keeps to
+    the cache: per block of targets a product, an exp in place and a sum; then the same draw in two stages,
+    block and target, so that only winning blocks need a cumulative sum. Blocks are kept if ``(B, n)`` scores
+    fit in ``memory`` bytes, and scored again where they won if not. Both shift by the Cauchy-Schwarz bound.
     """
 
-    def __init__(self, targets: Array, block: int = 65_536, memory: float = 1e9) -> None:
+    def __init__(self, targets: Array, block: int = 32_768, memory: float = 1e9) -> None:
         self.targets = torch.as_tensor(targets)
         self.block = block
         self.memory = memory
@@ -79,14 +79,14 @@ class ExactSampler:
         for number in won.unique().tolist():
             start = number * self.block
             columns = min(self.block, len(self.targets) - start)
-            rows, draws = torch.nonzero(won == number, as_tuple=True)
-            asked, where = rows.unique(return_inverse=True)
+            here = won == number
+            asked = here.any(1).nonzero()[:, 0]
             if room is None:
                 weights = self._weights(x[asked], shift[asked], start, torch.empty(len(asked) * columns))
             else:
                 weights = room[number][: len(x) * columns].view(len(x), columns)[asked]
-            found = torch.searchsorted(weights.cumsum(1)[where], points[rows, draws][:, None])
-            places[rows, draws] = found[:, 0].clamp_(max=columns - 1)
+            found = torch.searchsorted(weights.cumsum_(1), points[asked]).clamp_(max=columns - 1)
+            places[asked] = torch.where(here[asked], found, places[asked])
         return places
 
 
@@ -193,7 +193,7 @@ class FlatEstimate:
 
 
 class FlatClusters:
-    """The plain alternative to a tree: one level of k-means cells, unopened ones summarised by an isotropic Gaussian."""
+    """The plain alternative to a tree: one level of k-means cells, the unopened ones isotropic Gaussians."""
 
     def __init__(self, targets: Array, cells: int = 1_024, rounds: int = 10, seed: int = 0) -> None:
         kmeans = faiss.Kmeans(targets.shape[1], cells, niter=rounds, seed=seed)

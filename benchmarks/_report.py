@@ -65,7 +65,7 @@ def set_threads(threads: int) -> None:
 
 
 def interleave(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each call, run in turn (A, B, A, B, ...) after one warm-up, so that drifts hit all alike."""
+    """Median seconds of each call, run in turn (A, B, A, B, ...) after one warm-up: drifts hit all alike."""
     for call in calls.values():
         call()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -88,20 +88,22 @@ def machine(threads: int) -> Row:
     names = (
         re.findall(r"model name\s*:\s*(.*)", info.read_text()) if info.exists() else [platform.processor()]
     )
-    versions = {}
-    for package in ("hardwood", "numpy", "torch", "numba", "faiss-cpu"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "from source" if package == "hardwood" else "absent"
+    packages = ("hardwood", "numpy", "torch", "numba", "faiss-cpu")
     return {
         "processor": names[0] if names else "unknown",
         "cores": os.cpu_count(),
         "threads": threads,
         "load when it ended": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        **versions,
+        **{package: _version(package) for package in packages},
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed (run from source?)"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -190,9 +192,9 @@ def watch(script: str, *options: str) -> tuple[Row, dict[str, Row]]:
     """Run ``script`` as a child and follow its memory from outside, so that no busy kernel can hide its peak.
 
     Returns:
-        What the child gave to ``emit("result", ...)``, and for each phase its seconds, the memory at its start and
-        its peak in bytes. Memory is anonymous plus shared (not the pages of memory-mapped files, which the
-        kernel may drop at will).
+        What the child gave to ``emit("result", ...)``, and for each phase its seconds, the memory at its
+        start and its peak in bytes. Memory is anonymous plus shared (not the pages of memory-mapped files,
+        which the kernel may drop at will).
     """
     child = subprocess.Popen([sys.executable, script, *options], stdout=subprocess.PIPE, text=True)
     phases: dict[str, Row] = {}

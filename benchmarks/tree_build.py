@@ -1,4 +1,4 @@
-"""Building and mending the tree: time and memory of a build against FAISS IVF, of an update, and of a drift and repair."""
+"""The tree built (time and memory against FAISS IVF), updated, and repaired after every vector has moved."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 import _ours
-import numpy as np
 from _data import Array, Clusters, unit
 from _peers import empty_ivf, relative_error, truth
 from _report import Row, emit, figure, finish, parser, set_threads, table, timed, watch
+
+if TYPE_CHECKING:
+    from hardwood import TargetIndex
 
 WRITTEN = 65_536
 SCALES = (20.0, 50.0)
@@ -24,11 +29,17 @@ def options() -> argparse.Namespace:
     made.add_argument("--n", type=int, default=1_000_000)
     made.add_argument("--dim", type=int, default=128)
     made.add_argument("--leaf-size", type=int, default=64)
-    made.add_argument("--cells", type=int, nargs="*", default=[4_096], help="IVF sizes beside that of our leaves")
-    made.add_argument("--skip-equal", action="store_true", help="leave out the IVF with as many cells as leaves")
+    made.add_argument(
+        "--cells", type=int, nargs="*", default=[4_096], help="IVF sizes beside that of our leaves"
+    )
+    made.add_argument(
+        "--skip-equal", action="store_true", help="leave out the IVF with as many cells as leaves"
+    )
     made.add_argument("--updated", type=int, default=1_000)
     made.add_argument("--probes", type=int, nargs="+", default=[16, 64], help="for the quality after repair")
-    made.add_argument("--drift", type=float, default=0.95, help="mean cosine between a vector and its moved self")
+    made.add_argument(
+        "--drift", type=float, default=0.95, help="mean cosine between a vector and its moved self"
+    )
     made.add_argument("--child", nargs=2, metavar=("WHAT", "FOLDER"), help=argparse.SUPPRESS)
     made.add_argument("--child-cells", type=int, default=0, help=argparse.SUPPRESS)
     arguments = made.parse_args()
@@ -59,7 +70,9 @@ def main() -> None:
     return None
 
 
-def child(arguments: argparse.Namespace, what: str, folder: str, cells: int = 0) -> tuple[Row, dict[str, Row]]:
+def child(
+    arguments: argparse.Namespace, what: str, folder: str, cells: int = 0
+) -> tuple[Row, dict[str, Row]]:
     """One builder in a process of its own, its memory followed from here."""
     names = ("n", "dim", "leaf_size", "threads", "seed", "updated", "repeats")
     passed = [f"--{name.replace('_', '-')}={getattr(arguments, name)}" for name in names]
@@ -83,10 +96,12 @@ def write_vectors(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def drifted(rows: Array, cosine: float, seed: int, number: int) -> Array:
-    """Rows moved as a fine-tuned encoder moves them: mostly a smooth motion of rank 16, a quarter of its own."""
+    """Rows moved as fine-tuning moves them: mostly a smooth motion of rank 16, a quarter of its own."""
     d = rows.shape[1]
     shared = np.random.default_rng([seed, 7])
-    away = shared.standard_normal((d, 16), dtype=np.float32) @ shared.standard_normal((16, d), dtype=np.float32)
+    away = shared.standard_normal((d, 16), dtype=np.float32) @ shared.standard_normal(
+        (16, d), dtype=np.float32
+    )
     motion = unit(rows @ away)
     own = np.random.default_rng([seed, 8, number]).standard_normal(rows.shape, dtype=np.float32)
     motion = unit(motion + 0.5 * unit(own))
@@ -141,7 +156,7 @@ def written(vectors: Array) -> Iterator[tuple[int, Array]]:
         yield start, np.array(vectors[start : start + WRITTEN])
 
 
-def errors(index, targets: Array, queries: Array, probes: list[int]) -> dict[str, float]:  # type: ignore[no-untyped-def]
+def errors(index: TargetIndex, targets: Array, queries: Array, probes: list[int]) -> dict[str, float]:
     """Relative error of ``E_P[y]`` and absolute error of log Z, by scale and probes."""
     found = {}
     for scale in SCALES:
@@ -189,7 +204,11 @@ def ivf_row(arguments: argparse.Namespace, cells: int, _: Row, phases: dict[str,
     peak = max(phase["peak"] for phase in phases.values()) - phases["train"]["start"]
     seconds = sum(phase["seconds"] for phase in phases.values())
     size = 4 * arguments.n * arguments.dim
-    return {"what": f"IVF-Flat, {cells:,} cells: train + add", "seconds": seconds, "peak / vectors": peak / size}
+    return {
+        "what": f"IVF-Flat, {cells:,} cells: train + add",
+        "seconds": seconds,
+        "peak / vectors": peak / size,
+    }
 
 
 def draw_figure(arguments: argparse.Namespace, rows: list[Row], quality: dict[str, dict[str, float]]) -> None:

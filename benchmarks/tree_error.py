@@ -1,19 +1,19 @@
-"""Sampling error against the share of targets opened, on real encodings, beside a flat index of isotropic clusters."""
+"""Sampling error against the share of targets opened, on real encodings, beside flat isotropic clusters."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING
 
-import _ours
 import numpy as np
+
+import _ours
 from _data import load
 from _peers import FlatClusters, Truth, relative_error, truth
 from _report import Row, curve, figure, finish, log_ticks, parser, set_threads
 
 if TYPE_CHECKING:
     from _data import Array
-
     from hardwood import TargetIndex
 
 MEASURES = {
@@ -30,7 +30,9 @@ def options() -> argparse.Namespace:
     made.add_argument("--n", type=int, default=100_000, help="synthetic targets (200,000 at most)")
     made.add_argument("--dim", type=int, default=384)
     made.add_argument("--scales", type=float, nargs="+", default=[20.0, 50.0])
-    made.add_argument("--opened", type=float, nargs="+", default=[0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16])
+    made.add_argument(
+        "--opened", type=float, nargs="+", default=[0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16]
+    )
     made.add_argument("--queries", type=int, default=256)
     made.add_argument("--cells", type=int, default=1_024, help="of the flat index")
     made.add_argument("--leaf-sizes", type=int, nargs="+", default=[32, 64])
@@ -56,7 +58,10 @@ def main() -> None:
         exact = truth(targets, queries, scale)
         rows += flat_rows(arguments, flat, queries, scale, exact)
         for size, index in indexes.items():
-            rows += our_rows(arguments, f"Hardwood, leaves of {size}", index, targets, queries, scale, exact)
+            what = f"Hardwood, leaves of {size}"
+            rows += our_rows(
+                arguments, what=what, index=index, targets=targets, queries=queries, scale=scale, exact=exact
+            )
     name = f"tree_error_{arguments.data}_{arguments.dim}"
     finish(arguments, name, rows, targets=len(targets))
     draw_figure(arguments, name, rows)
@@ -89,6 +94,7 @@ def flat_rows(
 
 def our_rows(
     arguments: argparse.Namespace,
+    *,
     what: str,
     index: TargetIndex,
     targets: Array,
@@ -109,7 +115,9 @@ def our_rows(
                 "probes": probes,
                 "opened": _ours.sample_opened(index, queries, scale, probes),
                 "error of log Z": float(np.abs(log_z - exact.log_z).mean()),
-                "total variation": total_variation(index, targets, queries, scale, probes, exact),
+                "total variation": total_variation(
+                    index, targets, queries, scale=scale, probes=probes, exact=exact
+                ),
                 "error of E[y]": relative_error(mean, exact.expectation),
             }
         )
@@ -117,7 +125,7 @@ def our_rows(
 
 
 def total_variation(
-    index: TargetIndex, targets: Array, queries: Array, scale: float, probes: int, exact: Truth
+    index: TargetIndex, targets: Array, queries: Array, *, scale: float, probes: int, exact: Truth
 ) -> float:
     """``½ Σ_i |q_i - P_i|`` over every target, mean over queries."""
     found = []

@@ -1,4 +1,4 @@
-"""How the time of a draw grows with the number of targets; and, with ``--large``, one large streamed bfloat16 build."""
+"""How the time of a draw grows with the number of targets; with ``--large``, one large streamed build."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import argparse
 from functools import partial
 from typing import Any
 
-import _ours
 import numpy as np
 import torch
+
+import _ours
 from _data import Array, Clusters
 from _peers import ExactSampler, relative_error, truth
 from _report import Row, curve, emit, figure, finish, interleave, log_ticks, parser, set_threads, timed, watch
@@ -21,7 +22,9 @@ def options() -> argparse.Namespace:
     made = parser(__doc__)
     made.add_argument("--smallest", type=int, default=10_000)
     made.add_argument("--largest", type=int, default=10_000_000)
-    made.add_argument("--large", type=int, default=0, help="instead: one streamed build of so many, e.g. 20000000")
+    made.add_argument(
+        "--large", type=int, default=0, help="instead: one streamed build of so many, e.g. 20000000"
+    )
     made.add_argument("--dim", type=int, default=64)
     made.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"))
     made.add_argument("--scale", type=float, default=20.0)
@@ -107,14 +110,18 @@ def exponents(rows: list[Row]) -> dict[str, float]:
 def draw_figure(arguments: argparse.Namespace, rows: list[Row]) -> None:
     """Time and error by number of targets."""
     with figure(arguments, "tree_growth", panels=2) as axes:
-        for what, line in zip(dict.fromkeys(row["what"] for row in rows), ("-", "-", "--", ":"), strict=False):
+        for what, line in zip(
+            dict.fromkeys(row["what"] for row in rows), ("-", "-", "--", ":"), strict=False
+        ):
             mine = [row for row in rows if row["what"] == what]
             curve(axes[0], mine, "n", "µs/query", what, linestyle=line)
             curve(axes[1], mine, "n", "error of E[y]", what, linestyle=line)
         log_ticks(axes[0])
         log_ticks(axes[1], "x")
         axes[0].set(xlabel="targets", ylabel=f"µs a query ({arguments.k} draws, batch {arguments.batch})")
-        axes[1].set(xlabel="targets", ylabel=f"relative error of $E_P[y]$, scale {arguments.scale:g}", ylim=(0, None))
+        axes[1].set(
+            xlabel="targets", ylabel=f"relative error of $E_P[y]$, scale {arguments.scale:g}", ylim=(0, None)
+        )
 
 
 def large(arguments: argparse.Namespace) -> None:
@@ -180,7 +187,10 @@ def run_ours(arguments: argparse.Namespace) -> None:
         spent, drawn = timed(draw)
         first = spent if first is None else first
         taken = interleave({"ours": draw}, arguments.repeats)["ours"]
-        found[probes] = {"microseconds": 1e6 * taken / len(queries), "log_z": np.asarray(drawn.log_z).tolist()}
+        found[probes] = {
+            "microseconds": 1e6 * taken / len(queries),
+            "log_z": np.asarray(drawn.log_z).tolist(),
+        }
     emit("result", probes=found, first=first, index=repr(index))
 
 

@@ -1,4 +1,4 @@
-"""`TargetIndex.sample` against exact softmax sampling in torch: time, error and share of the targets opened."""
+"""`TargetIndex.sample` against exact softmax sampling in torch: time, error, share of the targets opened."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING
 
-import _ours
 import numpy as np
 import torch
+
+import _ours
 from _data import load
 from _peers import ExactSampler, Truth, relative_error, truth
 from _report import Row, curve, figure, finish, interleave, log_ticks, parser, set_threads
 
 if TYPE_CHECKING:
     from _data import Array
-
     from hardwood import TargetIndex
 
 
@@ -55,12 +55,18 @@ def of_dimension(arguments: argparse.Namespace, d: int) -> list[Row]:
     peers = {"plain": ExactSampler(targets).plain, "blocked": ExactSampler(targets).blocked}
     rows = []
     for scale in arguments.scales:
-        rows += of_scale(arguments, index, peers, queries, scale, truth(targets, queries, scale))
+        rows += of_scale(arguments, index, peers, queries, scale=scale, exact=truth(targets, queries, scale))
     return rows
 
 
 def of_scale(
-    arguments: argparse.Namespace, index: TargetIndex, peers: dict, queries: Array, scale: float, exact: Truth
+    arguments: argparse.Namespace,
+    index: TargetIndex,
+    peers: dict,
+    queries: Array,
+    *,
+    scale: float,
+    exact: Truth,
 ) -> list[Row]:
     """Timings interleaved: every peer, every number of probes, and again."""
     batch, generator = queries[: arguments.batch], torch.Generator().manual_seed(arguments.seed)
@@ -78,7 +84,12 @@ def of_scale(
     for probes in arguments.probes:
         taken = seconds[str(probes)]
         rows.append(
-            {**fixed, "what": f"Hardwood, {probes} probes", "probes": probes, "µs/query": 1e6 * taken / len(batch)}
+            {
+                **fixed,
+                "what": f"Hardwood, {probes} probes",
+                "probes": probes,
+                "µs/query": 1e6 * taken / len(batch),
+            }
             | {"times faster than exact": seconds[best] / taken}
             | errors(index, queries, scale, probes, exact)
         )

@@ -1,4 +1,4 @@
-"""`TargetIndex.search` against FAISS IVF-Flat and HNSW: recall@10 by time and by share of the targets looked at."""
+"""`TargetIndex.search` against FAISS IVF-Flat and HNSW: recall@10 by time and by share visited."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-import _ours
 import numpy as np
 import torch
+
+import _ours
 from _data import load
 from _peers import Hnsw, Ivf, nearest, recall
 from _report import Row, curve, figure, finish, interleave, log_ticks, parser, set_threads, timed
@@ -31,7 +32,9 @@ def options() -> argparse.Namespace:
     made.add_argument("--cells", type=int, default=None, help="of IVF; by default the power of two near 4 √n")
     made.add_argument("--probes", type=int, nargs="+", default=[4, 8, 16, 32, 64, 128])
     made.add_argument("--nprobes", type=int, nargs="+", default=[2, 4, 8, 16, 32, 64])
-    made.add_argument("--efforts", type=int, nargs="+", default=[16, 32, 64, 128, 256], help="efSearch of HNSW")
+    made.add_argument(
+        "--efforts", type=int, nargs="+", default=[16, 32, 64, 128, 256], help="efSearch of HNSW"
+    )
     made.add_argument("--construction", type=int, default=100, help="efConstruction of HNSW")
     made.add_argument("--leaf-sizes", type=int, nargs="+", default=[32, 64])
     arguments = made.parse_args()
@@ -89,7 +92,12 @@ def contenders(arguments: argparse.Namespace, targets: Array, queries: Array) ->
     for name, (make, efforts) in peers.items():
         spent, peer = timed(make)
         for effort in efforts:
-            row = {"what": name, "effort": effort, "visited": peer.visited(queries, K, effort), "build s": spent}
+            row = {
+                "what": name,
+                "effort": effort,
+                "visited": peer.visited(queries, K, effort),
+                "build s": spent,
+            }
             found.append((row, partial(peer.search, k=K, **{_knob(peer): effort})))
     return found
 

@@ -1,0 +1,239 @@
+"""What every benchmark shares: arguments, threads, interleaved timings, memory, tables, JSON and figures."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+COLOURS = {
+    "Hardwood": "#1b7837",
+    "exact (torch)": "#444444",
+    "IVF-Flat": "#2166ac",
+    "HNSW": "#b2182b",
+    "flat clusters": "#2166ac",
+}
+Row = dict[str, Any]
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The options every benchmark has."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    made.add_argument("--quick", action="store_true", help="small sizes: a look in well under a minute")
+    made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for us and for every peer")
+    made.add_argument(
+        "--repeats", type=int, default=7, help="timings of each, interleaved; the median counts"
+    )
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument(
+        "--output",
+        type=Path,
+        default=None,
+        help="folder for JSON and figure (else benchmarks/results, docs/images)",
+    )
+    return made
+
+
+def set_threads(threads: int) -> None:
+    """The same number of threads for BLAS, torch and FAISS; numba and Hardwood are told by argument."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
+    try:
+        import faiss
+    except ImportError:
+        return
+    faiss.omp_set_num_threads(threads)
+
+
+def interleave(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each call, run in turn (A, B, A, B, ...) after one warm-up: drifts hit all alike."""
+    for call in calls.values():
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            seconds[name].append(timed(call)[0])
+    return {name: float(np.median(values)) for name, values in seconds.items()}
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds taken, and the answer."""
+    start = time.perf_counter()
+    answer = call()
+    return time.perf_counter() - start, answer
+
+
+def machine(threads: int) -> Row:
+    """Processor, threads in use, and the versions that matter."""
+    info = Path("/proc/cpuinfo")
+    names = (
+        re.findall(r"model name\s*:\s*(.*)", info.read_text()) if info.exists() else [platform.processor()]
+    )
+    packages = ("hardwood", "numpy", "torch", "numba", "faiss-cpu")
+    return {
+        "processor": names[0] if names else "unknown",
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "load when it ended": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        **{package: _version(package) for package in packages},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed (run from source?)"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows as a Markdown table; columns in order of first appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
+    lines += ["| " + " | ".join(_cell(row.get(column)) for column in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def finish(arguments: argparse.Namespace, name: str, rows: Sequence[Row], **facts: object) -> None:
+    """Print the table with its machine, and write both, with the arguments, to ``<name>.json``."""
+    about = machine(arguments.threads)
+    print("\n" + table(rows) + "\n")
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    for key, value in facts.items():
+        print(f"{key}: {value}")
+    path = (arguments.output or ROOT / "benchmarks" / "results") / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = {key: value for key, value in vars(arguments).items() if key != "output"}
+    content = {"benchmark": name, "arguments": options, "machine": about, "rows": list(rows), **facts}
+    path.write_text(json.dumps(content, indent=1, default=str) + "\n")
+    print(f"written: {path}")
+
+
+@contextmanager
+def figure(arguments: argparse.Namespace, name: str, panels: int = 1) -> Iterator[Any]:
+    """A row of ``panels`` axes; written to ``<name>.png`` when the block ends."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    drawn, axes = plt.subplots(
+        1, panels, figsize=(4.6 * panels + 0.4, 3.7), layout="constrained", squeeze=False
+    )
+    for axis in axes[0]:
+        axis.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    yield axes[0]
+    for axis in axes[0]:
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(frameon=False, fontsize=8)
+    path = (arguments.output or ROOT / "docs" / "images") / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn.savefig(path, dpi=130)
+    plt.close(drawn)
+    print(f"written: {path}")
+
+
+def curve(axis: Any, rows: Sequence[Row], across: str, up: str, label: str, **style: Any) -> None:
+    """One line of ``rows``, coloured by the label's first words."""
+    points = sorted(
+        (row[across], row[up]) for row in rows if row.get(across) is not None and row.get(up) is not None
+    )
+    if not points:
+        return
+    colour = next((value for name, value in COLOURS.items() if label.startswith(name)), "#762a83")
+    style = {"marker": "o", "markersize": 3.5, "linewidth": 1.4, "color": colour, **style}
+    axis.plot(*zip(*points, strict=True), label=label, **style)
+
+
+def log_ticks(axis: Any, which: str = "both") -> None:
+    """Logarithmic axes."""
+    if which in ("x", "both"):
+        axis.set_xscale("log")
+    if which in ("y", "both"):
+        axis.set_yscale("log")
+
+
+def emit(phase: str, **facts: object) -> None:
+    """A child's note to ``watch``: a phase begins, or (``phase="result"``) an answer."""
+    print(json.dumps({"phase": phase, **facts}), flush=True)
+
+
+def watch(script: str, *options: str) -> tuple[Row, dict[str, Row]]:
+    """Run ``script`` as a child and follow its memory from outside, so that no busy kernel can hide its peak.
+
+    Returns:
+        What the child gave to ``emit("result", ...)``, and for each phase its seconds, the memory at its
+        start and its peak in bytes. Memory is anonymous plus shared (not the pages of memory-mapped files,
+        which the kernel may drop at will).
+    """
+    child = subprocess.Popen([sys.executable, script, *options], stdout=subprocess.PIPE, text=True)
+    phases: dict[str, Row] = {}
+    result: Row = {}
+    current: list[Row] = []
+    follower = threading.Thread(target=_follow, args=(child, current), daemon=True)
+    follower.start()
+    assert child.stdout is not None
+    for line in child.stdout:
+        if not line.startswith("{"):
+            print(line, end="", file=sys.stderr)
+            continue
+        note = json.loads(line)
+        phase = note.pop("phase")
+        now, memory = time.perf_counter(), _memory(child.pid)
+        if current:
+            current[0]["seconds"] = now - current[0].pop("begun")
+            current.clear()
+        if phase == "result":
+            result.update(note)
+        else:
+            phases[phase] = {"begun": now, "start": memory, "peak": memory, **note}
+            current.append(phases[phase])
+    if child.wait() != 0:
+        raise RuntimeError(f"{script} {' '.join(options)} ended with status {child.returncode}")
+    return result, phases
+
+
+def _follow(child: subprocess.Popen[str], current: list[Row]) -> None:
+    while child.poll() is None:
+        memory = _memory(child.pid)
+        for phase in current[:1]:
+            phase["peak"] = max(phase["peak"], memory)
+        time.sleep(0.01)
+
+
+def _memory(process: int) -> int:
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0
+    return 1024 * sum(int(value) for value in re.findall(r"Rss(?:Anon|Shmem):\s*(\d+)", status))

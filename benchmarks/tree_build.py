@@ -29,17 +29,11 @@ def options() -> argparse.Namespace:
     made.add_argument("--n", type=int, default=1_000_000)
     made.add_argument("--dim", type=int, default=128)
     made.add_argument("--leaf-size", type=int, default=64)
-    made.add_argument(
-        "--cells", type=int, nargs="*", default=[4_096], help="IVF sizes beside that of our leaves"
-    )
-    made.add_argument(
-        "--skip-equal", action="store_true", help="leave out the IVF with as many cells as leaves"
-    )
+    made.add_argument("--cells", type=int, nargs="*", default=[4_096], help="IVF sizes beside that of our leaves")
+    made.add_argument("--skip-equal", action="store_true", help="leave out the IVF with as many cells as leaves")
     made.add_argument("--updated", type=int, default=1_000)
     made.add_argument("--probes", type=int, nargs="+", default=[16, 64], help="for the quality after repair")
-    made.add_argument(
-        "--drift", type=float, default=0.95, help="mean cosine between a vector and its moved self"
-    )
+    made.add_argument("--drift", type=float, default=0.95, help="mean cosine between a vector and its moved self")
     made.add_argument("--child", nargs=2, metavar=("WHAT", "FOLDER"), help=argparse.SUPPRESS)
     made.add_argument("--child-cells", type=int, default=0, help=argparse.SUPPRESS)
     arguments = made.parse_args()
@@ -70,9 +64,7 @@ def main() -> None:
     return None
 
 
-def child(
-    arguments: argparse.Namespace, what: str, folder: str, cells: int = 0
-) -> tuple[Row, dict[str, Row]]:
+def child(arguments: argparse.Namespace, what: str, folder: str, cells: int = 0) -> tuple[Row, dict[str, Row]]:
     """One builder in a process of its own, its memory followed from here."""
     names = ("n", "dim", "leaf_size", "threads", "seed", "updated", "repeats")
     passed = [f"--{name.replace('_', '-')}={getattr(arguments, name)}" for name in names]
@@ -99,9 +91,7 @@ def drifted(rows: Array, cosine: float, seed: int, number: int) -> Array:
     """Rows moved as fine-tuning moves them: mostly a smooth motion of rank 16, a quarter of its own."""
     d = rows.shape[1]
     shared = np.random.default_rng([seed, 7])
-    away = shared.standard_normal((d, 16), dtype=np.float32) @ shared.standard_normal(
-        (16, d), dtype=np.float32
-    )
+    away = shared.standard_normal((d, 16), dtype=np.float32) @ shared.standard_normal((16, d), dtype=np.float32)
     motion = unit(rows @ away)
     own = np.random.default_rng([seed, 8, number]).standard_normal(rows.shape, dtype=np.float32)
     motion = unit(motion + 0.5 * unit(own))

@@ -30,9 +30,7 @@ def options() -> argparse.Namespace:
     made.add_argument("--n", type=int, default=100_000, help="synthetic targets (200,000 at most)")
     made.add_argument("--dim", type=int, default=384)
     made.add_argument("--scales", type=float, nargs="+", default=[20.0, 50.0])
-    made.add_argument(
-        "--opened", type=float, nargs="+", default=[0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16]
-    )
+    made.add_argument("--opened", type=float, nargs="+", default=[0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16])
     made.add_argument("--queries", type=int, default=256)
     made.add_argument("--cells", type=int, default=1_024, help="of the flat index")
     made.add_argument("--leaf-sizes", type=int, nargs="+", default=[32, 64])
@@ -50,8 +48,7 @@ def main() -> None:
     targets, queries = load(arguments.data, arguments.n, arguments.dim, arguments.queries, arguments.seed)
     flat = FlatClusters(targets, arguments.cells, seed=arguments.seed)
     indexes = {
-        size: _ours.build(targets, arguments.threads, arguments.seed, leaf_size=size)
-        for size in arguments.leaf_sizes
+        size: _ours.build(targets, arguments.threads, arguments.seed, leaf_size=size) for size in arguments.leaf_sizes
     }
     rows = []
     for scale in arguments.scales:
@@ -115,9 +112,7 @@ def our_rows(
                 "probes": probes,
                 "opened": _ours.sample_opened(index, queries, scale, probes),
                 "error of log Z": float(np.abs(log_z - exact.log_z).mean()),
-                "total variation": total_variation(
-                    index, targets, queries, scale=scale, probes=probes, exact=exact
-                ),
+                "total variation": total_variation(index, targets, queries, scale=scale, probes=probes, exact=exact),
                 "error of E[y]": relative_error(mean, exact.expectation),
             }
         )

@@ -22,9 +22,7 @@ def options() -> argparse.Namespace:
     made = parser(__doc__)
     made.add_argument("--smallest", type=int, default=10_000)
     made.add_argument("--largest", type=int, default=10_000_000)
-    made.add_argument(
-        "--large", type=int, default=0, help="instead: one streamed build of so many, e.g. 20000000"
-    )
+    made.add_argument("--large", type=int, default=0, help="instead: one streamed build of so many, e.g. 20000000")
     made.add_argument("--dim", type=int, default=64)
     made.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"))
     made.add_argument("--scale", type=float, default=20.0)
@@ -80,9 +78,7 @@ def of_size(arguments: argparse.Namespace, n: int) -> list[Row]:
     seconds = interleave(calls, arguments.repeats)
     mean = truth(targets, queries, arguments.scale).expectation
     errors = {
-        f"Hardwood, {probes} probes": relative_error(
-            index.expectation(queries, arguments.scale, probes=probes), mean
-        )
+        f"Hardwood, {probes} probes": relative_error(index.expectation(queries, arguments.scale, probes=probes), mean)
         for probes in arguments.probes
     }
     return [
@@ -110,18 +106,14 @@ def exponents(rows: list[Row]) -> dict[str, float]:
 def draw_figure(arguments: argparse.Namespace, rows: list[Row]) -> None:
     """Time and error by number of targets."""
     with figure(arguments, "tree_growth", panels=2) as axes:
-        for what, line in zip(
-            dict.fromkeys(row["what"] for row in rows), ("-", "-", "--", ":"), strict=False
-        ):
+        for what, line in zip(dict.fromkeys(row["what"] for row in rows), ("-", "-", "--", ":"), strict=False):
             mine = [row for row in rows if row["what"] == what]
             curve(axes[0], mine, "n", "µs/query", what, linestyle=line)
             curve(axes[1], mine, "n", "error of E[y]", what, linestyle=line)
         log_ticks(axes[0])
         log_ticks(axes[1], "x")
         axes[0].set(xlabel="targets", ylabel=f"µs a query ({arguments.k} draws, batch {arguments.batch})")
-        axes[1].set(
-            xlabel="targets", ylabel=f"relative error of $E_P[y]$, scale {arguments.scale:g}", ylim=(0, None)
-        )
+        axes[1].set(xlabel="targets", ylabel=f"relative error of $E_P[y]$, scale {arguments.scale:g}", ylim=(0, None))
 
 
 def large(arguments: argparse.Namespace) -> None:

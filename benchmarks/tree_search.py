@@ -32,9 +32,7 @@ def options() -> argparse.Namespace:
     made.add_argument("--cells", type=int, default=None, help="of IVF; by default the power of two near 4 √n")
     made.add_argument("--probes", type=int, nargs="+", default=[4, 8, 16, 32, 64, 128])
     made.add_argument("--nprobes", type=int, nargs="+", default=[2, 4, 8, 16, 32, 64])
-    made.add_argument(
-        "--efforts", type=int, nargs="+", default=[16, 32, 64, 128, 256], help="efSearch of HNSW"
-    )
+    made.add_argument("--efforts", type=int, nargs="+", default=[16, 32, 64, 128, 256], help="efSearch of HNSW")
     made.add_argument("--construction", type=int, default=100, help="efConstruction of HNSW")
     made.add_argument("--leaf-sizes", type=int, nargs="+", default=[32, 64])
     arguments = made.parse_args()

@@ -1,9 +1,7 @@
-"""Building the tree: groups from a sample, every vector to its group, each group's leaves by k-means, rows
-laid out leaf by leaf."""
+"""Building the tree: every vector to its leaf, every leaf to its group, rows laid out leaf by leaf."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardwood.tree._bounds import OUTWARD
-from hardwood.tree._cluster import Floats, kmeans, nearest, subtree
+from hardwood.tree._cluster import Floats
+from hardwood.tree._leaves import CHUNK, leaf_labels
 from hardwood.tree._nodes import Nodes, group_lists
 from hardwood.tree._statistics import group_statistics, leaf_statistics, pooled_shape
 from hardwood.tree._threads import split_work
 
-CHUNK = 16384
 SHAPE_SAMPLE = 16384
 
 
@@ -66,54 +64,32 @@ def build(
     tenth more."""
     n, d = source.shape
     rng = np.random.default_rng(seed)
-    n_groups = max(1, round(math.sqrt(n / leaf_size)))
-    labels = np.zeros(n, dtype=np.int32)
-    if n_groups > 1:
-        sample = np.sort(rng.choice(n, size=min(n, max(128 * n_groups, 16384)), replace=False))
-        centres = kmeans(source.take(sample), n_groups, 8, rng)
-        for start in range(0, n, CHUNK):
-            labels[start : start + CHUNK] = nearest(source.take(slice(start, start + CHUNK)), centres)
-            tick("groups", min(start + CHUNK, n), n)
+    labels, leaf_group = leaf_labels(source, leaf_size, rng, threads, tick)
+    counts = np.bincount(labels, minlength=len(leaf_group))
     order = np.argsort(labels, kind="stable")
-    bounds = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=n_groups))])
-    bounds = np.concatenate([[0], bounds[1:][np.diff(bounds) > 0]])
-    n_groups = len(bounds) - 1
     del labels
 
     # Memory that is never touched costs nothing: the end of this array is room to grow.
-    capacity = n + n // 8 + 64 + 4 * (n // max(1, leaf_size // 2) + n_groups)
+    rooms = counts + counts // 16 + 2
+    starts = np.cumsum(rooms) - rooms
+    used = int(rooms.sum())
+    capacity = used + n // 16 + 64
     rows = np.empty((capacity, d), dtype=dtype)
     row_id, row_leaf = np.empty(capacity, dtype=np.int64), np.empty(capacity, dtype=np.int32)
-    starts: list[int] = []
-    counts: list[int] = []
-    rooms: list[int] = []
-    leaf_group: list[int] = []
-    used = 0
-    for g in range(n_groups):
-        members = np.sort(order[bounds[g] : bounds[g + 1]])
-        points = source.take(members)
-        leaf_of = subtree(points, leaf_size, 5, rng)
-        inner = np.argsort(leaf_of, kind="stable")
-        stored = encode(points[inner], dtype)
-        done = 0
-        for count in np.bincount(leaf_of).tolist():
-            room = room_for(count)
-            if used + room > capacity:
-                room = count
-            rows[used : used + count] = stored[done : done + count]
-            row_id[used : used + count] = ids[members[inner[done : done + count]]]
-            row_leaf[used : used + room] = len(starts)
-            starts.append(used)
-            counts.append(count)
-            rooms.append(room)
-            leaf_group.append(g)
-            used, done = used + room, done + count
-        tick("leaves", int(bounds[g + 1]), n)
-    del order
-    L = len(starts)
-    offsets, leaves = group_lists(np.array(leaf_group, dtype=np.int64), n_groups)
+    row_leaf[:used] = np.repeat(np.arange(len(counts), dtype=np.int32), rooms)
+    # Rows leaf by leaf, a piece at a time; read in the order in which the source holds them.
+    place = np.arange(n) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
+    for begin in range(0, n, CHUNK):
+        members, here = order[begin : begin + CHUNK], place[begin : begin + CHUNK]
+        reading = np.argsort(members)
+        rows[here[reading]] = encode(source.take(members[reading]), dtype)
+        row_id[here] = ids[members]
+        tick("rows", min(begin + CHUNK, n), n)
+    del order, place
+    L, n_groups = len(counts), int(leaf_group.max()) + 1
+    offsets, leaves = group_lists(leaf_group, n_groups)
     nodes = Nodes(
-        rows, row_id, row_leaf, np.array(starts), np.array(counts), np.array(rooms), np.array(leaf_group),
+        rows, row_id, row_leaf, starts, counts, rooms, leaf_group,
         np.zeros((L, d), np.float32), np.zeros((L, 4)), offsets, leaves,
         np.zeros(n_groups, np.int64), np.zeros((n_groups, d), np.float32), np.zeros((n_groups, 4)),
         np.zeros((1, d), np.float32), np.zeros((1, d), np.float32), np.full(2, 1.0 / d),

@@ -78,9 +78,7 @@ def _make(
     with Bar(progress) as bar:
         source = Source(array, prepare)
         nodes, used = build(source, numbers, dtype, leaf_size, int(_inputs.seed_of(seed)), threads, bar.tick)
-        tree = Tree(nodes, used, leaf_size)
-        tree.settle_in(threads, bar.tick)
-    return tree
+        return Tree(nodes, used, leaf_size)
 
 
 def from_array(vectors: Floats, ids: Ints, dtype: np.dtype[Any], leaf_size: int, seed: int, threads: int) -> Tree:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
 METRICS = ("dot", "cosine")
 PROBES = 32
+LEAVES_LOOKED_AT = 2048
 
 
 class TargetIndex:
@@ -556,12 +557,12 @@ class TargetIndex:
         return self._tree.nodes
 
     def _groups(self, probes: int) -> int:
-        """How many groups to look into: an eighth of them, at least eight, and in any case enough to hold
-        ``probes`` leaves."""
+        """How many groups to look into: those of an eighth of the leaves, of 2 048 leaves at least (scoring so
+        many centroids costs less than what it would miss), and twice what holds ``probes`` leaves."""
         nodes = self._tree.nodes
-        G = len(nodes.group_count)
-        needed = -(-probes * G // max(1, len(nodes.group_leaves)))
-        return min(G, max(-(-G // 8), 8, 2 * needed))
+        G, L = len(nodes.group_count), max(1, len(nodes.group_leaves))
+        leaves = max(L // 8, LEAVES_LOOKED_AT, 2 * probes)
+        return min(G, max(1, -(-leaves * G // L)))
 
     def _excluded_rows(self, lists: RaggedRows, least: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows of the excluded ids, ``(offsets, rows)``, without repeats; each query must keep ``least``

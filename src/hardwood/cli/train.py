@@ -144,7 +144,7 @@ def compare(
     output: Output = None,
     negatives: Annotated[
         str, typer.Option(help="Sources, separated by commas.", rich_help_panel=_NEGATIVES)
-    ] = "in-batch,uniform,static,periodic,cache,exact",
+    ] = "in-batch,uniform,static,periodic,cache,exact,dynamic",
     seeds: Annotated[int, typer.Option(help="Runs a source and budget.")] = 3,
     split: Annotated[str, typer.Option(help="Split of the figure, and first in the table.")] = "test",
     num_negatives: NumNegatives = None,

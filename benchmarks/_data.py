@@ -210,7 +210,7 @@ def reduce_dimension(targets: Array, queries: Array, dim: int) -> tuple[Array, A
 
 
 def load(name: str, n: int, d: int, count: int, seed: int = 0) -> tuple[Array, Array]:
-    """Targets and ``count`` queries in ``d`` dimensions; ``n`` is for ``synthetic``, not ``taxa`` or ``hpo``."""
+    """Targets and ``count`` queries in ``d`` dimensions; ``n`` is for ``synthetic`` alone."""
     if name == "synthetic":
         clusters = Clusters(n, d, seed)
         return clusters.all(), clusters.queries(count)

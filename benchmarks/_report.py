@@ -169,8 +169,10 @@ def log_ticks(axis: Any, which: str = "both") -> None:
     """Logarithmic axes."""
     if which in ("x", "both"):
         axis.set_xscale("log")
+        axis.tick_params(axis="x", which="minor", labelbottom=False)
     if which in ("y", "both"):
         axis.set_yscale("log")
+        axis.tick_params(axis="y", which="minor", labelsize=7)
 
 
 def emit(phase: str, **facts: object) -> None:

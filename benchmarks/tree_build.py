@@ -215,6 +215,7 @@ def draw_figure(arguments: argparse.Namespace, rows: list[Row], quality: dict[st
             axes[1].bar(places, [quality[state][case] for case in cases], 0.25, label=state, color=colour)
         axes[1].set_xticks(range(len(cases)), [case[6:].replace(", ", "\n") for case in cases], fontsize=7)
         axes[1].set_ylabel("relative error of $E_P[y]$")
+        axes[1].margins(y=0.35)
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ def draw(records: list[dict[str, Any]], intervals: list[int], path: Path) -> Non
     names = list(dict.fromkeys(record["model"] for record in records))
     counts = sorted({record["landmarks"] for record in records} - {0})
     figure = Figure(figsize=(1.5 + 4.5 * len(starts), 4), layout="constrained")
-    panels = figure.subplots(1, len(starts), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(starts), squeeze=False)[0]
     for start, axes in zip(starts, panels, strict=True):
         for record in (record for record in records if record["start"] == start):
             count = record["landmarks"]

@@ -8,6 +8,8 @@ import torch
 
 from hardwood.drift import CorrectorDrift, IllConditionedWarning, LinearDrift, NystromDrift, cosine_error, make_drift
 from hardwood.drift import kernel as kernel_module
+from hardwood.drift import linear as linear_module
+from hardwood.drift._arrays import on_the_sphere
 
 from .conftest import loose_drift, naive_linear, naive_nystrom, smooth_drift, unit
 
@@ -79,26 +81,63 @@ def test_left_out_residuals_are_those_of_refitting_without_each_landmark() -> No
             np.testing.assert_allclose(residual[row].numpy(), new[row] - predicted, atol=1e-9)
 
 
-@pytest.mark.parametrize("noise", [0.0, 1.0])
-def test_linear_chooses_as_refitting_without_each_landmark_does(noise: float) -> None:
-    old, new = smooth_drift(30, seed=4)
-    new = unit(new + noise * np.random.default_rng(0).normal(size=new.shape))
-    from hardwood.drift.linear import PENALTIES
+def test_linear_left_out_residuals_are_those_of_refitting_without_each_landmark() -> None:
+    old, new = smooth_drift(25, seed=4)
+    left, values, _ = np.linalg.svd(old - old.mean(axis=0), full_matrices=False)
+    for ridge in (1e-6, 0.5):
+        arrays = (torch.from_numpy(array) for array in (new - old, left, values**2))
+        residual = linear_module._left_out(*arrays, ridge)
+        assert residual is not None
+        for row in range(25):
+            rest = np.arange(25) != row
+            scale = (np.linalg.svd(old[rest] - old[rest].mean(axis=0), compute_uv=False) ** 2).mean()
+            predicted = naive_linear(old[rest], new[rest], old[row : row + 1], ridge / scale)[0]
+            np.testing.assert_allclose(residual[row].numpy(), new[row] - predicted, atol=1e-9)
 
-    scale = (np.linalg.svd(old - old.mean(axis=0), compute_uv=False) ** 2).mean()
-    cosines = []
-    for penalty in PENALTIES:
-        total = 0.0
-        for row in range(30):
-            rest = np.arange(30) != row
-            # A landmark left out keeps the penalty λ, not its multiple of the others' scale.
-            left = old[rest] - old[rest].mean(axis=0)
-            relative = penalty * scale / (np.linalg.svd(left, compute_uv=False) ** 2).mean()
-            predicted = naive_linear(old[rest], new[rest], old[row : row + 1], relative)
-            total += float(unit(predicted)[0] @ new[row])
-        cosines.append(total)
-    chosen = LinearDrift().fit(old, new).chosen["penalty"]
-    assert chosen == PENALTIES[int(np.argmax(cosines))]
+
+def test_linear_does_not_choose_what_it_cannot_judge() -> None:
+    # Ten landmarks in 72 dimensions: without a penalty every landmark is fitted exactly, however wrong the map.
+    old, new = (np.tile(array, (1, 9)) / 3 for array in smooth_drift(10, seed=4))
+    new += 0.1 * np.random.default_rng(0).normal(size=new.shape)
+    old += 0.1 * np.random.default_rng(1).normal(size=new.shape)
+    left, values, _ = np.linalg.svd(old - old.mean(axis=0), full_matrices=False)
+    arrays = [torch.from_numpy(array) for array in (new - old, left, values**2)]
+    assert linear_module._left_out(*arrays, 0.0) is None
+    assert linear_module._left_out(*arrays, 0.1) is not None
+    assert LinearDrift().fit(old, new).chosen["penalty"] >= 1e-3
+
+
+def test_a_prediction_without_direction_leaves_what_is_stored() -> None:
+    stored = torch.tensor([[0.6, 0.8], [1.0, 0.0]])
+    projected = on_the_sphere(torch.tensor([[0.0, 0.0], [0.0, 3.0]]), stored)
+    assert projected.tolist() == [pytest.approx([0.6, 0.8]), [0.0, 1.0]]
+
+
+def test_the_corrector_is_its_plain_torch_twin() -> None:
+    model = CorrectorDrift(hidden=16)
+    old, new = (torch.from_numpy(array).float() for array in smooth_drift(40, seed=0))
+    model.observe(old, old)  # predicts no motion and sees none: the weights are the first ones
+    first = model.state_dict()
+    network = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.Linear(16, 8))
+    with torch.no_grad():
+        for parameter, key in zip(
+            network.parameters(), ("weight_in", "bias_in", "weight_out", "bias_out"), strict=True
+        ):
+            parameter.copy_(first[key])
+    optimizer = torch.optim.AdamW(network.parameters(), lr=model.learning_rate, weight_decay=model.weight_decay)
+    scale = float(old.square().mean().sqrt())
+    model = CorrectorDrift(hidden=16)
+    model.load_state_dict({**first, "steps": torch.zeros(())})  # as if it had not stepped yet
+    for _ in range(5):
+        model.observe(old, new)
+        loss = (network(old / scale) - (new - old) / scale).square().sum(dim=1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        expected = unit((old + scale * network(old / scale)).numpy())
+    np.testing.assert_allclose(model.predict(old).numpy(), expected, atol=1e-6)
+    assert np.abs(expected - old.numpy()).max() > 1e-3
 
 
 def test_chosen_settings_follow_the_data() -> None:

@@ -59,7 +59,7 @@ class LinearDrift(DriftModel):
         elif len(old) < FEWEST_TO_CHOOSE:
             penalty = CAUTIOUS_PENALTY
         else:
-            penalty = self._best(old, rest, shift, left, values.square() / unit, rotated)
+            penalty = _best(old, motion, left, values.square() / unit)
         # W = V S (S² + λ)^-1 U' M; directions in which no landmark lies say nothing and are left out.
         known = values > float(values.max()) * max(old.shape) * 1e-15
         shrunk = torch.where(known, values / (values.square() + penalty * unit).clamp(min=1e-300), 0.0)
@@ -70,21 +70,32 @@ class LinearDrift(DriftModel):
             "chosen": torch.tensor([penalty], dtype=torch.float64),
         }
 
-    def _best(self, old: Tensor, rest: Tensor, shift: Tensor, left: Tensor, squares: Tensor, rotated: Tensor) -> float:
-        new = old + rest + shift
-        unit = are_unit(old) and are_unit(new)
-        best, most = CAUTIOUS_PENALTY, -float("inf")
-        for penalty in PENALTIES:
-            kept = squares / (squares + penalty)
-            spared = 1 - 1 / len(old) - left.square() @ kept  # 1 - h: what a landmark does not say about itself
-            if float(spared.min()) < 1e-8:
-                continue  # as many unknowns as landmarks: left out, one would be anything
-            residual = (rest - left @ (kept[:, None] * rotated)) / spared[:, None]
-            found = agreement(new - residual, new, unit=unit)
-            if found > most:
-                best, most = penalty, found
-        return best
-
     def _motion(self, old: Tensor, parameters: Parameters) -> Tensor:
         matrix, mean, shift = (parameters[key].to(old.dtype) for key in ("matrix", "mean", "shift"))
         return torch.addmm(shift, old - mean, matrix)
+
+
+def _best(old: Tensor, motion: Tensor, left: Tensor, squares: Tensor) -> float:
+    """The penalty under which landmarks left out are predicted best."""
+    new, best, most = old + motion, CAUTIOUS_PENALTY, -float("inf")
+    unit = are_unit(old) and are_unit(new)
+    for penalty in PENALTIES:
+        residual = _left_out(motion, left, squares, penalty)
+        found = most if residual is None else agreement(new - residual, new, unit=unit)
+        if found > most:
+            best, most = penalty, found
+    return best
+
+
+def _left_out(motion: Tensor, left: Tensor, squares: Tensor, penalty: float) -> Tensor | None:
+    """``(m, d)``: what each landmark's motion is beyond its prediction from all others.
+
+    That is its residual over ``1 - h``, with the hat matrix ``H = 1/m + U S² (S² + λ)^-1 U'``. ``None`` where there are
+    as many unknowns as landmarks: left out, one would be anything.
+    """
+    kept = squares / (squares + penalty)
+    spared = 1 - 1 / len(motion) - left.square() @ kept
+    if float(spared.min()) < 1e-8:
+        return None
+    rest = motion - motion.mean(dim=0)
+    return (rest - left @ (kept[:, None] * (left.T @ rest))) / spared[:, None]

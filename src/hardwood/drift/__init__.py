@@ -4,7 +4,7 @@ Knows arrays: the stored and the fresh encodings of some landmarks, the stored o
 models that encode, trees, or training.
 """
 
-from hardwood.drift.base import DriftModel, StaleDrift
+from hardwood.drift.base import DriftError, DriftModel, IllConditionedWarning, StaleDrift, cosine_error
 from hardwood.drift.corrector import CorrectorDrift
 from hardwood.drift.kernel import NystromDrift
 from hardwood.drift.linear import LinearDrift
@@ -13,9 +13,12 @@ from hardwood.drift.registry import DRIFT_MODELS, make_drift
 __all__ = [
     "DRIFT_MODELS",
     "CorrectorDrift",
+    "DriftError",
     "DriftModel",
+    "IllConditionedWarning",
     "LinearDrift",
     "NystromDrift",
     "StaleDrift",
+    "cosine_error",
     "make_drift",
 ]

@@ -2,58 +2,100 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
-from hardwood.drift.base import Doubles, DriftModel, held_out
+from hardwood.drift import _state
+from hardwood.drift._arrays import agreement, are_unit
+from hardwood.drift.base import DriftModel, Parameters
 
-PENALTIES = 10.0 ** np.arange(-8, 3)
+PENALTIES = tuple(10.0**exponent for exponent in range(-8, 3))
 """Ridge penalties tried, in units of the mean squared singular value of the centred landmarks."""
+
+FEWEST_TO_CHOOSE = 5
+"""With fewer landmarks there is nothing to choose settings on, and a model takes its cautious ones."""
+
+CAUTIOUS_PENALTY = 1.0
 
 
 class LinearDrift(DriftModel):
-    """``y' - y = b + (y - mean) W``, by ridge regression; the penalty is chosen on held-out landmarks.
+    """``y' - y = b + (y - mean) W``, by ridge regression; every penalty from one singular value decomposition.
 
-    All penalties come from one singular value decomposition of the landmarks.
+    The penalty is chosen by leaving each landmark out in turn, exactly and without refitting (``residual / (1 - h)``,
+    Allen's PRESS): the largest mean cosine for unit vectors, else the least mean square. One landmark gives its motion
+    to all; fewer than five are fitted with a large penalty.
+
+    Args:
+        penalty: λ in units of the mean squared singular value of the centred landmarks, 0 or more. ``None``: chosen
+            among `PENALTIES`.
+        normalize: bring predictions to length 1. ``None``: if the landmarks are of length 1 before and after.
     """
 
     name: ClassVar[str] = "linear"
+    layout: ClassVar[_state.Layout] = {"matrix": ("d", "d"), "mean": ("d",), "shift": ("d",), "chosen": (1,)}
 
-    def _fit(self, old: Doubles, motion: Doubles) -> None:
-        out = held_out(len(old))
-        penalty = PENALTIES[len(PENALTIES) // 2]
-        if out.any():
-            parts = _Decomposition(old[~out], motion[~out])
-            errors = [((parts.predict(old[out], p) - motion[out]) ** 2).sum() for p in PENALTIES]
-            penalty = PENALTIES[int(np.argmin(errors))]
-        self.penalty = float(penalty)
-        everything = _Decomposition(old, motion)
-        self._mean, self._shift = everything.mean, everything.shift.astype(np.float32)
-        self._map = everything.map(self.penalty)
+    def __init__(self, *, penalty: float | None = None, normalize: bool | None = None) -> None:
+        super().__init__(normalize=normalize)
+        if penalty is not None and not 0 <= penalty < float("inf"):
+            raise ValueError(f"penalty must be 0 or more and finite, or None to choose it, got {penalty}")
+        self.penalty = penalty
 
-    def _motion(self, old: NDArray[np.float32]) -> NDArray[Any]:
-        motion: NDArray[Any] = (old - self._mean.astype(np.float32)) @ self._map.astype(np.float32) + self._shift
-        return motion
+    @property
+    def chosen(self) -> dict[str, float]:
+        """The penalty of the last fit; empty before there was motion to fit."""
+        chosen = self._parameters.get("chosen")
+        return {} if chosen is None else {"penalty": float(chosen[0])}
+
+    def _fit(self, old: Tensor, motion: Tensor) -> Parameters:
+        mean, shift = old.mean(dim=0), motion.mean(dim=0)
+        left, values, right = torch.linalg.svd(old - mean, full_matrices=False)  # old - mean = U S V'
+        unit = max(float(values.square().mean()), 1e-300)
+        rest = motion - shift
+        rotated = left.T @ rest
+        if self.penalty is not None:
+            penalty = self.penalty
+        elif len(old) < FEWEST_TO_CHOOSE:
+            penalty = CAUTIOUS_PENALTY
+        else:
+            penalty = _best(old, motion, left, values.square() / unit)
+        # W = V S (S² + λ)^-1 U' M; directions in which no landmark lies say nothing and are left out.
+        known = values > float(values.max()) * max(old.shape) * 1e-15
+        shrunk = torch.where(known, values / (values.square() + penalty * unit).clamp(min=1e-300), 0.0)
+        return {
+            "matrix": (right.T @ (shrunk[:, None] * rotated)).contiguous(),
+            "mean": mean,
+            "shift": shift,
+            "chosen": torch.tensor([penalty], dtype=torch.float64),
+        }
+
+    def _motion(self, old: Tensor, parameters: Parameters) -> Tensor:
+        matrix, mean, shift = (parameters[key].to(old.dtype) for key in ("matrix", "mean", "shift"))
+        return torch.addmm(shift, old - mean, matrix)
 
 
-class _Decomposition:
-    """``old - mean = U S V'`` and what the ridge needs of it."""
+def _best(old: Tensor, motion: Tensor, left: Tensor, squares: Tensor) -> float:
+    """The penalty under which landmarks left out are predicted best."""
+    new, best, most = old + motion, CAUTIOUS_PENALTY, -float("inf")
+    unit = are_unit(old) and are_unit(new)
+    for penalty in PENALTIES:
+        residual = _left_out(motion, left, squares, penalty)
+        found = most if residual is None else agreement(new - residual, new, unit=unit)
+        if found > most:
+            best, most = penalty, found
+    return best
 
-    def __init__(self, old: Doubles, motion: Doubles) -> None:
-        self.mean, self.shift = old.mean(axis=0), motion.mean(axis=0)
-        left, self.values, self.right = np.linalg.svd(old - self.mean, full_matrices=False)
-        self.rotated = left.T @ (motion - self.shift)
-        self.unit = max(float((self.values**2).mean()), 1e-30)
 
-    def map(self, penalty: float) -> Doubles:
-        """``W = V S (S² + λ)^-1 U' M``, ``(d, d)``."""
-        shrunk = self.values / (self.values**2 + penalty * self.unit)
-        mapped: Doubles = self.right.T @ (shrunk[:, None] * self.rotated)
-        return mapped
+def _left_out(motion: Tensor, left: Tensor, squares: Tensor, penalty: float) -> Tensor | None:
+    """``(m, d)``: what each landmark's motion is beyond its prediction from all others.
 
-    def predict(self, old: Doubles, penalty: float) -> Doubles:
-        """Motion of others under a penalty."""
-        predicted: Doubles = (old - self.mean) @ self.map(penalty) + self.shift
-        return predicted
+    That is its residual over ``1 - h``, with the hat matrix ``H = 1/m + U S² (S² + λ)^-1 U'``. ``None`` where there are
+    as many unknowns as landmarks: left out, one would be anything.
+    """
+    kept = squares / (squares + penalty)
+    spared = 1 - 1 / len(motion) - left.square() @ kept
+    if float(spared.min()) < 1e-8:
+        return None
+    rest = motion - motion.mean(dim=0)
+    return (rest - left @ (kept[:, None] * (left.T @ rest))) / spared[:, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from hardwood.drift.base import DriftModel, StaleDrift
@@ -22,8 +23,12 @@ def make_drift(name: str, **options: Any) -> DriftModel:
         options: its constructor's arguments.
 
     Raises:
-        ValueError: no such model.
+        ValueError: no such model, or an option that it does not have.
     """
     if name not in DRIFT_MODELS:
         raise ValueError(f"no drift model is called {name!r}; there are {', '.join(DRIFT_MODELS)}")
+    known = [key for key in inspect.signature(DRIFT_MODELS[name].__init__).parameters if key != "self"]
+    for option in options:
+        if option not in known:
+            raise ValueError(f"the {name!r} drift model has no option {option!r}; it has {', '.join(known)}")
     return DRIFT_MODELS[name](**options)

@@ -1,0 +1,36 @@
+"""Whether the tensors of a checkpoint are those of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+Layout = Mapping[str, tuple["str | int", ...]]
+"""Shapes by name; a size is a number, ``"d"`` for the dimension, or another letter that must be the same throughout."""
+
+
+def checked(name: str, state: dict[str, Tensor], layout: Layout) -> tuple[list[int] | None, dict[str, Tensor]]:
+    """``([d, is_unit, has_moved], parameters)`` of a state; ``(None, {})`` of an empty one.
+
+    Raises:
+        ValueError: names missing, left over, or of a wrong shape.
+    """
+    if not state:
+        return None, {}
+    way_out = f"load what state_dict() of a {name!r} drift model with the same options gave"
+    parameters = {key: value.detach().cpu().clone() for key, value in state.items()}
+    fitted = parameters.pop("fitted", None)
+    if fitted is None or fitted.shape != (3,) or int(fitted[0]) < 1:
+        raise ValueError(f"the state lacks a valid 'fitted' (it holds {sorted(state)}): {way_out}")
+    if parameters and set(parameters) != set(layout):
+        raise ValueError(f"the state holds {sorted(parameters)} where {sorted(layout)} are needed: {way_out}")
+    sizes: dict[str | int, int] = {"d": int(fitted[0])}
+    for key, value in parameters.items():
+        wanted = layout[key]
+        fits = len(wanted) == value.ndim
+        for size, found in zip(wanted, value.shape, strict=False):
+            fits = fits and found == (size if isinstance(size, int) else sizes.setdefault(size, found))
+        if not fits:
+            raise ValueError(f"{key!r} has the shape {tuple(value.shape)} where {wanted} fits: {way_out}")
+    return [int(number) for number in fitted], parameters

@@ -61,12 +61,17 @@ def set_threads(threads: int) -> None:
 
 
 def interleave(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each call, run in turn (A, B, A, B, ...) after one warm-up: drifts hit all alike."""
+    """Median seconds of each call, run in turn (A, B, A, B, ...) after one warm-up: drifts hit all alike.
+
+    A pause before each: OpenMP's threads (torch, FAISS) spin for some milliseconds after their work and would
+    take a processor from whoever comes next.
+    """
     for call in calls.values():
         call()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
+            time.sleep(0.05)
             seconds[name].append(timed(call)[0])
     return {name: float(np.median(values)) for name, values in seconds.items()}
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from hardwood import TargetIndex, warmup
-from hardwood.tree import _bounds, _build, _cluster, _numeric, _sample, _search, _statistics, _update
+from hardwood.tree import _bounds, _build, _cluster, _explore, _numeric, _sample, _search, _statistics, _update
 from hardwood.tree._ids import IdMap
 from hardwood.tree._numeric import jit
 
@@ -93,11 +93,20 @@ def test_select_largest(n):
         np.zeros(n),
         np.where(rng.random(n) < 0.5, -np.inf, 1.0),
     ):
-        for k in {0, 1, n // 3, n - 1, n}:
+        for k in {0, 1, n // 50, n // 20, n // 3, n - 1, n}:
             order = rng.permutation(n)
             _numeric.select_largest(values, order, n, k)
             assert sorted(order) == list(range(n))
             np.testing.assert_array_equal(np.sort(values[order[:k]]), np.sort(values)[n - k :])
+
+
+@pytest.mark.parametrize("n", range(10))
+def test_largest(n):
+    values = np.random.default_rng(n).normal(size=12)
+    for place in range(max(1, n)):
+        values[place] = 5.0 + place
+        assert _explore.largest(values, n, -np.inf) == max(values[:n], default=-np.inf)
+    assert _explore.largest(values, n, 100.0) == 100.0
 
 
 def test_truncated_gumbels_have_their_maximum_and_distribution():

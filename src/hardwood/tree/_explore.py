@@ -75,10 +75,16 @@ def log_total(values, n, shift):  # type: ignore[no-untyped-def]
 
 @jit
 def largest(values, n, floor):  # type: ignore[no-untyped-def]
-    """The maximum of ``floor`` and ``values[:n]``."""
-    for i in range(n):
-        floor = values[i] if values[i] > floor else floor
-    return floor
+    """The maximum of ``floor`` and ``values[:n]``; four chains of comparisons, as one waits for itself."""
+    a = b = c = d = floor
+    for i in range(0, n - 3, 4):
+        a = values[i] if values[i] > a else a
+        b = values[i + 1] if values[i + 1] > b else b
+        c = values[i + 2] if values[i + 2] > c else c
+        d = values[i + 3] if values[i + 3] > d else d
+    for i in range(n - n % 4, n):
+        a = values[i] if values[i] > a else a
+    return max(a, b, c, d)
 
 
 @jit

@@ -8,7 +8,20 @@ import pytest
 from scipy import stats
 
 from hardwood import TargetIndex, warmup
-from hardwood.tree import _bounds, _build, _cluster, _explore, _numeric, _sample, _search, _statistics, _update
+from hardwood.tree import (
+    _bounds,
+    _build,
+    _certify,
+    _cluster,
+    _explore,
+    _numeric,
+    _proposal,
+    _sample,
+    _search,
+    _statistics,
+    _tiles,
+    _update,
+)
 from hardwood.tree._ids import IdMap
 from hardwood.tree._numeric import jit
 
@@ -55,6 +68,73 @@ def test_dot_errs_less_than_promised(d, kind):
     true = _build.decoded(y).astype(np.float64)
     error = np.abs(out - true @ (exact / np.linalg.norm(exact)))
     assert (error <= _bounds.rounding(d) * np.linalg.norm(true, axis=1)).all()
+
+
+@pytest.mark.parametrize("d", [1, 2, 5, 7, 13, 40, 100, 4096])
+@pytest.mark.parametrize("kind", [np.float32, np.uint16])
+def test_tiles_are_products_whatever_falls_together(d, kind):
+    rng = np.random.default_rng(d)
+    units = rng.normal(size=(11, d)).astype(np.float32)
+    rows = _build.encode(rng.normal(size=(9, d)).astype(np.float32), np.dtype(kind))
+    together = np.full((11, 10), np.nan, np.float32)
+    _tiles.products(units, np.arange(11), np.ones(11, np.int64), 11, rows, np.arange(9), 0, 9, together)
+    assert np.isnan(together[:, 0]).all()
+    want = units.astype(np.float64) @ _build.decoded(rows).astype(np.float64).T
+    np.testing.assert_allclose(together[:, 1:], want, atol=1e-6 * d)
+    # Bit by bit the same, for any choice of queries and rows in any order.
+    for _ in range(5):
+        who = rng.permutation(11)[: rng.integers(1, 12)]
+        index = rng.permutation(9)
+        first = int(rng.integers(0, 9))
+        out = np.empty((11, 9), np.float32)
+        _tiles.products(units, who, np.zeros(11, np.int64), len(who), rows, index, first, 9 - first, out)
+        np.testing.assert_array_equal(out[who, : 9 - first], together[np.ix_(who, 1 + index[first:])])
+
+
+def test_leaf_products_are_those_of_the_groups_looked_into():
+    nodes = TargetIndex.build(naive.clusters(900, 9), leaf_size=8, progress=False)._tree.nodes
+    rng = np.random.default_rng(0)
+    groups = len(nodes.group_count)
+    units = rng.normal(size=(7, 9)).astype(np.float32)
+    np.testing.assert_allclose(_tiles.group_products(nodes, units), units @ nodes.group_mean.T, atol=1e-5)
+    order = np.array([rng.permutation(groups) for _ in range(7)])
+    inside = np.array([1, groups, 3, 2, 4, 0, 1])
+    got = _tiles.leaf_products(nodes, units, order, inside)
+    for q in range(7):
+        lists = [nodes.group_leaves[nodes.group_offsets[g] : nodes.group_offsets[g + 1]] for g in order[q, : inside[q]]]
+        leaves = np.concatenate([*lists, np.zeros(0, np.int64)]).astype(np.int64)
+        np.testing.assert_allclose(got[q, : len(leaves)], units[q] @ nodes.leaf_mean[leaves].T, atol=1e-5)
+
+
+def test_pick_follows_the_weights():
+    """Chi-squared against the weights over 20 000 uniforms; false-alarm rate 1e-4."""
+    weight = np.array([0.0, 0.5, 2.0, 0.0, 1.5, 0.0], np.float32)
+    u = np.random.default_rng(0).random(20_000)
+    got = np.bincount([_sample.pick(weight, 6, x) for x in u], minlength=6)
+    assert got[[0, 3, 5]].sum() == 0
+    assert stats.chisquare(got[[1, 2, 4]], 20_000 * weight[[1, 2, 4]] / 4.0).pvalue > 1e-4
+    assert _sample.pick(weight, 6, 1.0 - 1e-12) == 4
+
+
+@pytest.mark.parametrize("certify", [True, False])
+def test_span_is_what_the_bounds_say_node_by_node(certify):
+    rng = np.random.default_rng(0)
+    stats_ = np.abs(rng.normal(size=(37, 4)))
+    dots = rng.normal(size=37).astype(np.float32)
+    middle, low, high = np.zeros((3, 37))
+    _explore.span(stats_, dots, 37, 20.0, 0.02, 1e-5, middle, low, high, certify)
+    for i, (radius, reach, spread, log_count) in enumerate(stats_):
+        score = 20.0 * float(dots[i])
+        tilted = score + 0.5 * 400 * spread * 0.02
+        want = log_count + max(score, min(tilted, score + 20 * radius, 20 * reach))
+        np.testing.assert_allclose(middle[i], want, rtol=1e-12)
+        if certify:
+            error = 20 * 1e-5 * reach
+            np.testing.assert_allclose(low[i], log_count + score - error, rtol=1e-9)
+            np.testing.assert_allclose(high[i], log_count + min(score + 20 * radius, 20 * reach) + error, rtol=1e-9)
+    if not certify:
+        assert not low.any()
+        assert not high.any()
 
 
 def test_bfloat16_goes_to_the_nearest_even():
@@ -251,7 +331,7 @@ def test_ids():
 
 def test_only_the_agreed_fastmath_flags():
     assert {"nsz", "arcp", "contract", "afn", "reassoc"} == _numeric.FASTMATH
-    for module in (_numeric, _sample, _search, _update, _statistics):
+    for module in (_numeric, _tiles, _explore, _sample, _proposal, _search, _certify, _update, _statistics):
         for name, item in vars(module).items():
             if hasattr(item, "targetoptions"):
                 assert item.targetoptions["fastmath"] == set(_numeric.FASTMATH), name
@@ -263,7 +343,7 @@ def test_warmup_compiles_everything(monkeypatch):
     assert warmup() < 300
     kernels = [
         k
-        for m in (_sample, _search, _update, _statistics, _numeric)
+        for m in (_tiles, _explore, _sample, _proposal, _search, _certify, _update, _statistics, _numeric)
         for k in vars(m).values()
         if hasattr(k, "signatures")
     ]

@@ -6,9 +6,9 @@ import numpy as np
 
 from hardwood.tree._bounds import mass_estimate, mass_lower, mass_upper, score_error
 from hardwood.tree._explore import along, log_sums, score_leaf
-from hardwood.tree._numeric import dot, jit, mix, uniform
+from hardwood.tree._numeric import dot, jit, mix, uniform, widest
 from hardwood.tree._numeric import unit as to_unit
-from hardwood.tree._sample import pick_head, widest
+from hardwood.tree._sample import pick
 
 
 @jit
@@ -46,10 +46,10 @@ def summed(low, middle, high, out):  # type: ignore[no-untyped-def]
 
 
 @jit
-def open_leaf(nodes, leaf, unit, bx, excluded, gamma, head, at, low, middle, high):  # type: ignore[no-untyped-def]
-    """Scores a leaf into ``head[at:]`` and replaces its bounds and estimate by its exact mass, give or take
-    rounding."""
-    exact = score_leaf(nodes, leaf, unit, bx, excluded, head, at)
+def open_leaf(nodes, leaf, unit, bx, excluded, gamma, head, weight, low, middle, high):  # type: ignore[no-untyped-def]
+    """Scores a leaf into ``head`` and ``weight`` (see `score_leaf`) and replaces its bounds and estimate by its exact
+    mass, give or take rounding."""
+    exact = score_leaf(nodes, leaf, unit, bx, excluded, head, weight)
     low[leaf] = middle[leaf] = high[leaf] = exact
     if exact > -np.inf:
         err = score_error(bx, nodes.leaf_stats[leaf, 1], gamma) + 1e-14 * abs(exact)
@@ -65,7 +65,8 @@ def refine(nodes, queries, scale, tolerance, budget, ex_offsets, ex_rows, gamma,
     d, L = queries.shape[1], nodes.leaf_count.shape[0]
     unit = np.empty(d, np.float32)
     low, middle, high = np.empty(L), np.empty(L), np.empty(L)
-    gap, head = np.empty(L), np.empty(widest(nodes.leaf_count), np.float32)
+    gap, wide = np.empty(L), widest(nodes.leaf_count)
+    head, weight = np.empty(wide, np.float32), np.empty(wide, np.float32)
     for b in range(begin, end):
         bx = scale * to_unit(queries[b], unit)
         excluded = ex_rows[ex_offsets[b] : ex_offsets[b + 1]]
@@ -88,7 +89,7 @@ def refine(nodes, queries, scale, tolerance, budget, ex_offsets, ex_rows, gamma,
                 if t >= forced and (marks[b, 2] - marks[b, 1] <= tolerance or t >= budget or t == live):
                     break
                 check = t + 1 + t // 16
-            open_leaf(nodes, order[t], unit, bx, excluded, gamma, head, 0, low, middle, high)
+            open_leaf(nodes, order[t], unit, bx, excluded, gamma, head, weight, low, middle, high)
             done += 1
         opened[b] = done
         certain[b] = marks[b, 2] - marks[b, 1] <= tolerance or marks[b, 2] == -np.inf
@@ -146,7 +147,7 @@ def draw_exact(nodes, queries, scale, ex_offsets, ex_rows, seed, first, gamma, b
     leaf_weight, group_weight = np.empty(L), np.empty(G)
     at = np.empty(L, np.int64)
     wide = widest(nodes.leaf_count)
-    head = np.empty(64 * wide, np.float32)
+    head, weight = np.empty(wide, np.float32), np.empty(64 * wide, np.float32)
     for b in range(begin, end):
         bx = scale * to_unit(queries[b], unit)
         excluded = ex_rows[ex_offsets[b] : ex_offsets[b + 1]]
@@ -156,10 +157,10 @@ def draw_exact(nodes, queries, scale, ex_offsets, ex_rows, seed, first, gamma, b
         for e in range(excluded.shape[0]):
             leaf = np.int64(nodes.row_leaf[excluded[e]])
             if at[leaf] < 0:
-                if used + wide > head.shape[0]:
-                    head = np.concatenate((head, np.empty_like(head)))
+                if used + wide > weight.shape[0]:
+                    weight = np.concatenate((weight, np.empty_like(weight)))
                 at[leaf] = used
-                high[leaf] = open_leaf(nodes, leaf, unit, bx, excluded, gamma, head, used, low, middle, high)
+                high[leaf] = open_leaf(nodes, leaf, unit, bx, excluded, gamma, head, weight[used:], low, middle, high)
                 used += nodes.leaf_count[leaf]
         stream, tries = mix(seed, first + b), 0
         shift = high.max()
@@ -169,16 +170,17 @@ def draw_exact(nodes, queries, scale, ex_offsets, ex_rows, seed, first, gamma, b
             leaf = choose(nodes, leaf_weight, group_weight, total, uniform(stream, 3 * tries))
             accept = True
             if at[leaf] < 0:
-                if used + wide > head.shape[0]:
-                    head = np.concatenate((head, np.empty_like(head)))
+                if used + wide > weight.shape[0]:
+                    weight = np.concatenate((weight, np.empty_like(weight)))
                 bound, at[leaf] = high[leaf], used
-                exact = open_leaf(nodes, leaf, unit, bx, excluded, gamma, head, used, low, middle, high)
+                exact = open_leaf(nodes, leaf, unit, bx, excluded, gamma, head, weight[used:], low, middle, high)
                 used += nodes.leaf_count[leaf]
                 accept = uniform(stream, 3 * tries + 1) < np.exp(exact - bound)
                 high[leaf] = exact
             if accept:
-                i = pick_head(head, at[leaf], nodes.leaf_count[leaf], bx, uniform(stream, 3 * tries + 2))
-                rows[b, j], scores[b, j] = nodes.leaf_start[leaf] + i, bx * head[at[leaf] + i]
+                i = pick(weight[at[leaf] :], nodes.leaf_count[leaf], uniform(stream, 3 * tries + 2))
+                row = nodes.leaf_start[leaf] + i
+                rows[b, j], scores[b, j] = row, bx * dot(unit, nodes.rows, row)
                 j += 1
             tries += 1
             # The leaf's weight changed: sums anew, and the shift too once bounds have fallen far below it.

@@ -9,16 +9,21 @@ import numpy as np
 
 from hardwood.tree._bounds import mass_estimate, mass_lower, mass_upper, score_error
 from hardwood.tree._nodes import Nodes
-from hardwood.tree._numeric import dot, exp32, jit, select_largest
+from hardwood.tree._numeric import dot, exp32, jit, select_largest, widest
+from hardwood.tree._numeric import unit as to_unit
+from hardwood.tree._tiles import group_products, leaf_products
 
 
 class Cut(NamedTuple):
-    """One query's partition of all targets. ``sizes`` is (opened leaves, unopened nodes, head rows).
+    """One query's partition of all targets. ``sizes`` is (opened leaves, nodes in view, head rows).
 
     The first arrays are about opened leaves: ``open_log`` is the exact log mass (of what is not excluded),
-    ``head`` the dot products of its targets with the unit query (-inf where excluded) from ``open_at`` on.
-    The ``tail`` arrays are about unopened nodes: a leaf by its number, a group by ``~number``. ``lower`` and
-    ``upper`` certify the log mass of all of it.
+    ``head`` the dot products of its targets with the unit query (-inf where excluded) from ``open_at`` on, ``weight``
+    their masses up to a factor of the leaf's own.
+    The ``tail`` arrays are about all nodes in view: a leaf by its number, a group by ``~number``, with its estimated
+    log mass, -inf for leaves that are opened. ``mass`` are the masses of opened leaves, then of the nodes in view, up
+    to a common factor, and ``total`` their sum; ``log_z`` its logarithm with that factor. ``lower`` and ``upper``
+    certify the log mass of all of it.
     """
 
     sizes: np.ndarray
@@ -26,8 +31,11 @@ class Cut(NamedTuple):
     open_at: np.ndarray
     open_log: np.ndarray
     head: np.ndarray
+    weight: np.ndarray
     tail_node: np.ndarray
     tail_log: np.ndarray
+    mass: np.ndarray
+    total: float
     log_z: float
     lower: float
     upper: float
@@ -44,23 +52,25 @@ def along(unit, shape, even):  # type: ignore[no-untyped-def]
 
 
 @jit
-def score_leaf(nodes, leaf, unit, bx, excluded, head, at):  # type: ignore[no-untyped-def]
-    """Writes the leaf's dot products to ``head[at:]``, -inf for excluded rows, and returns their exact log
-    mass."""
+def score_leaf(nodes, leaf, unit, bx, excluded, head, weight):  # type: ignore[no-untyped-def]
+    """Writes the leaf's dot products to ``head``, -inf for excluded rows, and their masses, up to a common factor, to
+    ``weight``; returns the exact log mass of the leaf."""
     start, count, rows = nodes.leaf_start[leaf], nodes.leaf_count[leaf], nodes.rows
     best = np.float32(-np.inf)
     for i in range(count):
-        head[at + i] = dot(unit, rows, start + i)
+        head[i] = dot(unit, rows, start + i)
     for e in range(excluded.shape[0]):
         if start <= excluded[e] < start + count:
-            head[at + excluded[e] - start] = -np.inf
+            head[excluded[e] - start] = -np.inf
     for i in range(count):
-        best = head[at + i] if head[at + i] > best else best
+        best = head[i] if head[i] > best else best
     if best == -np.inf:
+        weight[:count] = 0.0
         return -np.inf
     total = 0.0
     for i in range(count):
-        total += exp32((head[at + i] - best) * bx)
+        weight[i] = exp32((head[i] - best) * bx)
+        total += weight[i]
     return np.log(total) + bx * best
 
 
@@ -88,6 +98,17 @@ def largest(values, n, floor):  # type: ignore[no-untyped-def]
 
 
 @jit
+def masses(values, n, shift, out):  # type: ignore[no-untyped-def]
+    """Writes ``exp(values[:n] - shift)`` to ``out`` and returns the sum; nothing where the shift is -inf."""
+    total = 0.0
+    for i in range(n):
+        out[i] = exp32(values[i] - shift) if shift > -np.inf else 0.0
+    for i in range(n):
+        total += out[i]
+    return total
+
+
+@jit
 def log_sums(first, n, second, m):  # type: ignore[no-untyped-def]
     """``log Σ exp`` over ``first[:n]`` and ``second[:m]`` together."""
     shift = largest(second, m, largest(first, n, -np.inf))
@@ -97,135 +118,182 @@ def log_sums(first, n, second, m):  # type: ignore[no-untyped-def]
 
 
 @jit
-def explore(nodes: Nodes, unit, bx, probes, groups, excluded, gamma, certify):  # type: ignore[no-untyped-def]
-    """Opens the ``probes`` leaves with the largest estimated mass among those of the best ``groups`` groups,
-    and every leaf that holds an excluded row; returns the `Cut`. ``certify=False`` skips the bounds."""
-    G, L = nodes.group_count.shape[0], nodes.leaf_count.shape[0]
-    leaf_share = along(unit, nodes.leaf_shape, nodes.evenly[0])
-    group_share = along(unit, nodes.group_shape, nodes.evenly[1])
+def log_sums_by(first, n, second, m, shift):  # type: ignore[no-untyped-def]
+    """The same with a ``shift`` that is known to be about as large as the largest value, or larger."""
+    total = log_total(first, n, shift) + log_total(second, m, shift)
+    return np.log(total) + shift if total > 1e-30 else log_sums(first, n, second, m)
 
-    # Arrays by name once: a view or a field taken inside a loop counts references, atomically, beside other
-    # threads.
-    leaf_mean, leaf_stats, leaf_count = nodes.leaf_mean, nodes.leaf_stats, nodes.leaf_count
-    group_mean, group_stats = nodes.group_mean, nodes.group_stats
-    group_offsets, group_leaves = nodes.group_offsets, nodes.group_leaves
 
-    # Groups: score all, then look inside the best ones and those that hold an excluded row.
-    group_log, group_dot = np.empty(G), np.empty(G)
-    order = np.empty(G, np.int64)
-    live = 0
-    for g in range(G):
-        if nodes.group_count[g] > 0:
-            group_dot[g] = bx * dot(unit, group_mean, g)
-            group_log[g] = mass_estimate(
-                group_stats[g, 3],
-                group_dot[g],
-                bx,
-                group_stats[g, 0],
-                group_stats[g, 1],
-                group_stats[g, 2],
-                group_share,
-            )
-            order[live] = g
-            live += 1
-    groups = min(groups, live)
-    select_largest(group_log, order, live, groups)
-    forced = np.empty(excluded.shape[0], np.int64)
-    n_forced = 0
+class Block(NamedTuple):
+    """Queries that are looked at together, ``Q`` of them: their products with the means of groups and leaves.
+
+    ``unit`` (Q, d) and ``bx`` (Q,) are ``x / ‖x‖`` and ``β‖x‖``; ``share`` (Q, 2) of the pooled covariances along the
+    query, leaves' and groups'. ``order`` (Q, G) has the ``inside[q]`` groups that query q looks into first, then the
+    others, ``live`` in all; ``group_dot`` and ``group_log`` (Q, G) their means' products and estimated log masses.
+    ``leaf_dot`` (Q, S): the products of the leaves of the groups looked into, in that order.
+    """
+
+    unit: np.ndarray
+    bx: np.ndarray
+    share: np.ndarray
+    group_dot: np.ndarray
+    group_log: np.ndarray
+    order: np.ndarray
+    inside: np.ndarray
+    live: int
+    leaf_dot: np.ndarray
+
+
+@jit
+def forced_leaves(nodes, excluded, out):  # type: ignore[no-untyped-def]
+    """The leaves that hold excluded rows, each once, into ``out``; returns how many."""
+    n = 0
     for e in range(excluded.shape[0]):
         leaf = np.int64(nodes.row_leaf[excluded[e]])
         known = False
-        for f in range(n_forced):
-            known = known or forced[f] == leaf
+        for f in range(n):
+            known = known or out[f] == leaf
         if not known:
-            forced[n_forced] = leaf
-            n_forced += 1
-    for f in range(n_forced):
-        for t in range(groups, live):
-            if order[t] == nodes.leaf_group[forced[f]]:
-                order[t], order[groups] = order[groups], order[t]
-                groups += 1
-                break
-
-    # Leaves of those groups.
-    seen = 0
-    for t in range(groups):
-        seen += group_offsets[order[t] + 1] - group_offsets[order[t]]
-    leaf_log, leaf_dot, leaf_of = np.empty(seen), np.empty(seen), np.empty(seen, np.int64)
-    pick = np.arange(seen)
-    n = 0
-    for t in range(groups):
-        for c in range(group_offsets[order[t]], group_offsets[order[t] + 1]):
-            leaf = group_leaves[c]
-            leaf_of[n] = leaf
-            leaf_dot[n] = bx * dot(unit, leaf_mean, leaf)
+            out[n] = leaf
             n += 1
-    for i in range(seen):
-        j = leaf_of[i]
-        leaf_log[i] = mass_estimate(
-            leaf_stats[j, 3],
-            leaf_dot[i],
-            bx,
-            leaf_stats[j, 0],
-            leaf_stats[j, 1],
-            leaf_stats[j, 2],
-            leaf_share,
-        )
+    return n
+
+
+@jit
+def survey(nodes: Nodes, queries, scale, groups, ex_offsets, ex_rows, begin, end):  # type: ignore[no-untyped-def]
+    """The `Block` of queries ``begin <= b < end``: each looks into the ``groups`` groups of largest estimated mass
+    and those that hold an excluded row."""
+    Q, G = end - begin, nodes.group_count.shape[0]
+    unit, bx, share = np.empty((Q, queries.shape[1]), np.float32), np.empty(Q), np.empty((Q, 2))
+    for q in range(Q):
+        bx[q] = scale * to_unit(queries[begin + q], unit[q])
+        share[q, 0] = along(unit[q], nodes.leaf_shape, nodes.evenly[0])
+        share[q, 1] = along(unit[q], nodes.group_shape, nodes.evenly[1])
+    group_dot, group_log = group_products(nodes, unit), np.full((Q, G), -np.inf)
+    order, inside = np.empty((Q, G), np.int64), np.empty(Q, np.int64)
+    stats, live = nodes.group_stats, 0
+    for g in range(G):
+        if nodes.group_count[g] > 0:
+            for q in range(Q):
+                group_log[q, g] = mass_estimate(
+                    stats[g, 3], bx[q] * group_dot[q, g], bx[q], stats[g, 0], stats[g, 1], stats[g, 2], share[q, 1]
+                )
+                order[q, live] = g
+            live += 1
+    forced = np.empty(widest(ex_offsets[begin + 1 : end + 1] - ex_offsets[begin:end]), np.int64)
+    for q in range(Q):
+        mine, n = order[q], min(groups, live)
+        select_largest(group_log[q], mine, live, n)
+        hidden = forced_leaves(nodes, ex_rows[ex_offsets[begin + q] : ex_offsets[begin + q + 1]], forced)
+        for f in range(hidden):
+            for t in range(n, live):
+                if mine[t] == nodes.leaf_group[forced[f]]:
+                    mine[t], mine[n] = mine[n], mine[t]
+                    n += 1
+                    break
+        inside[q] = n
+    leaf_dot = leaf_products(nodes, unit, order, inside)
+    return Block(unit, bx, share, group_dot, group_log, order, inside, live, leaf_dot)
+
+
+@jit
+def span(stats, dots, n, bx, share, gamma, middle, low, high, certify):  # type: ignore[no-untyped-def]
+    """Estimates and bounds of the log masses of ``n`` nodes with ``stats`` (n, 4), whose means have the products
+    ``dots`` with the unit query, into ``middle``, ``low`` and ``high``: consecutive rows, so that loops vectorise."""
+    for i in range(n):
+        score = bx * dots[i]
+        middle[i] = mass_estimate(stats[i, 3], score, bx, stats[i, 0], stats[i, 1], stats[i, 2], share)
+    if certify:
+        for i in range(n):
+            score, err = bx * dots[i], score_error(bx, stats[i, 1], gamma)
+            low[i] = mass_lower(stats[i, 3], score, err)
+            high[i] = mass_upper(stats[i, 3], score, err, bx, stats[i, 0], stats[i, 1])
+
+
+@jit
+def explore(nodes: Nodes, block: Block, q, probes, excluded, gamma, certify):  # type: ignore[no-untyped-def]
+    """Opens the ``probes`` leaves with the largest estimated mass among those that query ``q`` of the block looks
+    at, and every leaf that holds an excluded row; returns the `Cut`. ``certify=False`` skips the bounds."""
+    # Arrays by name once: a view or a field taken inside a loop counts references, atomically, beside other
+    # threads.
+    unit, bx, order, leaf_dot = block.unit[q], block.bx[q], block.order[q], block.leaf_dot[q]
+    leaf_stats, leaf_count = nodes.leaf_stats, nodes.leaf_count
+    offsets, leaves = nodes.group_offsets, nodes.group_leaves
+    groups, live = block.inside[q], block.live
+
+    # The nodes in view: all leaves of the groups looked into, then the other groups.
+    seen = fan = 0
+    for t in range(groups):
+        n = offsets[order[t] + 1] - offsets[order[t]]
+        seen, fan = seen + n, max(fan, n)
+    n_tail = seen + live - groups
+    node, middle, low, high = np.empty(n_tail, np.int64), np.empty(n_tail), np.empty(n_tail), np.empty(n_tail)
+    gathered = np.empty((fan, 4))
+    at = 0
+    for t in range(groups):
+        begin = offsets[order[t]]
+        n = offsets[order[t] + 1] - begin
+        if n == 0:
+            continue
+        first, stats = leaves[begin], gathered[:n]
+        for i in range(n):
+            node[at + i] = leaves[begin + i]
+        if leaves[begin + n - 1] - first == n - 1:  # ascending, so consecutive: as built
+            stats = leaf_stats[first : first + n]
+        else:
+            for i in range(n):
+                for c in range(4):
+                    stats[i, c] = leaf_stats[leaves[begin + i], c]
+        span(stats, leaf_dot[at:], n, bx, block.share[q, 0], gamma, middle[at:], low[at:], high[at:], certify)
+        at += n
+    group_stats, group_dot, group_log = nodes.group_stats, block.group_dot[q], block.group_log[q]
+    for t in range(groups, live):
+        g = order[t]
+        node[at], middle[at] = ~g, group_log[g]
+        score, err = bx * group_dot[g], score_error(bx, group_stats[g, 1], gamma)
+        low[at] = mass_lower(group_stats[g, 3], score, err)
+        high[at] = mass_upper(group_stats[g, 3], score, err, bx, group_stats[g, 0], group_stats[g, 1])
+        at += 1
+
+    # Open the head: these leaves leave the tail.
+    forced = np.empty(excluded.shape[0], np.int64)
+    n_forced = forced_leaves(nodes, excluded, forced)
     for f in range(n_forced):
         for i in range(seen):
-            if leaf_of[i] == forced[f]:
-                leaf_log[i] = np.inf
+            if node[i] == forced[f]:
+                middle[i] = np.inf
                 break
-    opened = min(max(probes, n_forced), seen)
-    select_largest(leaf_log, pick, seen, opened)
-
-    # Open the head.
+    opened, pick = min(max(probes, n_forced), seen), np.arange(seen)
+    select_largest(middle, pick, seen, opened)
     total_rows = 0
     for i in range(opened):
-        total_rows += leaf_count[leaf_of[pick[i]]]
-    head = np.empty(total_rows, np.float32)
+        total_rows += leaf_count[node[pick[i]]]
+    head, weight = np.empty(total_rows, np.float32), np.empty(total_rows, np.float32)
     open_leaf, open_at, open_log = np.empty(opened, np.int64), np.empty(opened, np.int64), np.empty(opened)
     at = 0
     for i in range(opened):
-        leaf = leaf_of[pick[i]]
+        leaf = node[pick[i]]
         open_leaf[i], open_at[i] = leaf, at
-        open_log[i] = score_leaf(nodes, leaf, unit, bx, excluded, head, at)
+        open_log[i] = score_leaf(nodes, leaf, unit, bx, excluded, head[at:], weight[at:])
         at += leaf_count[leaf]
+        middle[pick[i]] = low[pick[i]] = high[pick[i]] = -np.inf
 
-    # The tail: unopened leaves of the groups looked into, then the other groups.
-    n_tail = seen - opened + live - groups
-    tail_node, tail_log = np.empty(n_tail, np.int64), np.empty(n_tail)
-    for i in range(opened, seen):
-        tail_node[i - opened], tail_log[i - opened] = leaf_of[pick[i]], leaf_log[pick[i]]
-    for t in range(groups, live):
-        j = seen - opened + t - groups
-        tail_node[j], tail_log[j] = ~order[t], group_log[order[t]]
-    log_z = log_sums(open_log, opened, tail_log, n_tail)
-
+    mass = np.empty(opened + n_tail)
+    shift = largest(middle, n_tail, largest(open_log, opened, -np.inf))
+    total = masses(open_log, opened, shift, mass) + masses(middle, n_tail, shift, mass[opened:])
+    log_z = np.log(total) + shift if total > 0.0 else -np.inf
     lower = upper = log_z
-    if certify:
+    if certify and total > 0.0:
         open_low, open_high = np.empty(opened), np.empty(opened)
         for i in range(opened):
-            err = score_error(bx, nodes.leaf_stats[open_leaf[i], 1], gamma) + 1e-14 * abs(open_log[i])
+            err = score_error(bx, leaf_stats[open_leaf[i], 1], gamma) + 1e-14 * abs(open_log[i])
             if open_log[i] == -np.inf:
                 err = 0.0
             open_low[i], open_high[i] = open_log[i] - err, open_log[i] + err
-        low, high = np.empty(n_tail), np.empty(n_tail)
-        for i in range(opened, seen):
-            j, score = leaf_of[pick[i]], leaf_dot[pick[i]]
-            err = score_error(bx, leaf_stats[j, 1], gamma)
-            low[i - opened] = mass_lower(leaf_stats[j, 3], score, err)
-            high[i - opened] = mass_upper(leaf_stats[j, 3], score, err, bx, leaf_stats[j, 0], leaf_stats[j, 1])
-        for t in range(groups, live):
-            g, j = order[t], seen - opened + t - groups
-            err = score_error(bx, group_stats[g, 1], gamma)
-            low[j] = mass_lower(group_stats[g, 3], group_dot[g], err)
-            high[j] = mass_upper(group_stats[g, 3], group_dot[g], err, bx, group_stats[g, 0], group_stats[g, 1])
         # Every exponential errs by a part in 10^5 at most; the shift itself by its own rounding.
-        lower = log_sums(open_low, opened, low, n_tail)
+        lower = log_sums_by(open_low, opened, low, n_tail, shift)
         upper = log_sums(open_high, opened, high, n_tail)
         lower -= 1e-5 + 1e-14 * abs(lower)
         upper += 1e-5 + 1e-14 * abs(upper)
-        log_z = min(max(log_z, lower), upper)
-    sizes = np.array([opened, n_tail, at, L])
-    return Cut(sizes, open_leaf, open_at, open_log, head, tail_node, tail_log, log_z, lower, upper)
+    sizes = np.array([opened, n_tail, at])
+    return Cut(sizes, open_leaf, open_at, open_log, head, weight, node, middle, mass, total, log_z, lower, upper)

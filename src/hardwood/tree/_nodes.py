@@ -12,6 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+BLOCK = 64
+"""Queries that a kernel looks at together: enough that several share a group, few enough for the processor's caches."""
+
 
 class Nodes(NamedTuple):
     """Everything a kernel needs to read; ``L`` leaves, ``G`` groups, ``d`` dimensions. A dead leaf has count

@@ -175,3 +175,12 @@ def select_largest(values, order, n, k):  # type: ignore[no-untyped-def]
             order[i], order[front] = order[front], order[i]
             front += 1
     quickselect(values, order, front, k)
+
+
+@jit
+def widest(counts):  # type: ignore[no-untyped-def]
+    """The largest count, at least 1."""
+    n = 1
+    for i in range(counts.shape[0]):
+        n = max(n, counts[i])
+    return n

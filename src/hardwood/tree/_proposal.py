@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from hardwood.tree._explore import along, explore, log_sums, score_leaf
-from hardwood.tree._numeric import dot, jit
+from hardwood.tree._explore import explore, score_leaf, survey
+from hardwood.tree._nodes import BLOCK
+from hardwood.tree._numeric import dot, jit, widest
 from hardwood.tree._numeric import unit as to_unit
-from hardwood.tree._sample import children, leaf_estimate, widest
+from hardwood.tree._sample import children, leaf_estimate
 
 
 @jit
@@ -18,49 +19,50 @@ def proposal(  # type: ignore[no-untyped-def]
     """``log q`` of the rows ``targets`` for queries ``begin <= b < end`` into ``out`` (B, m). ``where[j]`` is
     the place of target j's leaf in ``leaves``, and ``leaf_log`` (B, len(leaves)) each leaf's exact log mass
     (`leaf_masses`)."""
-    d, L, G = queries.shape[1], nodes.leaf_count.shape[0], nodes.group_count.shape[0]
-    unit = np.empty(d, np.float32)
+    L, G = nodes.leaf_count.shape[0], nodes.group_count.shape[0]
     # What each leaf and group is to the query at hand; the query's number tells stale entries.
     leaf_at, leaf_of = np.empty(L, np.int64), np.full(L, -1, np.int64)
     group_at, group_of = np.empty(G, np.int64), np.full(G, -1, np.int64)
     kids_of, kids_log = np.full(G, -1, np.int64), np.empty(G)
     kids = np.empty(L)
-    for b in range(begin, end):
-        bx = scale * to_unit(queries[b], unit)
-        excluded = ex_rows[ex_offsets[b] : ex_offsets[b + 1]]
-        cut = explore(nodes, unit, bx, probes, groups, excluded, gamma, False)
-        share = along(unit, nodes.leaf_shape, nodes.evenly[0])
-        opened, n_tail = cut.sizes[0], cut.sizes[1]
-        log_z = log_sums(cut.open_log, opened, cut.tail_log, n_tail)
-        for t in range(opened):
-            leaf_of[cut.open_leaf[t]], leaf_at[cut.open_leaf[t]] = b, -1
-        for t in range(n_tail):
-            node = cut.tail_node[t]
-            if node >= 0:
-                leaf_of[node], leaf_at[node] = b, t
-            else:
-                group_of[~node], group_at[~node] = b, t
-        for j in range(targets.shape[0]):
-            row, leaf = targets[j], leaves[where[j]]
-            out[b, j] = -np.inf
-            hidden = False
-            for e in range(excluded.shape[0]):
-                hidden = hidden or excluded[e] == row
-            if hidden:
-                continue
-            s = bx * dot(unit, nodes.rows, row)
-            if leaf_of[leaf] == b:
-                if leaf_at[leaf] < 0:
-                    out[b, j] = s - log_z
+    for low in range(begin, end, BLOCK):
+        high = min(low + BLOCK, end)
+        block = survey(nodes, queries, scale, groups, ex_offsets, ex_rows, low, high)
+        for b in range(low, high):
+            unit, bx, share = block.unit[b - low], block.bx[b - low], block.share[b - low, 0]
+            excluded = ex_rows[ex_offsets[b] : ex_offsets[b + 1]]
+            cut = explore(nodes, block, b - low, probes, excluded, gamma, False)
+            opened, n_tail = cut.sizes[0], cut.sizes[1]
+            log_z = cut.log_z
+            for t in range(n_tail):
+                node = cut.tail_node[t]
+                if node >= 0:
+                    leaf_of[node], leaf_at[node] = b, t
                 else:
-                    out[b, j] = cut.tail_log[leaf_at[leaf]] - log_z + s - leaf_log[b, where[j]]
-                continue
-            g = nodes.leaf_group[leaf]
-            if kids_of[g] != b:
-                _, kids_log[g] = children(nodes, g, unit, bx, share, kids)
-                kids_of[g] = b
-            child = leaf_estimate(nodes, leaf, unit, bx, share) - kids_log[g]
-            out[b, j] = cut.tail_log[group_at[g]] - log_z + child + s - leaf_log[b, where[j]]
+                    group_of[~node], group_at[~node] = b, t
+            for t in range(opened):
+                leaf_of[cut.open_leaf[t]], leaf_at[cut.open_leaf[t]] = b, -1
+            for j in range(targets.shape[0]):
+                row, leaf = targets[j], leaves[where[j]]
+                out[b, j] = -np.inf
+                hidden = False
+                for e in range(excluded.shape[0]):
+                    hidden = hidden or excluded[e] == row
+                if hidden:
+                    continue
+                s = bx * dot(unit, nodes.rows, row)
+                if leaf_of[leaf] == b:
+                    if leaf_at[leaf] < 0:
+                        out[b, j] = s - log_z
+                    else:
+                        out[b, j] = cut.tail_log[leaf_at[leaf]] - log_z + s - leaf_log[b, where[j]]
+                    continue
+                g = nodes.leaf_group[leaf]
+                if kids_of[g] != b:
+                    _, kids_log[g] = children(nodes, g, unit, bx, share, kids)
+                    kids_of[g] = b
+                child = leaf_estimate(nodes, leaf, unit, bx, share) - kids_log[g]
+                out[b, j] = cut.tail_log[group_at[g]] - log_z + child + s - leaf_log[b, where[j]]
 
 
 @jit
@@ -71,8 +73,9 @@ def leaf_masses(nodes, queries, scale, leaves, begin, end, out):  # type: ignore
     units, bx = np.empty((B, d), np.float32), np.empty(B)
     for b in range(B):
         bx[b] = scale * to_unit(queries[b], units[b])
-    head = np.empty(widest(nodes.leaf_count), np.float32)
+    wide = widest(nodes.leaf_count)
+    head, weight = np.empty(wide, np.float32), np.empty(wide, np.float32)
     none = np.empty(0, np.int64)
     for t in range(begin, end):
         for b in range(B):
-            out[b, t] = score_leaf(nodes, leaves[t], units[b], bx[b], none, head, 0)
+            out[b, t] = score_leaf(nodes, leaves[t], units[b], bx[b], none, head, weight)

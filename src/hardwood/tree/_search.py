@@ -4,56 +4,67 @@ from __future__ import annotations
 
 import numpy as np
 
-from hardwood.tree._explore import explore, log_sums
+from hardwood.tree._explore import along, explore, survey
+from hardwood.tree._nodes import BLOCK
 from hardwood.tree._numeric import decode, dot, exp32, jit, select_largest
 from hardwood.tree._numeric import unit as to_unit
+from hardwood.tree._tiles import group_products, leaf_products
+
+
+OUTLYING = np.float32(3.0)
+"""A leaf is as promising as a target this many standard deviations (of its targets' scores) above their mean. Measured
+on real encodings against the mean alone: recall@10 of 0.813 for 0.797 where 0.8 % of the targets are opened."""
 
 
 @jit
 def search(nodes, queries, probes, groups, begin, end, rows, scores):  # type: ignore[no-untyped-def]
-    """For queries ``begin <= b < end``: rows and inner products of the ``k`` best targets of the ``probes``
-    leaves whose centroids score best among those of the best ``groups`` groups, into ``rows`` and ``scores``
-    (B, k)."""
-    d, k = queries.shape[1], rows.shape[1]
-    G, L = nodes.group_count.shape[0], nodes.leaf_count.shape[0]
-    unit = np.empty(d, np.float32)
-    leaf_mean, data = nodes.leaf_mean, nodes.rows
-    group_score, order = np.empty(G, np.float32), np.empty(G, np.int64)
-    leaf_score, leaf_of, pick = np.empty(L, np.float32), np.empty(L, np.int64), np.empty(L, np.int64)
+    """For queries ``begin <= b < end``: rows and inner products of the ``k`` best targets of the ``probes`` most
+    promising leaves of the best ``groups`` groups, into ``rows`` and ``scores`` (B, k)."""
+    k, G, L = rows.shape[1], nodes.group_count.shape[0], nodes.leaf_count.shape[0]
+    data, offsets, leaves, leaf_stats = nodes.rows, nodes.group_offsets, nodes.group_leaves, nodes.leaf_stats
+    leaf_of, pick = np.empty(L, np.int64), np.empty(L, np.int64)
     best, best_row = np.empty(k, np.float32), np.empty(k, np.int64)
-    for b in range(begin, end):
-        norm = to_unit(queries[b], unit)
-        live = 0
-        for g in range(G):
-            if nodes.group_count[g] > 0:
-                group_score[g] = dot(unit, nodes.group_mean, g)
-                order[live] = g
-                live += 1
-        inside = min(groups, live)
-        select_largest(group_score, order, live, inside)
-        seen = 0
-        for t in range(inside):
-            for c in range(nodes.group_offsets[order[t]], nodes.group_offsets[order[t] + 1]):
-                leaf_of[seen], pick[seen] = nodes.group_leaves[c], seen
-                leaf_score[seen] = dot(unit, leaf_mean, nodes.group_leaves[c])
-                seen += 1
-        opened = min(probes, seen)
-        select_largest(leaf_score, pick, seen, opened)
-        found = 0
-        for t in range(opened):
-            leaf = leaf_of[pick[t]]
-            for row in range(nodes.leaf_start[leaf], nodes.leaf_start[leaf] + nodes.leaf_count[leaf]):
-                s = dot(unit, data, row)
-                if found < k or s > best[found - 1]:
-                    at = min(found, k - 1)
-                    while at > 0 and best[at - 1] < s:
-                        best[at], best_row[at] = best[at - 1], best_row[at - 1]
-                        at -= 1
-                    best[at], best_row[at] = s, row
-                    found = min(found + 1, k)
-        for j in range(k):
-            rows[b, j] = best_row[j] if j < found else -1
-            scores[b, j] = norm * best[j] if j < found else -np.inf
+    for low in range(begin, end, BLOCK):
+        high = min(low + BLOCK, end)
+        Q = high - low
+        unit, norm = np.empty((Q, queries.shape[1]), np.float32), np.empty(Q)
+        for q in range(Q):
+            norm[q] = to_unit(queries[low + q], unit[q])
+        group_dot, order, inside = group_products(nodes, unit), np.empty((Q, G), np.int64), np.empty(Q, np.int64)
+        for q in range(Q):
+            live = 0
+            for g in range(G):
+                if nodes.group_count[g] > 0:
+                    order[q, live] = g
+                    live += 1
+            inside[q] = min(groups, live)
+            select_largest(group_dot[q], order[q], live, inside[q])
+        leaf_dot = leaf_products(nodes, unit, order, inside)
+        for q in range(Q):
+            x, dots, share = unit[q], leaf_dot[q], along(unit[q], nodes.leaf_shape, nodes.evenly[0])
+            seen = 0
+            for t in range(inside[q]):
+                for c in range(offsets[order[q, t]], offsets[order[q, t] + 1]):
+                    leaf_of[seen], pick[seen] = leaves[c], seen
+                    dots[seen] += OUTLYING * np.float32(np.sqrt(leaf_stats[leaves[c], 2] * share))
+                    seen += 1
+            opened = min(probes, seen)
+            select_largest(dots, pick, seen, opened)
+            found = 0
+            for t in range(opened):
+                leaf = leaf_of[pick[t]]
+                for row in range(nodes.leaf_start[leaf], nodes.leaf_start[leaf] + nodes.leaf_count[leaf]):
+                    s = dot(x, data, row)
+                    if found < k or s > best[found - 1]:
+                        at = min(found, k - 1)
+                        while at > 0 and best[at - 1] < s:
+                            best[at], best_row[at] = best[at - 1], best_row[at - 1]
+                            at -= 1
+                        best[at], best_row[at] = s, row
+                        found = min(found + 1, k)
+            for j in range(k):
+                rows[low + q, j] = best_row[j] if j < found else -1
+                scores[low + q, j] = norm[q] * best[j] if j < found else -np.inf
 
 
 @jit
@@ -62,39 +73,42 @@ def expect(nodes, queries, scale, probes, groups, ex_offsets, ex_rows, gamma, be
     node by the mean of its targets tilted by the query, ``μ + β Σ x``: together the gradient of ``log Ẑ`` by
     ``βx``."""
     d = queries.shape[1]
-    unit, total, push = np.empty(d, np.float32), np.empty(d), np.empty(d)
-    for b in range(begin, end):
-        bx = scale * to_unit(queries[b], unit)
-        cut = explore(nodes, unit, bx, probes, groups, ex_rows[ex_offsets[b] : ex_offsets[b + 1]], gamma, False)
-        opened, n_tail = cut.sizes[0], cut.sizes[1]
-        log_z = log_sums(cut.open_log, opened, cut.tail_log, n_tail)
-        total[:] = 0.0
-        for t in range(opened):
-            leaf, at = cut.open_leaf[t], cut.open_at[t]
-            for i in range(nodes.leaf_count[leaf]):
-                p = np.float64(exp32(bx * cut.head[at + i] - log_z))
-                if p > 0.0:
-                    row = nodes.leaf_start[leaf] + i
+    total, push = np.empty(d), np.empty(d)
+    for low in range(begin, end, BLOCK):
+        high = min(low + BLOCK, end)
+        block = survey(nodes, queries, scale, groups, ex_offsets, ex_rows, low, high)
+        for b in range(low, high):
+            unit, bx = block.unit[b - low], block.bx[b - low]
+            cut = explore(nodes, block, b - low, probes, ex_rows[ex_offsets[b] : ex_offsets[b + 1]], gamma, False)
+            opened, n_tail = cut.sizes[0], cut.sizes[1]
+            log_z = cut.log_z
+            total[:] = 0.0
+            for t in range(opened):
+                leaf, at = cut.open_leaf[t], cut.open_at[t]
+                for i in range(nodes.leaf_count[leaf]):
+                    p = np.float64(exp32(bx * cut.head[at + i] - log_z))
+                    if p > 0.0:
+                        row = nodes.leaf_start[leaf] + i
+                        for c in range(d):
+                            total[c] += p * decode(nodes.rows[row, c])
+            leaf_tilt = group_tilt = 0.0
+            for t in range(n_tail):
+                p = cut.mass[opened + t] / cut.total
+                node = cut.tail_node[t]
+                if p == 0.0:
+                    continue
+                if node >= 0:
+                    leaf_tilt += p * bx * min(nodes.leaf_stats[node, 2], nodes.leaf_stats[node, 0] ** 2)
                     for c in range(d):
-                        total[c] += p * decode(nodes.rows[row, c])
-        leaf_tilt = group_tilt = 0.0
-        for t in range(n_tail):
-            p = np.float64(exp32(cut.tail_log[t] - log_z))
-            node = cut.tail_node[t]
-            if p == 0.0:
-                continue
-            if node >= 0:
-                leaf_tilt += p * bx * min(nodes.leaf_stats[node, 2], nodes.leaf_stats[node, 0] ** 2)
-                for c in range(d):
-                    total[c] += p * nodes.leaf_mean[node, c]
-            else:
-                group_tilt += p * bx * nodes.group_stats[~node, 2]
-                for c in range(d):
-                    total[c] += p * nodes.group_mean[~node, c]
-        tilt(unit, nodes.leaf_shape, nodes.evenly[0], leaf_tilt, push, total)
-        tilt(unit, nodes.group_shape, nodes.evenly[1], group_tilt, push, total)
-        for c in range(d):
-            out[b, c] = total[c]
+                        total[c] += p * nodes.leaf_mean[node, c]
+                else:
+                    group_tilt += p * bx * nodes.group_stats[~node, 2]
+                    for c in range(d):
+                        total[c] += p * nodes.group_mean[~node, c]
+            tilt(unit, nodes.leaf_shape, nodes.evenly[0], leaf_tilt, push, total)
+            tilt(unit, nodes.group_shape, nodes.evenly[1], group_tilt, push, total)
+            for c in range(d):
+                out[b, c] = total[c]
 
 
 @jit

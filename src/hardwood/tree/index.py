@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hardwood.tree import _inputs
 from hardwood.tree._bounds import rounding
+from hardwood.tree._nodes import BLOCK
 from hardwood.tree._results import Draw, Hits, LogPartition
 from hardwood.tree._threads import ReadWriteLock, default_threads, split_work
 
@@ -301,8 +302,8 @@ class TargetIndex:
         return _inputs.like(queries, out)
 
     def search(self, queries: Any, k: int, *, probes: int = PROBES) -> Hits:
-        """The ``k`` targets of largest inner product among the ``probes`` leaves whose centroids score best,
-        best first.
+        """The ``k`` targets of largest inner product among the ``probes`` leaves that promise most (mean
+        score and three standard deviations), best first.
 
         Args:
             queries: ``(B, d)``.
@@ -585,4 +586,5 @@ class TargetIndex:
         return offsets, rows
 
     def _run(self, task: Any, size: int) -> None:
-        split_work(task, size, self._threads)
+        # Pieces as large as all threads having one allows: queries looked at together share products.
+        split_work(task, size, self._threads, least=max(1, min(BLOCK, size // self._threads)))

@@ -1,0 +1,95 @@
+"""Products of many queries with many rows, a tile at a time: what is most of the work of any query.
+
+One query against one row loads two numbers for each multiplication. A tile of four queries and two rows loads six for
+eight, and a row that several queries look at is fetched from memory once: measured at d = 128, 5 ns a product against
+12, and no trip to memory for rows in use.
+
+Every product is computed by the same code in the same order, wherever in a tile it falls (short tiles repeat their last
+member), so that results do not depend, not in a bit, on which queries are asked together.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hardwood.tree._nodes import Nodes
+from hardwood.tree._numeric import decode, inlined, jit
+
+QUERIES, ROWS = 4, 2
+
+
+@inlined
+def tile(units, q0, q1, q2, q3, rows, a, b):  # type: ignore[no-untyped-def]
+    """The eight products of four queries with rows ``a`` and ``b``."""
+    s0 = s1 = s2 = s3 = t0 = t1 = t2 = t3 = np.float32(0.0)
+    for c in range(units.shape[1]):
+        y, z = decode(rows[a, c]), decode(rows[b, c])
+        x0, x1, x2, x3 = units[q0, c], units[q1, c], units[q2, c], units[q3, c]
+        s0 += x0 * y
+        s1 += x1 * y
+        s2 += x2 * y
+        s3 += x3 * y
+        t0 += x0 * z
+        t1 += x1 * z
+        t2 += x2 * z
+        t3 += x3 * z
+    return s0, s1, s2, s3, t0, t1, t2, t3
+
+
+@jit
+def products(units, who, at, m, rows, index, first, n, out):  # type: ignore[no-untyped-def]
+    """``out[who[t], at[t] + i] = units[who[t]] · rows[index[first + i]]`` for ``t < m`` and ``i < n``."""
+    for i in range(0, n, ROWS):
+        j = min(i + 1, n - 1)
+        a, b = index[first + i], index[first + j]
+        for t in range(0, m, QUERIES):
+            t1, t2, t3 = min(t + 1, m - 1), min(t + 2, m - 1), min(t + 3, m - 1)
+            q0, q1, q2, q3 = who[t], who[t1], who[t2], who[t3]
+            s = tile(units, q0, q1, q2, q3, rows, a, b)
+            p0, p1, p2, p3 = at[t], at[t1], at[t2], at[t3]
+            out[q0, p0 + i], out[q1, p1 + i], out[q2, p2 + i], out[q3, p3 + i] = s[0], s[1], s[2], s[3]
+            out[q0, p0 + j], out[q1, p1 + j], out[q2, p2 + j], out[q3, p3 + j] = s[4], s[5], s[6], s[7]
+
+
+@jit
+def group_products(nodes: Nodes, units):  # type: ignore[no-untyped-def]
+    """``(Q, G)``: every query with every group's mean."""
+    Q, G = units.shape[0], nodes.group_mean.shape[0]
+    out = np.empty((Q, G), np.float32)
+    products(units, np.arange(Q), np.zeros(Q, np.int64), Q, nodes.group_mean, np.arange(G), 0, G, out)
+    return out
+
+
+@jit
+def leaf_products(nodes: Nodes, units, order, inside):  # type: ignore[no-untyped-def]
+    """``(Q, S)``: query q with the means of all leaves of the groups ``order[q, :inside[q]]``, group by group.
+
+    Group by group over the whole block, so that a group's means are read once for all queries that look into it.
+    """
+    Q = units.shape[0]
+    offsets, leaves, means = nodes.group_offsets, nodes.group_leaves, nodes.leaf_mean
+    G = offsets.shape[0] - 1
+    # Lists of (query, where its products of this group begin), by group.
+    begins = np.zeros(G + 1, np.int64)
+    widest = 0
+    for q in range(Q):
+        for t in range(inside[q]):
+            begins[order[q, t] + 1] += 1
+    for g in range(G):
+        begins[g + 1] += begins[g]
+    who, at, filled = np.empty(begins[G], np.int64), np.empty(begins[G], np.int64), begins.copy()
+    for q in range(Q):
+        seen = 0
+        for t in range(inside[q]):
+            g = order[q, t]
+            who[filled[g]], at[filled[g]] = q, seen
+            filled[g] += 1
+            seen += offsets[g + 1] - offsets[g]
+        widest = max(widest, seen)
+    out = np.empty((Q, widest), np.float32)
+    for g in range(G):
+        m = begins[g + 1] - begins[g]
+        if m > 0:
+            n = offsets[g + 1] - offsets[g]
+            products(units, who[begins[g] :], at[begins[g] :], m, means, leaves, offsets[g], n, out)
+    return out

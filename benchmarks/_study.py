@@ -16,7 +16,7 @@ from hardwood.training.config import read_settings, versions
 
 ORACLE = "exact"
 CEILING = "whole softmax"
-_OWN = {"output": "", "negatives": "", "negatives_options": {}, "seed": 0, "batch_size": 1, "encoder": ""}
+_OWN = {"output": "", "negatives": "in-batch", "negatives_options": {}, "seed": 0, "batch_size": 1, "encoder": "static"}
 """The settings that the runs of a study may differ in."""
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hardwood._files import written_whole
 from hardwood.data import RetrievalDataset, write_hpo
 from hardwood.encoders import load_encoder
 from hardwood.evaluation import evaluate
@@ -27,7 +29,7 @@ from hardwood.negatives import Draw, Request, UniformNegatives
 from hardwood.negatives.cost import reset_peaks
 from hardwood.training import CorpusSoftmaxLoss, RunConfig
 from hardwood.training.config import read_settings
-from hardwood.training.run import make_trainer
+from hardwood.training.run import CHECKPOINTS, make_trainer
 from hardwood.training.softmax_loss import _Candidates, _unique
 
 
@@ -100,7 +102,10 @@ def train_whole(config: RunConfig) -> dict[str, Any]:
     metrics: dict[str, Any] = {name: evaluate(model, data, split=name, progress=False) for name in splits}
     metrics["cost"] = loss.cost.report()
     metrics["training"] = {"steps": trainer.state.global_step, "seconds": round(seconds, 3)}
-    (Path(config.output) / "metrics.json").write_text(json.dumps(metrics, indent=1))
+    with suppress(OSError):  # the trainer makes this folder even when it saves nothing
+        (Path(config.output) / CHECKPOINTS).rmdir()
+    with written_whole(Path(config.output) / "metrics.json") as temporary:  # last: it says that the run is complete
+        temporary.write_text(json.dumps(metrics, indent=1))
     return metrics
 
 

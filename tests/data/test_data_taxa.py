@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from hardwood.data import RetrievalDataset, _taxonomy, read_taxa, write_taxa
+from hardwood.cli.app import app
+from hardwood.data import RetrievalDataset, _taxonomy, read_taxa, taxa, write_taxa
 from hardwood.data._taxonomy import RANKS, Taxonomy, ancestors, read_taxonomy
 from hardwood.data.taxa import _bold, _build, _is_common_name, _is_plain
 
@@ -181,6 +183,20 @@ def test_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert taxonomy.is_named.tolist() == [False] * 6 + [True, False]
     assert taxonomy.common_names == {6: "mensch ä", 4: "apes"}
     assert taxonomy.descriptions == {5: "<p>ü</p>"}
+
+
+def test_the_command_writes_a_folder_that_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(taxa, "read_taxonomy", toy)
+    folder = str(tmp_path / "taxa")
+    shown = CliRunner().invoke(app, ["data", "taxa", folder, "--targets", "11"])
+    assert shown.exit_code == 0, shown.output
+    assert "11 targets" in shown.output
+    loaded = RetrievalDataset.load(folder)
+    assert len(loaded.corpus) == 11
+    assert len(loaded.queries) == sum(len(split) for split in loaded.splits.values()) == 6
+    refused = CliRunner().invoke(app, ["data", "taxa", folder, "--targets", "13", "--overwrite"])
+    assert refused.exit_code == 2
+    assert "targets must be from 2 to 12" in refused.output
 
 
 def test_without_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,8 +39,11 @@ def put_study(path: Path) -> None:
     report = json.loads(path.read_text(encoding="utf-8"))
     settings = report["settings"]
     data, encoder = path.stem.removeprefix("study-").rsplit("-", 1)
-    command = f"python benchmarks/dynamic_study.py --data {data} --encoder {encoder}"
-    caption = f"{data}, {encoder} encoder, {settings['steps']} steps (`{command}`):"
+    seeds = len({run["seed"] for run in report["runs"]})
+    size = min(run["batch_size"] for run in report["runs"])  # in-batch with equal texts has a larger one
+    command = f"python benchmarks/dynamic_study.py --data {data} --encoder {encoder} --seeds {seeds}"
+    command += f" --steps {settings['steps']} --batch-size {size}"
+    caption = f"{data}, {encoder} encoder (`{command}`):"
     figure = f"![MRR@10 against targets re-encoded and against seconds](images/{path.stem}.png)"
     content = f"{caption}\n\n{report['table']}\n\n{figure}\n\n{made_with(report)}"
     replace_between(ROOT / "docs" / "training.md", path.stem, content)

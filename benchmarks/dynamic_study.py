@@ -1,71 +1,191 @@
-"""The moving encoder: the dynamic tree against the oracle, periodic re-encoding and its own ablations, on HPO.
+"""The moving encoder: the dynamic tree against the oracle, periodic re-encoding and its own ablations.
 
-    python benchmarks/dynamic_study.py --seeds 3                # every variant; about two hours on two cores
-    python benchmarks/dynamic_study.py --only exact dynamic     # some of them
-    python benchmarks/dynamic_study.py --quick                  # one seed, few steps: a look
+    python benchmarks/dynamic_study.py --data hpo --seeds 3                       # every variant
+    python benchmarks/dynamic_study.py --data taxa --only exact dynamic           # some of them
+    python benchmarks/dynamic_study.py --data hpo --encoder transformer           # two layers, from scratch
+    python benchmarks/dynamic_study.py --data hpo --report                        # what is finished so far
+    python benchmarks/dynamic_study.py --quick                                    # one seed, few steps: a look
 
-An interrupted study goes on where it was. Writes the table, the figure and the numbers into ``runs/dynamic-study``.
+Each run is a process of its own; what is done is not repeated, so an interrupted study goes on where it was, and
+several of these commands may work on one study at a time: each takes runs that no other has. At the end (and
+with ``--report``) come ``study-DATA-ENCODER.json`` in benchmarks/results and the figure in docs/images, made of every
+finished run there is; ``python tools/update_docs.py --studies`` puts them into docs/training.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import fcntl
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hardwood.comparison import PlannedRun, markdown_table, run_all
-from hardwood.data import write_hpo
+from _models import LEARNING_RATE, small_transformer
+from _study import collect, report, slug
+from hardwood.comparison import PlannedRun, run_one
+from hardwood.data import RetrievalDataset, write_hpo, write_taxa
 from hardwood.training import RunConfig
 
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "in-batch": ("in-batch", {}),
-    "static": ("static", {}),
-    "periodic 50": ("periodic", {"refresh_every": 50}),
-    "periodic 200": ("periodic", {"refresh_every": 200}),
-    "periodic 500": ("periodic", {"refresh_every": 500}),
-    "cache": ("cache", {}),
-    "exact": ("exact", {}),
-    "dynamic": ("dynamic", {}),
-    "dynamic, write-back only": ("dynamic", {"refresh_every": None}),
-    "dynamic, no write-back": ("dynamic", {"write_back": False}),
-    "dynamic, linear drift": ("dynamic", {"drift": "linear"}),
-    "dynamic, stale drift": ("dynamic", {"drift": "stale"}),
-    "dynamic, no repair": ("dynamic", {"repair": False}),
-    "dynamic, neither": ("dynamic", {"refresh_every": None, "write_back": False}),
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A source with its options; ``equal_texts``: in-batch with as many texts a step as the others encode at most."""
+
+    source: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    equal_texts: bool = False
+
+
+WHOLE = "whole softmax"
+VARIANTS: dict[str, Variant] = {
+    "in-batch": Variant("in-batch"),
+    "in-batch, equal texts": Variant("in-batch", equal_texts=True),
+    "uniform": Variant("uniform"),
+    "static": Variant("static"),
+    "periodic 500": Variant("periodic", {"refresh_every": 500}),
+    "periodic 200": Variant("periodic", {"refresh_every": 200}),
+    "periodic 100": Variant("periodic", {"refresh_every": 100}),
+    "periodic 50": Variant("periodic", {"refresh_every": 50}),
+    "exact": Variant("exact"),  # the oracle: every 20 steps
+    "cache": Variant("cache"),
+    "dynamic": Variant("dynamic"),
+    "dynamic, write-back only": Variant("dynamic", {"refresh_every": None}),
+    "dynamic, no write-back": Variant("dynamic", {"write_back": False}),
+    "dynamic, stale drift": Variant("dynamic", {"drift": "stale"}),
+    "dynamic, linear drift": Variant("dynamic", {"drift": "linear"}),
+    "dynamic, nystrom drift": Variant("dynamic", {"drift": "nystrom"}),
+    "dynamic, corrector drift": Variant("dynamic", {"drift": "corrector"}),
+    "dynamic, no repair": Variant("dynamic", {"repair": False}),
+    "dynamic, neither": Variant("dynamic", {"refresh_every": None, "write_back": False}),
+    WHOLE: Variant("uniform"),  # by ceiling.py: only with the static encoder
 }
+FEWER = ["in-batch", "in-batch, equal texts", "uniform", "static", "periodic 200", "exact", "cache", "dynamic"]
+FEWER += ["dynamic, write-back only", "dynamic, no write-back"]
+"""For ``taxa``, where a run takes long."""
 
 
-def plan(base: RunConfig, names: list[str], seeds: int) -> list[PlannedRun]:
-    """A run for each variant and seed, seed by seed."""
-    planned = []
-    for seed in range(seeds):
-        for name in names:
-            source, options = VARIANTS[name]
-            folder = Path(base.output) / "runs" / f"{name.replace(', ', '-').replace(' ', '-')}-seed{seed}"
+def data_folder(name: str) -> Path:
+    """The BEIR folder of ``hpo`` or ``taxa``, written if it is not there; or the folder given."""
+    makers = {"hpo": write_hpo, "taxa": write_taxa}
+    folder = ROOT / "data" / name if name in makers else Path(name)
+    if not (folder / "corpus.jsonl").exists():
+        if name not in makers:
+            raise SystemExit(f"no dataset at {name!r}: --data is hpo, taxa, or a BEIR folder")
+        makers[name](folder)
+    return folder
+
+
+def plan(arguments: argparse.Namespace, data: Path, runs: Path) -> list[PlannedRun]:
+    """A run for each variant and seed, seed by seed; variants that only spell a default out are left to the default."""
+    planned: list[PlannedRun] = []
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+        base = RunConfig(
+            data=str(data),
+            output=str(runs),
+            seed=seed,
+            steps=arguments.steps,
+            batch_size=arguments.batch_size,
+            threads=1,
+            **encoder_settings(arguments, data, seed),
+        )
+        seen: list[tuple[str, str]] = []
+        for name in arguments.only:
+            variant = VARIANTS[name]
             config = dataclasses.replace(
-                base, negatives=source, negatives_options=options, seed=seed, output=str(folder)
+                base, negatives=variant.source, negatives_options=variant.options, output=str(runs / slug(name, seed))
             )
+            if variant.equal_texts:
+                config = dataclasses.replace(config, batch_size=round(base.batch_size * (1 + base.num_negatives / 2)))
+            same = (f"{config.batch_size} {name == WHOLE}", repr(config.make_source()))
+            if same in seen:
+                print(f"{name}: the same as a variant before it, left out")
+                continue
+            seen.append(same)
             planned.append(PlannedRun(name, ("equal batch",), config))
     return planned
 
 
-def main() -> None:
+def encoder_settings(arguments: argparse.Namespace, data: Path, seed: int) -> dict[str, Any]:
+    """What ``RunConfig`` must be told of the encoder; a transformer is made for each seed if it is not there."""
+    if arguments.encoder == "static":
+        return {}
+    folder = ROOT / "runs" / "models" / f"{data.name}-transformer-seed{seed}"
+    if not (folder / "modules.json").exists():
+        small_transformer(RetrievalDataset.load(data), folder, seed=seed)
+    return {"encoder": str(folder), "learning_rate": LEARNING_RATE}
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Whether this process may do the run: no other has it in hand. A lock, so that a process that dies leaves none."""
+    lock = folder.with_name(f".{folder.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def execute(run: PlannedRun) -> None:
+    """Do a run if it isn't done, and drop its model: the study wants only the measures."""
+    folder = Path(run.config.output)
+    if run.negatives != WHOLE:
+        run_one(run)
+    elif not (folder / "metrics.json").exists():
+        settings = folder.with_name(f"{folder.name}.yaml")
+        run.config.save(settings)
+        subprocess.run([sys.executable, str(ROOT / "benchmarks" / "ceiling.py"), "--config", str(settings)], check=True)
+        settings.unlink()
+    shutil.rmtree(folder / "model", ignore_errors=True)
+
+
+def arguments_of() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="data/hpo", help="BEIR folder; written if it is not there")
+    parser.add_argument("--data", default="hpo", help="hpo, taxa, or a BEIR folder")
+    parser.add_argument("--encoder", choices=["static", "transformer"], default="static")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), metavar="VARIANT", help=", ".join(VARIANTS))
+    parser.add_argument("--report", action="store_true", help="only report what is finished")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--output", default="runs/dynamic-study")
+    parser.add_argument("--runs", type=Path, default=None, help="else runs/study/DATA-ENCODER")
+    parser.add_argument("--output", type=Path, default=None, help="else benchmarks/results and docs/images")
     arguments = parser.parse_args()
-    if not Path(arguments.data, "corpus.jsonl").exists():
-        write_hpo(arguments.data)
-    steps, seeds = (60, 1) if arguments.quick else (arguments.steps, arguments.seeds)
-    base = RunConfig(data=arguments.data, output=arguments.output, steps=steps)
-    planned = plan(base, arguments.only, seeds)
-    report = run_all(planned, base.output, settings=dataclasses.asdict(base), announce=print)
-    print(markdown_table(report["summary"]))
+    if arguments.quick:
+        arguments.steps, arguments.seeds = 60, 1
+    if arguments.only is None:
+        affordable = [name for name in VARIANTS if name != WHOLE or arguments.encoder == "static"]
+        arguments.only = FEWER if arguments.data == "taxa" else affordable
+    return arguments
+
+
+def main() -> None:
+    arguments = arguments_of()
+    data = data_folder(arguments.data)
+    name = f"{data.name}-{arguments.encoder}" + ("-quick" if arguments.quick else "")
+    runs = arguments.runs or ROOT / "runs" / "study" / name
+    planned = [] if arguments.report else plan(arguments, data, runs)
+    for number, run in enumerate(planned, start=1):
+        with claimed(Path(run.config.output)) as ours:
+            whose = "" if ours else ": another does it"
+            print(f"[{number}/{len(planned)}] {Path(run.config.output).name}{whose}", flush=True)
+            if ours:
+                execute(run)
+    output = arguments.output or (ROOT / "runs" / "study" if arguments.quick else None)
+    report(collect(runs, list(VARIANTS)), f"study-{name}", output)
 
 
 if __name__ == "__main__":

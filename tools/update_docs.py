@@ -1,6 +1,7 @@
-"""Put the results of ``make table`` into docs/comparison.md and docs/images.
+"""Put results into the documentation.
 
-python tools/update_docs.py runs/comparison
+python tools/update_docs.py runs/comparison    # of ``make table``: docs/comparison.md, docs/images
+python tools/update_docs.py --studies          # of benchmarks/dynamic_study.py: docs/training.md
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,13 +26,42 @@ def replace_between(page: Path, marker: str, content: str) -> None:
     page.write_text(replaced, encoding="utf-8")
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
+def put_comparison(folder: Path) -> None:
+    """The table and figure of ``make table``."""
     report = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
-    made_with = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     table = (folder / "comparison.md").read_text(encoding="utf-8").strip()
-    replace_between(ROOT / "docs" / "comparison.md", "comparison", f"{table}\n\nMade with {made_with}.")
+    replace_between(ROOT / "docs" / "comparison.md", "comparison", f"{table}\n\n{made_with(report)}")
     shutil.copyfile(folder / "comparison.png", ROOT / "docs" / "images" / "comparison.png")
+
+
+def put_study(path: Path) -> None:
+    """The table of one study, and its figure, which the study itself has written into docs/images."""
+    report = json.loads(path.read_text(encoding="utf-8"))
+    settings = report["settings"]
+    data, encoder = path.stem.removeprefix("study-").rsplit("-", 1)
+    seeds = len({run["seed"] for run in report["runs"]})
+    size = min(run["batch_size"] for run in report["runs"])  # in-batch with equal texts has a larger one
+    command = f"python benchmarks/dynamic_study.py --data {data} --encoder {encoder} --seeds {seeds}"
+    command += f" --steps {settings['steps']} --batch-size {size}"
+    caption = f"{data}, {encoder} encoder (`{command}`):"
+    figure = f"![MRR@10 against targets re-encoded and against seconds](images/{path.stem}.png)"
+    content = f"{caption}\n\n{report['table']}\n\n{figure}\n\n{made_with(report)}"
+    replace_between(ROOT / "docs" / "training.md", path.stem, content)
+
+
+def made_with(report: dict[str, Any]) -> str:
+    """The versions that a report was made with, as a sentence."""
+    return "Made with " + ", ".join(f"{name} {version}" for name, version in report["versions"].items()) + "."
+
+
+def main() -> None:
+    if sys.argv[1:] == ["--studies"]:
+        for path in sorted((ROOT / "benchmarks" / "results").glob("study-*.json")):
+            put_study(path)
+    elif len(sys.argv) == 2:
+        put_comparison(Path(sys.argv[1]))
+    else:
+        raise SystemExit(__doc__)
 
 
 if __name__ == "__main__":

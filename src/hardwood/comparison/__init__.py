@@ -6,6 +6,6 @@ so that its memory peak is its own.
 
 from hardwood.comparison.plan import BUDGETS, PlannedRun, plan_runs
 from hardwood.comparison.report import markdown_table, summarize
-from hardwood.comparison.run import compare, run_all
+from hardwood.comparison.run import compare, run_all, run_one
 
-__all__ = ["BUDGETS", "PlannedRun", "compare", "markdown_table", "plan_runs", "run_all", "summarize"]
+__all__ = ["BUDGETS", "PlannedRun", "compare", "markdown_table", "plan_runs", "run_all", "run_one", "summarize"]

@@ -77,7 +77,7 @@ def run_all(
         if announce is not None:
             state = "done before" if done is not None else "running"
             announce(f"[{number}/{len(planned)}] {Path(run.config.output).name}: {state}")
-        metrics = _train_in_process(run) if done is None else done
+        metrics = run_one(run) if done is None else done
         records.append(
             {
                 "negatives": run.negatives,
@@ -100,6 +100,20 @@ def run_all(
     with written_whole(output / "comparison.json") as temporary:
         temporary.write_text(json.dumps(report, indent=1), encoding="utf-8")
     return report
+
+
+def run_one(run: PlannedRun) -> dict[str, Any]:
+    """Do one run in a process of its own, unless it is done already; its metrics.
+
+    Args:
+        run: as planned, with a folder of its own.
+
+    Raises:
+        ValueError: the folder holds a finished run with other settings.
+        RuntimeError: the run failed; its own message has been shown.
+    """
+    done = _finished_metrics(run)
+    return _train_in_process(run) if done is None else done
 
 
 def _finished_metrics(run: PlannedRun) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """Datasets for retrieval: texts, ids, and which targets answer which query.
 
 What it is for: reading, checking, building and writing them: BEIR folders, pairs from Hugging Face
-``datasets``, and the demo set. What it knows: files, texts, ids, rows and grades, kept in Arrow memory so
+``datasets``, and the demo sets. What it knows: files, texts, ids, rows and grades, kept in Arrow memory so
 that millions of rows cost their bytes and no Python objects. What it must not know: models, tokenizers,
 vectors, losses, training.
 """
@@ -12,5 +12,6 @@ from hardwood.data._dataset import RetrievalDataset
 from hardwood.data._judgements import Judgements
 from hardwood.data._table import TextTable
 from hardwood.data.hpo import read_hpo, write_hpo
+from hardwood.data.taxa import read_taxa, write_taxa
 
-__all__ = ["Judgements", "RetrievalDataset", "TextTable", "read_hpo", "write_hpo"]
+__all__ = ["Judgements", "RetrievalDataset", "TextTable", "read_hpo", "read_taxa", "write_hpo", "write_taxa"]

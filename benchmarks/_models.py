@@ -1,0 +1,64 @@
+"""A small transformer made on the spot: from scratch, with a tokenizer trained on the corpus; nothing is downloaded."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from hardwood.data import RetrievalDataset
+
+LEARNING_RATE = 5e-4
+"""Peak, for `small_transformer`: from scratch it needs more than the 2e-5 that suits a pretrained one."""
+
+
+def small_transformer(
+    dataset: RetrievalDataset,
+    folder: Path,
+    *,
+    layers: int = 2,
+    dimension: int = 128,
+    hidden: int = 512,
+    max_tokens: int = 32,
+    vocabulary_size: int = 8192,
+    seed: int = 0,
+) -> Path:
+    """Make a BERT of random weights, mean-pooled, as a folder that ``RunConfig.encoder`` takes; kept if it is there.
+
+    Byte pairs, as those of the static encoder, from the targets and the training queries.
+    """
+    if (folder / "modules.json").exists():
+        return folder
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from tokenizers import processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    from hardwood.encoders import train_tokenizer
+
+    texts = [*dataset.corpus.texts(), *dataset.queries.texts(dataset.split("train").queries)]
+    pieces = train_tokenizer(texts, vocabulary_size)
+    pieces.add_special_tokens(["[CLS]", "[SEP]"])
+    ends = [(token, pieces.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    pieces.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=pieces, model_max_length=max_tokens, **names)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=dimension,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, dimension // 32),
+        intermediate_size=hidden,
+        max_position_embeddings=max_tokens,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    partial = folder.with_name(f".{folder.name}.parts")
+    torch.manual_seed(seed)
+    BertModel(config).save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    transformer = Transformer(str(partial), max_seq_length=max_tokens)
+    pooling = Pooling(transformer.get_embedding_dimension())
+    model = SentenceTransformer(modules=[transformer, pooling], device="cpu")
+    model.save(str(folder))
+    shutil.rmtree(partial)
+    return folder

@@ -1,0 +1,152 @@
+"""What a study of many runs is reported by: their means and deviations, one table, one figure."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from _report import ROOT, figure, machine
+from hardwood.comparison import summarize
+from hardwood.training import RunConfig
+from hardwood.training.config import read_settings, versions
+
+ORACLE = "exact"
+CEILING = "whole softmax"
+_OWN = {"output": "", "negatives": "in-batch", "negatives_options": {}, "seed": 0, "batch_size": 1, "encoder": "static"}
+"""The settings that the runs of a study may differ in."""
+
+
+def slug(name: str, seed: int) -> str:
+    """The folder of a variant's run."""
+    return f"{name.replace(', ', '-').replace(' ', '-')}-seed{seed}"
+
+
+def collect(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The finished runs of these variants, as `hardwood.comparison.summarize` takes them, with their ``config``."""
+    records = []
+    for name in names:
+        for path in sorted(runs.glob(f"{slug(name, 0).removesuffix('0')}*/metrics.json")):
+            config = RunConfig.from_mapping(read_settings(path.parent / "run.yaml"))
+            records.append(
+                {
+                    "negatives": name,
+                    "budgets": ["equal batch"],
+                    "seed": config.seed,
+                    "batch_size": config.batch_size,
+                    "metrics": json.loads(path.read_text()),
+                    "config": config,
+                }
+            )
+    if not records:
+        raise SystemExit(f"no finished run in {runs}")
+    shared = [dataclasses.replace(record["config"], **_OWN) for record in records]
+    for record, settings in zip(records, shared, strict=True):
+        if settings != shared[0]:
+            one, other = (Path(found["config"].output).name for found in (records[0], record))
+            raise SystemExit(f"{runs}: {one} and {other} differ in settings: use two folders, --runs")
+    return records
+
+
+def report(records: list[dict[str, Any]], name: str, output: Path | None) -> None:
+    """Print the table; write ``NAME.json`` and ``NAME.png``, into ``output`` or where the documentation has them."""
+    rows = summarize(records)
+    text = table(rows)
+    print("\n" + text + "\n")
+    content = {
+        "benchmark": name,
+        "settings": dataclasses.asdict(records[0]["config"]),
+        "versions": versions(),
+        "machine": machine(1),
+        "table": text,
+        "rows": rows,
+        "runs": [{key: value for key, value in record.items() if key != "config"} for record in records],
+    }
+    path = (output or ROOT / "benchmarks" / "results") / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(f"written: {path}")
+    draw(rows, name, output)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Quality and cost of each variant as Markdown."""
+    splits = sorted(rows[0]["measures"], key=lambda name: (name != "test", name))
+    header = ["negatives", "seeds", *(f"MRR@10 {split}" for split in splits), "targets re-encoded", "of the oracle's"]
+    header += ["seconds", "encode / index / sample / rest", "texts a step", "peak host"]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    oracle = next((_mean(row, "targets_reencoded") for row in rows if row["negatives"] == ORACLE), None)
+    for row in rows:
+        reencoded = _mean(row, "targets_reencoded")
+        cells = [row["negatives"], str(len(row["seeds"]))]
+        cells += [_spread(row["measures"][split]["mrr@10"], len(row["seeds"])) for split in splits]
+        cells += [f"{reencoded:,.0f}", f"{reencoded / oracle:.1%}" if oracle else "–", f"{_mean(row, 'seconds'):.0f}"]
+        parts = ("encode", "index", "sample", "forward_backward")
+        cells.append(" / ".join(f"{_mean(row, part):.0f}" for part in parts))
+        cells += [f"{_mean(row, 'texts_a_step'):,.0f}", f"{_mean(row, 'peak_host_bytes') / 2**20:,.0f} MiB"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(rows: list[dict[str, Any]], name: str, output: Path | None) -> None:
+    """MRR@10 on test against targets re-encoded and against seconds; the ceiling as a line."""
+    sources = list(dict.fromkeys(_source(row) for row in rows))
+    with figure(argparse.Namespace(output=output), name, panels=2) as panels:
+        for axis, cost in zip(panels, ("targets_reencoded", "seconds"), strict=True):
+            for row in rows:
+                _draw_row(axis, row, cost, colour=f"C{sources.index(_source(row)) % 10}")
+            _one_label_each(axis)
+        panels[0].set_xscale("symlog", linthresh=10_000)  # some re-encode nothing, some millions
+        panels[0].set_xlim(left=-1_500)
+        panels[0].set(xlabel="targets re-encoded", ylabel="MRR@10, test")
+        panels[1].set_xlabel("training time (s)")
+
+
+def _draw_row(axis: Any, row: dict[str, Any], cost: str, colour: str) -> None:
+    name, quality, spent = row["negatives"], row["measures"]["test"]["mrr@10"], row["cost"][cost]["mean"]
+    if name == CEILING:
+        axis.axhline(quality["mean"], color="#444444", linewidth=0.8, linestyle="--", label=CEILING)
+        return
+    is_ablation = name.startswith("dynamic,")
+    axis.errorbar(
+        spent,
+        quality["mean"],
+        yerr=quality["deviation"],
+        capsize=2,
+        label=_label(row),
+        color=colour,
+        fmt="x" if is_ablation else "s" if "equal texts" in name else "o",
+        alpha=0.5 if is_ablation else 1.0,
+    )
+    if is_ablation or name.startswith("periodic"):
+        short = name.removeprefix("dynamic, ").removeprefix("periodic ")
+        axis.annotate(short, (spent, quality["mean"]), xytext=(4, 3), fontsize=6, textcoords="offset points")
+
+
+def _one_label_each(axis: Any) -> None:
+    seen: set[str] = set()
+    for container in [*axis.containers, *axis.lines]:
+        if container.get_label() in seen:
+            container.set_label("_nolegend_")
+        seen.add(container.get_label())
+
+
+def _source(row: dict[str, Any]) -> str:
+    return row["negatives"].split(",")[0].split(" ")[0]
+
+
+def _label(row: dict[str, Any]) -> str:
+    if row["negatives"].startswith("dynamic,"):
+        return "dynamic, ablations"
+    return _source(row) if row["negatives"].startswith("periodic") else row["negatives"]
+
+
+def _mean(row: dict[str, Any], cost: str) -> float:
+    return float(row["cost"][cost]["mean"])
+
+
+def _spread(value: dict[str, float], seeds: int) -> str:
+    return f"{value['mean']:.4f} ± {value['deviation']:.4f}" if seeds > 1 else f"{value['mean']:.4f}"

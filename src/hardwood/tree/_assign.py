@@ -18,8 +18,8 @@ CHUNK = 4096
 
 @jit
 def score_four(p0, p1, p2, p3, centres, half, own, first, last, scores):  # type: ignore[no-untyped-def]
-    """``p·c - ½‖c‖²`` of four points with the centres ``own[first:last]`` into ``scores[:, 0..]``, two centres at a time;
-    an odd last one is written twice. Scores and their maximum are apart because a comparison in this loop, or a row
+    """``p·c - ½‖c‖²`` of four points with the centres ``own[first:last]`` into ``scores[:, 0..]``, two centres at a
+    time; an odd last one is written twice. Their maximum is sought elsewhere: a comparison in this loop, or a row's
     number in place of a row, keeps the compiler from using vectors (19 ns a product)."""
     for j in range(first, last, 2):
         left, right = own[j], own[min(j + 1, last - 1)]

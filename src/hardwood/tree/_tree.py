@@ -22,6 +22,8 @@ MOVE_GAIN = 0.9
 BEAM = 2
 # A leaf of less than this part of the leaf size is dissolved by `repair`.
 MERGE_BELOW = 8
+# A group with so many times more leaves than its targets need is rebuilt.
+HOLLOW = 3
 LEAVES_AT_ONCE = 4096
 
 
@@ -273,7 +275,7 @@ class Tree:
     def repair(self, factor: float, threads: int) -> dict[str, int]:
         """What `TargetIndex.repair` does."""
         self._settle(np.flatnonzero(self.nodes.leaf_group >= 0), threads)
-        worn = np.flatnonzero((self.group_spread() > factor * self.reference + 1e-30) & (self.nodes.group_count > 0))
+        worn = np.flatnonzero(self._worn(factor))
         self._rebuild(worn, threads)
         merged = self._merge(threads)
         compacted = self._compact()
@@ -286,6 +288,15 @@ class Tree:
             "rows_given_back": compacted,
             "groups": len(self.nodes.group_count),
         }
+
+    def _worn(self, factor: float) -> NDArray[np.bool_]:
+        """Groups whose leaves spread ``factor`` times wider than when last built, or are on average less than a third
+        full."""
+        nodes = self.nodes
+        wide = self.group_spread() > factor * self.reference + 1e-30
+        few = np.maximum(1, np.round(nodes.group_count / self.leaf_size))
+        hollow = np.diff(nodes.group_offsets) > HOLLOW * few
+        return np.asarray((wide | hollow) & (nodes.group_count > 0))
 
     def _rebuild(self, worn: Ints, threads: int) -> None:
         """Makes the leaves of these groups anew."""
@@ -328,14 +339,14 @@ class Tree:
         return len(leaves)
 
     def _compact(self) -> int:
-        """Where more than a quarter of the rows in use is idle: leaves move down over the gaps, in place, each with
+        """Where that frees more than a quarter of the rows in use: leaves move down over the gaps, in place, each with
         the room a new one gets. Returns the number of rows given back."""
         nodes, before = self.nodes, self.used
-        if 4 * (before - len(self.ids)) <= before:
-            return 0
         live = np.flatnonzero(nodes.leaf_group >= 0)
         live = live[np.argsort(nodes.leaf_start[live])]
         rooms = np.minimum(nodes.leaf_room[live], room_for(nodes.leaf_count[live]))
+        if 4 * (before - int(rooms.sum())) <= before:
+            return 0
         starts = np.cumsum(rooms) - rooms
         # No leaf begins later than before, and none reaches into the next one's old block: order makes it safe.
         for first in range(0, len(live), LEAVES_AT_ONCE):

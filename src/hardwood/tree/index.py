@@ -477,10 +477,10 @@ class TargetIndex:
         """Bring the tree back to the shape of a fresh one where changes have worn it, and leave the rest alone.
 
         All statistics are recomputed. Groups whose leaves have become ``factor`` times as wide (mean squared
-        distance) as when they were built get new leaves; leaves of less than an eighth of ``leaf_size`` are
-        dissolved into their neighbours; where more than a quarter of the rows in use is idle, leaves move
-        together, in place; and when an eighth of the targets has changed, covariance shapes are measured anew.
-        `stats` tells what is worn, small or idle.
+        distance) as when they were built, or are on average less than a third full, get new leaves; leaves of
+        less than an eighth of ``leaf_size`` are dissolved into their neighbours; where that frees more than a
+        quarter of the rows in use, leaves move together, in place; and when an eighth of the targets has
+        changed, covariance shapes are measured anew. `stats` tells what is worn, small or idle.
 
         Returns:
             ``{"groups_rebuilt", "leaves_merged", "rows_given_back", "groups"}``: what was done, and of how many

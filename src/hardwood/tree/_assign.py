@@ -54,7 +54,7 @@ def best_of(points, rows, begin, end, centres, half, own, first, last, scores, b
         )  # fmt: skip
         for p in range(min(4, end - t)):
             row = rows[t + p]
-            top, place = best[row], np.int64(-1)
+            top, place = best[row], -1
             for j in range(last - first):
                 if scores[p, j] > top:
                     top, place = scores[p, j], j

@@ -47,7 +47,8 @@ def leaf_statistics(nodes, leaves, begin, end, outward, loose):  # type: ignore[
                 y = decode(nodes.rows[i, c])
                 near += (y - mean[c]) * (y - mean[c])
                 short += y * y
-            radius, reach, spread = max(radius, np.float64(near)), max(reach, np.float64(short)), spread + near
+            radius, reach = max(radius, np.float64(near)), max(reach, np.float64(short))
+            spread += np.float64(near)
         slack = loose
         if not (radius > 1e-24 and reach > 1e-24):
             radius, reach, spread = exact_distances(nodes, mean, start, stop)

@@ -208,7 +208,7 @@ def test_spread_covers_evenly():
 
 def test_a_build_takes_little_beside_the_vectors(tmp_path):
     """What Python and NumPy allocate while building from a memmap: the rows with their room, and the training sample
-    (24 of 64 targets) only before there are rows."""
+    (48 of 64 targets) only before there are rows."""
     n, d = 60_000, 128
     np.save(tmp_path / "v.npy", naive.clusters(n, d))
     vectors = np.load(tmp_path / "v.npy", mmap_mode="r")

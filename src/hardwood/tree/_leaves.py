@@ -25,7 +25,7 @@ LOOKED_INTO = 8
 """Groups whose leaves a target is compared with."""
 
 ITERATIONS = 5
-PER_LEAF = 24
+PER_LEAF = 48
 """Targets a leaf that the iterations are run on; the last pass takes all."""
 
 MOST_TRAINED = 1 << 21

@@ -63,7 +63,7 @@ def test_bounds_hold_on_any_input(problem, dtype, leaf_size):
 @EXAMPLES
 @given(
     problems(),
-    st.lists(st.sampled_from(["add", "remove", "update", "repair", "far"]), min_size=1, max_size=8),
+    st.lists(st.sampled_from(["add", "remove", "thin", "crowd", "update", "repair", "far"]), min_size=1, max_size=8),
     st.integers(0, 2**32),
 )
 def test_bounds_hold_after_any_changes(problem, changes, seed):
@@ -83,7 +83,14 @@ def test_bounds_hold_after_any_changes(problem, changes, seed):
             fresh += size
             index.add(ids, moved[:size])
             truth.update(zip(ids.tolist(), moved, strict=False))
-        elif change == "remove":
+        elif change == "crowd":  # many at one place: leaves are enlarged, then split
+            ids = np.arange(fresh, fresh + size)
+            fresh += size
+            index.add(ids, np.repeat(moved[:1], size, axis=0))
+            truth.update(zip(ids.tolist(), np.repeat(moved[:1], size, axis=0), strict=True))
+        elif change in {"remove", "thin"}:
+            if change == "thin" and truth:  # most targets go: repair then merges leaves and gives rows back
+                some = rng.permutation(list(truth))[: len(truth) * 4 // 5]
             index.remove(some)
             for i in some.tolist():
                 del truth[i]

@@ -3,9 +3,12 @@ back."""
 
 from __future__ import annotations
 
+import tracemalloc
+
 import naive
 import numpy as np
 import pytest
+from scipy import stats
 
 from hardwood import TargetIndex
 
@@ -92,5 +95,131 @@ def test_space_is_used_again():
 def test_repair_leaves_a_good_tree_alone():
     y = naive.clusters(2000, 8)
     index = TargetIndex.build(y, leaf_size=8, progress=False)
-    assert index.repair() == {"groups_rebuilt": 0, "groups": index.stats()["groups"]}
+    leaves = index.stats()["leaves"]
+    done = index.repair()
+    assert (done["groups_rebuilt"], done["rows_given_back"]) == (0, 0)
+    assert done["leaves_merged"] < leaves // 20
+    assert done["groups"] == index.stats()["groups"]
     np.testing.assert_array_equal(index.vectors(np.arange(2000)), y)
+
+
+def test_repair_gives_idle_rows_back():
+    """After most targets have gone, what remains lies together again, and nothing of it has changed."""
+    y = naive.clusters(3000, 8)
+    for dtype in ("float32", "bfloat16"):
+        index = TargetIndex.build(y, ids=np.arange(3000) * 10**10, dtype=dtype, leaf_size=16, progress=False)
+        kept = np.random.default_rng(0).permutation(3000)[:500] * 10**10
+        before = index.vectors(kept)
+        index.remove(np.setdiff1d(index.ids, kept))
+        used = index.stats()["rows_used"]
+        assert index.stats()["rows_idle"] > 0.7 * used
+        done = index.repair()
+        assert done["rows_given_back"] > 0.5 * used
+        assert done["groups_rebuilt"] > 0
+        assert index.stats()["mean_leaf"] > 16 / 3
+        assert index.stats()["rows_idle"] < 0.35 * index.stats()["rows_used"]
+        index.check()
+        np.testing.assert_array_equal(index.vectors(kept), before)
+        again = index.repair()
+        assert (again["rows_given_back"], again["groups_rebuilt"]) == (0, 0)
+        index.add(np.arange(1, 600), y[1:600])
+        index.check()
+        np.testing.assert_array_equal(index.vectors(kept), before)
+
+
+def test_repair_dissolves_small_leaves():
+    y = naive.clusters(2000, 8)
+    index = TargetIndex.build(y, leaf_size=16, progress=False)
+    nodes = index._tree.nodes
+    rng = np.random.default_rng(1)
+    thinned = rng.choice(np.flatnonzero(nodes.leaf_count > 4), 20, replace=False)
+    gone = np.concatenate(
+        [nodes.row_id[nodes.leaf_start[v] + 1 : nodes.leaf_start[v] + nodes.leaf_count[v]] for v in thinned]
+    )
+    index.remove(gone)
+    small = index.stats()["small_leaves"]
+    assert small >= 20
+    done = index.repair(factor=1e9)
+    index.check()
+    assert done["leaves_merged"] > 0.8 * small  # all but the largest leaves of their groups
+    assert index.stats()["small_leaves"] == small - done["leaves_merged"]
+    kept = np.setdiff1d(np.arange(2000), gone)
+    np.testing.assert_array_equal(index.vectors(kept), y[kept])
+    hits = index.search(y[kept], 1, probes=4)
+    assert (hits.ids[:, 0] == kept).mean() > 0.95
+
+
+def test_leaves_that_fill_are_enlarged_then_split():
+    """One leaf after another gets targets, a few at a time, until it splits; ids lead to their rows throughout."""
+    y = naive.clusters(400, 6)
+    index = TargetIndex.build(y, leaf_size=16, progress=False)
+    leaves = index.stats()["leaves"]
+    truth = dict(enumerate(y))
+    for step in range(30):
+        ids = 1000 + 20 * step + np.arange(20)
+        new = (y[step % 3 : step % 3 + 1] + 1e-3 * naive.clusters(20, 6, seed=step)).astype(np.float32)
+        index.add(ids, new)
+        truth.update(zip(ids.tolist(), new, strict=True))
+        index.check()
+        assert index.stats()["largest_leaf"] <= 32
+    assert index.stats()["leaves"] > leaves
+    np.testing.assert_array_equal(index.vectors(list(truth)), np.stack(list(truth.values())))
+
+
+def test_read_only_vectors_are_welcome(drifted):
+    y, moved = drifted
+    frozen = moved[:50].copy()
+    frozen.flags.writeable = False
+    index = TargetIndex.build(y, leaf_size=16, progress=False)
+    index.update(np.arange(50), frozen)
+    index.check()
+    np.testing.assert_array_equal(index.vectors(np.arange(50)), frozen)
+
+
+@pytest.mark.parametrize("count", [1, 7, 100, 599, 600, 10**6])
+def test_spread_takes_one_of_each_stratum(count):
+    y = naive.clusters(600, 8)
+    index = TargetIndex.build(y, ids=np.arange(600) * 3, leaf_size=8, progress=False)
+    index.update(np.arange(100) * 3, y[100:200])  # room and leaf order no longer a fresh build's
+    found = index.spread(count, seed=3)
+    size = min(count, 600)
+    assert found.dtype == np.int64
+    assert len(np.unique(found)) == len(found) == size
+    np.testing.assert_array_equal(found, index.spread(count, seed=3))
+    nodes = index._tree.nodes
+    order = np.concatenate(
+        [nodes.row_id[nodes.leaf_start[v] : nodes.leaf_start[v] + nodes.leaf_count[v]] for v in nodes.group_leaves]
+    )
+    for part, target in enumerate(found):
+        assert target in order[part * 600 // size : (part + 1) * 600 // size]
+    if size < 600:
+        assert (found != index.spread(count, seed=4)).any()
+
+
+def test_spread_covers_evenly():
+    """Null: each place of a stratum is equally likely. Chi-squared over 2000 seeds, 6 strata of 10, alarm 1e-4."""
+    y = naive.clusters(60, 4)
+    index = TargetIndex.build(y, leaf_size=8, progress=False)
+    drawn = np.concatenate([index.spread(6, seed=seed) for seed in range(2000)])
+    assert stats.chisquare(np.bincount(drawn, minlength=60)).pvalue > 1e-4
+    with pytest.raises(ValueError, match="count must be at least 1"):
+        index.spread(0)
+
+
+def test_a_build_takes_little_beside_the_vectors(tmp_path):
+    """What Python and NumPy allocate while building from a memmap: the rows with their room, and the training sample
+    (48 of 64 targets) only before there are rows."""
+    n, d = 60_000, 128
+    np.save(tmp_path / "v.npy", naive.clusters(n, d))
+    vectors = np.load(tmp_path / "v.npy", mmap_mode="r")
+    TargetIndex.build(vectors[:2000], threads=1, progress=False)
+    tracemalloc.start()
+    index = TargetIndex.build(vectors, threads=1, progress=False)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(index) == n
+    rows = index._tree.nodes.rows.nbytes
+    assert rows < 1.18 * vectors.nbytes  # of which a sixteenth is never touched
+    assert held < rows + 0.1 * vectors.nbytes
+    # The shapes' sample and a chunk are of fixed size: half of this small corpus, a hundredth of a large one.
+    assert peak < rows + 0.1 * vectors.nbytes + 16384 * d * 4 * 3

@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hardwood.tree._assign import next_rows
 from hardwood.tree._bounds import OUTWARD
 from hardwood.tree._cluster import Floats
 from hardwood.tree._leaves import CHUNK, leaf_labels
 from hardwood.tree._nodes import Nodes, group_lists
-from hardwood.tree._statistics import group_statistics, leaf_statistics, pooled_shape
+from hardwood.tree._statistics import group_statistics, leaf_statistics, pooled_shape, sum_slack
 from hardwood.tree._threads import split_work
 
 SHAPE_SAMPLE = 16384
 
 
-def room_for(count: int) -> int:
-    """Rows a leaf of ``count`` targets is given: a sixteenth more, and a few."""
+def room_for(count: Any) -> Any:
+    """Rows a leaf of ``count`` targets (a number or an array) is given: a sixteenth more, and a few."""
     return count + count // 16 + 2
 
 
@@ -47,8 +48,9 @@ class Source:
         self.shape: tuple[int, int] = (int(array.shape[0]), int(array.shape[1]))
 
     def take(self, rows: slice | NDArray[np.int64]) -> Floats:
-        """The given rows as float32, ``(len, d)``."""
-        return self._prepare(self._array[rows])
+        """The given rows as float32, ``(len, d)``; writable, or kernels would be compiled once more for what is
+        not."""
+        return np.require(self._prepare(self._array[rows]), requirements="W")
 
 
 def build(
@@ -66,26 +68,25 @@ def build(
     rng = np.random.default_rng(seed)
     labels, leaf_group = leaf_labels(source, leaf_size, rng, threads, tick)
     counts = np.bincount(labels, minlength=len(leaf_group))
-    order = np.argsort(labels, kind="stable")
-    del labels
 
     # Memory that is never touched costs nothing: the end of this array is room to grow.
-    rooms = counts + counts // 16 + 2
+    rooms = room_for(counts)
     starts = np.cumsum(rooms) - rooms
     used = int(rooms.sum())
     capacity = used + n // 16 + 64
     rows = np.empty((capacity, d), dtype=dtype)
     row_id, row_leaf = np.empty(capacity, dtype=np.int64), np.empty(capacity, dtype=np.int32)
     row_leaf[:used] = np.repeat(np.arange(len(counts), dtype=np.int32), rooms)
-    # Rows leaf by leaf, a piece at a time; read in the order in which the source holds them.
-    place = np.arange(n) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
+    # The source is read once, in its own order: no second array as long as it, and no leaps over a disk.
+    cursor, at = starts.copy(), np.empty(CHUNK, dtype=np.int64)
     for begin in range(0, n, CHUNK):
-        members, here = order[begin : begin + CHUNK], place[begin : begin + CHUNK]
-        reading = np.argsort(members)
-        rows[here[reading]] = encode(source.take(members[reading]), dtype)
-        row_id[here] = ids[members]
-        tick("rows", min(begin + CHUNK, n), n)
-    del order, place
+        here = slice(begin, min(begin + CHUNK, n))
+        place = at[: here.stop - begin]
+        next_rows(labels[here], cursor, place)
+        rows[place] = encode(source.take(here), dtype)
+        row_id[place] = ids[here]
+        tick("rows", here.stop, n)
+    del labels
     L, n_groups = len(counts), int(leaf_group.max()) + 1
     offsets, leaves = group_lists(leaf_group, n_groups)
     nodes = Nodes(
@@ -99,11 +100,12 @@ def build(
 
 
 def refresh(nodes: Nodes, leaves: NDArray[np.int64], threads: int, groups: NDArray[np.int64] | None = None) -> None:
-    """Recomputes the statistics of the given leaves and of the groups above them (and of the given
-    groups)."""
-    split_work(lambda a, b: leaf_statistics(nodes, leaves, a, b, OUTWARD), len(leaves), threads, least=16)
-    groups = np.union1d(nodes.leaf_group[leaves], nodes.leaf_group[:0] if groups is None else groups)
-    group_statistics(nodes, groups[groups >= 0])
+    """Recomputes the statistics of the given leaves and of the groups above them, or of the given groups."""
+    slack = sum_slack(nodes.rows.shape[1])
+    split_work(lambda a, b: leaf_statistics(nodes, leaves, a, b, OUTWARD, slack), len(leaves), threads, least=16)
+    above = np.unique(nodes.leaf_group[leaves] if groups is None else groups)
+    above = above[above >= 0]
+    split_work(lambda a, b: group_statistics(nodes, above, a, b, OUTWARD), len(above), threads, least=4)
 
 
 def with_shapes(nodes: Nodes, rng: np.random.Generator) -> Nodes:
@@ -116,7 +118,7 @@ def with_shapes(nodes: Nodes, rng: np.random.Generator) -> Nodes:
     size = min(int(nodes.leaf_count[live].sum()), SHAPE_SAMPLE if d <= 512 else 1024)
     picked = rng.choice(live, size=size, p=nodes.leaf_count[live] / nodes.leaf_count[live].sum())
     at = nodes.leaf_start[picked] + (rng.random(size) * nodes.leaf_count[picked]).astype(np.int64)
-    points = decoded(nodes.rows[at]).astype(np.float64)
+    points = decoded(nodes.rows[at])
     leaf_shape, leaf_even = pooled_shape(points - nodes.leaf_mean[picked])
     group_shape, group_even = pooled_shape(points - nodes.group_mean[nodes.leaf_group[picked]])
     return nodes._replace(leaf_shape=leaf_shape, group_shape=group_shape, evenly=np.array([leaf_even, group_even]))

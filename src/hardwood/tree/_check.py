@@ -7,13 +7,19 @@ import numpy as np
 from hardwood.tree._bounds import RADIUS, REACH, SPREAD
 from hardwood.tree._build import decoded
 from hardwood.tree._nodes import Nodes, group_lists
-from hardwood.tree._tree import Tree
+from hardwood.tree._tree import MERGE_BELOW, Tree
 
 LEAVES_AT_ONCE = 1024
 
 
 def stats(tree: Tree) -> dict[str, float]:
-    """What `TargetIndex.stats` returns."""
+    """What `TargetIndex.stats` returns.
+
+    Of wear: ``wear_mean`` and ``wear_max`` are the mean squared distance of targets from their leaf's mean, by what it
+    was when their group was built; ``small_leaves`` are those that `repair` may dissolve; ``rows_idle`` are rows in
+    use that hold no target (room beside leaves and blocks given back); ``changed`` counts targets written, added or
+    removed since the covariance shapes were measured.
+    """
     nodes = tree.nodes
     live = nodes.leaf_group >= 0
     counts, n = nodes.leaf_count[live], len(tree.ids)
@@ -29,6 +35,8 @@ def stats(tree: Tree) -> dict[str, float]:
         "rows_idle": int(tree.used - n),
         "mean_radius": float(counts @ nodes.leaf_stats[live, RADIUS] / max(n, 1)),
         "mean_spread": float(counts @ nodes.leaf_stats[live, SPREAD] / max(n, 1)),
+        "small_leaves": int((MERGE_BELOW * counts < tree.leaf_size).sum()),
+        "changed": int(tree.changed),
         "wear_mean": float(worn.mean()) if len(worn) else 1.0,
         "wear_max": float(worn.max(initial=1.0)),
         "bytes": int(sum(array.nbytes for array in nodes)),

@@ -1,15 +1,17 @@
 """k-means for building and mending the tree. Products by BLAS, a few Lloyd iterations on a sample: clusters
-need be good, not optimal."""
+need be good, not optimal. All points against all centres; `_assign` has the search through groups."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hardwood.tree._assign import add_up
+
 Floats = NDArray[np.float32]
 
 
-def nearest(points: Floats, centres: Floats, block: int = 16384) -> NDArray[np.int64]:
+def nearest(points: Floats, centres: Floats, block: int = 4096) -> NDArray[np.int64]:
     """The centre closest to each point, ``(n,)``: the largest of ``p·c - ½‖c‖²``."""
     half = 0.5 * np.einsum("ij,ij->i", centres, centres)
     out = np.empty(len(points), dtype=np.int64)
@@ -22,13 +24,8 @@ def nearest(points: Floats, centres: Floats, block: int = 16384) -> NDArray[np.i
 
 def means(points: Floats, labels: NDArray[np.int64], k: int) -> tuple[Floats, NDArray[np.int64]]:
     """Mean and count of each label's points; an empty label's mean is zero."""
-    counts = np.bincount(labels, minlength=k)
-    order = np.argsort(labels, kind="stable")
-    filled = counts > 0
-    sums = np.zeros((k, points.shape[1]), dtype=np.float32)
-    starts = (np.cumsum(counts) - counts)[filled]
-    if len(starts):
-        sums[filled] = np.add.reduceat(points[order], starts, axis=0)
+    sums, counts = np.zeros((k, points.shape[1]), dtype=np.float32), np.zeros(k, dtype=np.int64)
+    add_up(points, labels, sums, counts)
     sums /= np.maximum(counts, 1)[:, None]
     return sums, counts
 

@@ -5,7 +5,42 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hardwood.tree._nodes import Nodes
+from hardwood.tree._numeric import jit
+
 Ints = NDArray[np.int64]
+
+
+@jit
+def id_range(nodes):  # type: ignore[no-untyped-def]
+    """The smallest and the largest id held, and how many there are."""
+    low, high, count = np.int64(2**63 - 1), np.int64(-(2**63)), 0
+    for leaf in range(nodes.leaf_count.shape[0]):
+        start = nodes.leaf_start[leaf]
+        for row in range(start, start + nodes.leaf_count[leaf]):
+            low, high = min(low, nodes.row_id[row]), max(high, nodes.row_id[row])
+        count += nodes.leaf_count[leaf]
+    return low, high, count
+
+
+@jit
+def fill_table(nodes, table):  # type: ignore[no-untyped-def]
+    """``table[id] = row`` for every target."""
+    for leaf in range(nodes.leaf_count.shape[0]):
+        start = nodes.leaf_start[leaf]
+        for row in range(start, start + nodes.leaf_count[leaf]):
+            table[nodes.row_id[row]] = row
+
+
+@jit
+def list_ids(nodes, keys, rows):  # type: ignore[no-untyped-def]
+    """Every target's id and row, leaf by leaf."""
+    n = 0
+    for leaf in range(nodes.leaf_count.shape[0]):
+        start = nodes.leaf_start[leaf]
+        for row in range(start, start + nodes.leaf_count[leaf]):
+            keys[n], rows[n] = nodes.row_id[row], row
+            n += 1
 
 
 class IdMap:
@@ -22,6 +57,22 @@ class IdMap:
         else:
             order = np.argsort(ids, kind="stable")
             self._keys, self._rows = ids[order], rows[order]
+
+    @classmethod
+    def of(cls, nodes: Nodes) -> IdMap:
+        """The map of a whole tree. A table is filled leaf by leaf, without a list of all rows beside it."""
+        low, high, count = id_range(nodes)
+        made = cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+        made._count = int(count)
+        if count and made._dense(int(low), int(high)):
+            made._table = np.full(int(high) + 1, -1, dtype=np.int64)
+            fill_table(nodes, made._table)
+        elif count:
+            made._keys, made._rows = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+            list_ids(nodes, made._keys, made._rows)
+            order = np.argsort(made._keys)
+            made._keys, made._rows = made._keys[order], made._rows[order]
+        return made
 
     def _dense(self, low: int, high: int) -> bool:
         return low >= 0 and high < 2 * self._count + 1024

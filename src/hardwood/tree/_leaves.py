@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hardwood.tree._assign import nearest_leaves
 from hardwood.tree._cluster import Floats, kmeans, means, nearest, split_large, subtree
+from hardwood.tree._nodes import group_lists
 from hardwood.tree._threads import split_work
 
 CHUNK = 16384
@@ -23,7 +25,7 @@ LOOKED_INTO = 8
 """Groups whose leaves a target is compared with."""
 
 ITERATIONS = 5
-PER_LEAF = 24
+PER_LEAF = 48
 """Targets a leaf that the iterations are run on; the last pass takes all."""
 
 MOST_TRAINED = 1 << 21
@@ -54,31 +56,20 @@ class Grouping:
         self.leaf_group = self.leaf_group.reshape(-1)
         self.group_centres = means(centres, self.leaf_group, len(used))[0]
         self.group_half = 0.5 * np.einsum("ij,ij->i", self.group_centres, self.group_centres)
-        order = np.argsort(self.leaf_group, kind="stable")
-        self.leaves = np.split(order, np.cumsum(np.bincount(self.leaf_group))[:-1])
+        self.offsets, self.leaves = group_lists(self.leaf_group, len(used))
 
-    def nearest_leaves(self, points: Floats) -> NDArray[np.int64]:
-        """The closest centre of each point ``(n,)`` among the leaves of its nearest groups."""
-        n, groups = len(points), len(self.leaves)
-        looked = min(LOOKED_INTO, groups)
-        scores = points @ self.group_centres.T
-        scores -= self.group_half
-        near = np.argpartition(-scores, looked - 1, axis=1)[:, :looked].ravel()
-        by_group = np.argsort(near, kind="stable")
-        ends = np.searchsorted(near[by_group], np.arange(groups + 1))
-        best, leaf = np.full(n, -np.inf, dtype=np.float32), np.zeros(n, dtype=np.int64)
-        for group in range(groups):
-            rows = by_group[ends[group] : ends[group + 1]] // looked
-            if not len(rows):
-                continue
-            own = self.leaves[group]
-            inside = points[rows] @ self.centres[own].T
-            inside -= self.half[own]
-            place = inside.argmax(axis=1)
-            value = inside[np.arange(len(rows)), place]
-            better = value > best[rows]
-            best[rows[better]], leaf[rows[better]] = value[better], own[place[better]]
-        return leaf
+    def nearest_leaves(self, points: Floats, out: NDArray[Any], threads: int = 1) -> None:
+        """Writes the closest centre of each point among the leaves of its nearest groups into ``out`` ``(n,)``. The
+        same for any number of threads."""
+        best = np.empty(len(points), dtype=np.float32)
+
+        def assign(begin: int, end: int) -> None:
+            nearest_leaves(
+                points, self.group_centres, self.group_half, self.offsets, self.leaves, self.centres, self.half,
+                LOOKED_INTO, begin, end, best, out,
+            )  # fmt: skip
+
+        split_work(assign, len(points), threads, least=CHUNK)
 
 
 def leaf_labels(
@@ -103,13 +94,13 @@ def leaf_labels(
     n = source.shape[0]
     if n <= leaf_size:
         return np.zeros(n, dtype=np.int32), np.zeros(1, dtype=np.int64)
-    grouping = _trained(source, leaf_size, rng, tick)
+    grouping = _trained(source, leaf_size, rng, threads, tick)
     labels = np.empty(n, dtype=np.int32)
 
     def assign(first: int, last: int) -> None:
         for chunk in range(first, last):
             rows = slice(chunk * CHUNK, min((chunk + 1) * CHUNK, n))
-            labels[rows] = grouping.nearest_leaves(source.take(rows))
+            grouping.nearest_leaves(source.take(rows), labels[rows])
             tick("leaves", rows.stop, n)
 
     split_work(assign, -(-n // CHUNK), threads, least=1)
@@ -117,7 +108,7 @@ def leaf_labels(
 
 
 def _trained(
-    source: Vectors, leaf_size: int, rng: np.random.Generator, tick: Callable[[str, int, int], None]
+    source: Vectors, leaf_size: int, rng: np.random.Generator, threads: int, tick: Callable[[str, int, int], None]
 ) -> Grouping:
     """Leaf centres by Lloyd's iterations on a sample, begun with clusters inside clusters."""
     n = source.shape[0]
@@ -127,7 +118,7 @@ def _trained(
     groups = max(1, round(math.sqrt(leaves)))
     first = points[np.sort(rng.choice(size, min(size, max(128 * groups, 16_384)), replace=False))]
     outer = nearest(points, kmeans(first, groups, 8, rng))
-    labels = np.empty(size, dtype=np.int64)
+    labels = np.empty(size, dtype=np.int32)
     count = 0
     for group in range(groups):
         members = np.flatnonzero(outer == group)
@@ -137,13 +128,12 @@ def _trained(
             count += int(inner.max()) + 1
     for iteration in range(ITERATIONS):
         grouping = Grouping(_live_means(points, labels), rng)
-        for start in range(0, size, CHUNK):
-            labels[start : start + CHUNK] = grouping.nearest_leaves(points[start : start + CHUNK])
+        grouping.nearest_leaves(points, labels, threads)
         tick("centres", iteration + 1, ITERATIONS)
     return Grouping(_live_means(points, labels), rng)
 
 
-def _live_means(points: Floats, labels: NDArray[np.int64]) -> Floats:
+def _live_means(points: Floats, labels: NDArray[Any]) -> Floats:
     centres, counts = means(points, labels, int(labels.max()) + 1)
     return centres[counts > 0]
 

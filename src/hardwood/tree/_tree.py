@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hardwood.tree._assign import nearest_leaves, stay_unless
 from hardwood.tree._bounds import SPREAD
 from hardwood.tree._build import decoded, encode, refresh, room_for, with_shapes
 from hardwood.tree._cluster import Floats, subtree
@@ -14,11 +15,16 @@ from hardwood.tree._ids import IdMap, Ints
 from hardwood.tree._leaves import CHUNK
 from hardwood.tree._nodes import Nodes, group_lists
 from hardwood.tree._threads import split_work
-from hardwood.tree._update import drop_rows, nearest_leaf
+from hardwood.tree._update import drop_rows, move_leaves
 
 # A target moves to another leaf when that brings its squared distance below this part of what it is.
 MOVE_GAIN = 0.9
 BEAM = 2
+# A leaf of less than this part of the leaf size is dissolved by `repair`.
+MERGE_BELOW = 8
+# A group with so many times more leaves than its targets need is rebuilt.
+HOLLOW = 3
+LEAVES_AT_ONCE = 4096
 
 
 class Tree:
@@ -27,10 +33,12 @@ class Tree:
 
     def __init__(self, nodes: Nodes, used: int, leaf_size: int, reference: NDArray[np.float64] | None = None) -> None:
         self.nodes, self.used, self.leaf_size = nodes, used, leaf_size
-        rows = self.live_rows()
-        self.ids = IdMap(nodes.row_id[rows], rows)
+        self.ids = IdMap.of(nodes)
         self.reference = self.group_spread() if reference is None else reference
         self._free: dict[int, list[int]] = {}
+        self.changed = 0  # targets written, added or removed since the covariance shapes were measured
+        self._relist: set[int] = set()  # groups whose leaves came or went since they were listed
+        self.leaf_half, self.group_half = half_squares(nodes.leaf_mean), self._group_half(slice(None))
         self._dead: list[int] = np.flatnonzero(nodes.leaf_group < 0).tolist()
 
     @property
@@ -56,14 +64,19 @@ class Tree:
 
     def place(self, vectors: Floats, current: Ints | None, threads: int) -> Ints:
         """The leaf where each vector belongs; with ``current`` given, staying unless moving pays."""
-        nodes = self.nodes
-        half = [0.5 * np.einsum("ij,ij->i", m, m, dtype=np.float64) for m in (nodes.leaf_mean, nodes.group_mean)]
-        out = np.empty(len(vectors), dtype=np.int64)
-        current = np.full(len(vectors), -1, dtype=np.int64) if current is None else current
-        split_work(
-            lambda a, b: nearest_leaf(nodes, vectors, half[0], half[1], current, BEAM, MOVE_GAIN, a, b, out),
-            len(vectors), threads, least=64,
-        )  # fmt: skip
+        nodes, n = self.nodes, len(vectors)
+        vectors = np.require(vectors, requirements="W")
+        out, best = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.float32)
+
+        def find(begin: int, end: int) -> None:
+            nearest_leaves(
+                vectors, nodes.group_mean, self.group_half, nodes.group_offsets, nodes.group_leaves, nodes.leaf_mean,
+                self.leaf_half, BEAM, begin, end, best, out,
+            )  # fmt: skip
+            if current is not None:
+                stay_unless(vectors, nodes.leaf_mean, self.leaf_half, current, MOVE_GAIN, begin, end, best, out)
+
+        split_work(find, n, threads, least=256)
         return out
 
     def write(self, rows: Ints, vectors: Floats, threads: int) -> int:
@@ -72,61 +85,95 @@ class Tree:
         stored = encode(vectors, self.dtype)
         here = nodes.row_leaf[rows].astype(np.int64)
         there = self.place(decoded(stored), here, threads)
-        stay = here == there
-        nodes.rows[rows[stay]] = stored[stay]
-        go = ~stay
-        ids = nodes.row_id[rows[go]]
-        touched = self._drop(rows[go])
-        touched = np.union1d(np.union1d(touched, here[stay]), self._insert(stored[go], ids, there[go]))
-        self._settle(touched, threads)
-        return int(go.sum())
+        nodes.rows[rows] = stored
+        self.changed += len(rows)
+        go = np.flatnonzero(here != there)
+        changed = [here]
+        if len(go):
+            ids = nodes.row_id[rows[go]]
+            self._drop(rows[go])
+            changed.append(self._insert(stored[go], ids, there[go]))
+        self._settle(self._distinct(changed), threads)
+        return len(go)
 
     def add(self, ids: Ints, vectors: Floats, threads: int) -> None:
         """New targets, each to its nearest leaf."""
         stored = encode(vectors, self.dtype)
         leaves = self.place(decoded(stored), None, threads)
+        self.changed += len(ids)
         self.ids.insert(ids, np.full(len(ids), -1, dtype=np.int64))
-        self._settle(self._insert(stored, ids, leaves), threads)
+        self._settle(self._distinct([self._insert(stored, ids, leaves)]), threads)
 
     def remove(self, ids: Ints, threads: int) -> None:
         """Targets that are known, taken out."""
-        touched = self._drop(self.ids.find(ids))
+        rows = self.ids.find(ids)
+        touched = self._distinct([self.nodes.row_leaf[rows]])
+        self.changed += len(ids)
+        self._drop(rows)
         self.ids.remove(ids)
         self._settle(touched, threads)
 
-    def _drop(self, rows: Ints) -> Ints:
-        leaves = np.unique(self.nodes.row_leaf[rows].astype(np.int64))
+    def _distinct(self, parts: list[NDArray[Any]]) -> Ints:
+        """Every leaf that is named, once, ascending."""
+        named = np.zeros(len(self.nodes.leaf_count), dtype=np.bool_)
+        for part in parts:
+            named[part] = True
+        return np.flatnonzero(named)
+
+    def _drop(self, rows: Ints) -> None:
         moved = np.empty(len(rows), dtype=np.int64)
         moved = moved[: drop_rows(self.nodes, np.sort(rows)[::-1].copy(), moved)]
         owner = self.nodes.row_leaf[moved]
         moved = moved[moved < self.nodes.leaf_start[owner] + self.nodes.leaf_count[owner]]
         self.ids.place(self.nodes.row_id[moved], moved)
-        return leaves
 
     def _insert(self, stored: NDArray[Any], ids: Ints, leaves: Ints) -> Ints:
-        """Appends targets to leaves, enlarging or splitting those that are full. Returns the leaves whose
-        content changed."""
+        """Appends targets to leaves, enlarging those without room and splitting those that become too large. Returns
+        the leaves whose content changed."""
         if not len(ids):
             return np.zeros(0, dtype=np.int64)
         order = np.argsort(leaves, kind="stable")
         stored, ids, leaves = stored[order], ids[order], leaves[order]
         touched, first, sizes = np.unique(leaves, return_index=True, return_counts=True)
+        total = self.nodes.leaf_count[touched] + sizes
+        large = total > 2 * self.leaf_size
+        tight = ~large & (total > self.nodes.leaf_room[touched])
+        self._enlarge(touched[tight], total[tight])
         nodes = self.nodes
-        full = nodes.leaf_count[touched] + sizes > nodes.leaf_room[touched]
-        fits = np.repeat(~full, sizes)
+        fits = np.repeat(~large, sizes)
         rank = np.arange(len(ids)) - np.repeat(first, sizes)
         at = (nodes.leaf_start[leaves] + nodes.leaf_count[leaves] + rank)[fits]
         nodes.rows[at], nodes.row_id[at] = stored[fits], ids[fits]
         self.ids.place(ids[fits], at)
-        nodes.leaf_count[touched[~full]] += sizes[~full]
+        nodes.leaf_count[touched[~large]] += sizes[~large]
         changed = [touched]
-        for t in np.flatnonzero(full):
+        for t in np.flatnonzero(large):
             leaf, new = int(touched[t]), slice(first[t], first[t] + sizes[t])
             rows = self.live_rows(np.array([leaf]))
             block = np.concatenate([self.nodes.rows[rows], stored[new]])
             block_ids = np.concatenate([self.nodes.row_id[rows], ids[new]])
             changed.append(self._rehouse(np.array([leaf]), block, block_ids, int(self.nodes.leaf_group[leaf])))
         return np.concatenate(changed)
+
+    def _enlarge(self, leaves: Ints, counts: Ints) -> None:
+        """Moves leaves to blocks with room for ``counts`` targets and a quarter more: one that has grown once will
+        again."""
+        if not len(leaves):
+            return
+        wanted = np.minimum(counts + counts // 4 + 2, np.maximum(counts, 2 * self.leaf_size)).tolist()
+        blocks = np.array([self._block(room) for room in wanted], dtype=np.int64)
+        old = [(int(room), int(start)) for room, start in zip(
+            self.nodes.leaf_room[leaves], self.nodes.leaf_start[leaves], strict=True)]  # fmt: skip
+        self._move(leaves, blocks[:, 0], blocks[:, 1])
+        for room, start in old:
+            self._free.setdefault(room, []).append(start)
+
+    def _move(self, leaves: Ints, starts: Ints, rooms: Ints) -> None:
+        """Leaves to other blocks, and their ids with them."""
+        size = int(self.nodes.leaf_count[leaves].sum())
+        ids, places = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64)
+        move_leaves(self.nodes, leaves, np.ascontiguousarray(starts), np.ascontiguousarray(rooms), ids, places)
+        self.ids.place(ids, places)
 
     def _rehouse(self, old: Ints, stored: NDArray[Any], ids: Ints, group: int) -> Ints:
         """Puts targets into new blocks, as many leaves as they need, in place of the ``old`` leaves. Returns
@@ -137,6 +184,7 @@ class Tree:
         labels = subtree(decoded(stored), self.leaf_size, 5, rng) if large else np.zeros(len(ids), dtype=np.int64)
         order = np.argsort(labels, kind="stable")
         counts = np.bincount(labels)
+        self._relist.add(group)
         for leaf in old:
             self._give_back(int(leaf))
         numbers = self._leaf_numbers(len(counts))
@@ -156,6 +204,7 @@ class Tree:
 
     def _give_back(self, leaf: int) -> None:
         nodes = self.nodes
+        self._relist.add(int(nodes.leaf_group[leaf]))
         if nodes.leaf_room[leaf]:
             self._free.setdefault(int(nodes.leaf_room[leaf]), []).append(int(nodes.leaf_start[leaf]))
         nodes.leaf_count[leaf] = nodes.leaf_room[leaf] = 0
@@ -171,13 +220,7 @@ class Tree:
         nodes = self.nodes
         capacity = len(nodes.row_id)
         if self.used + room > capacity:
-            larger = max(capacity * 5 // 4, self.used + 4 * room)
-            grown = {}
-            for name in ("rows", "row_id", "row_leaf"):
-                old = getattr(nodes, name)
-                grown[name] = np.empty((larger, *old.shape[1:]), dtype=old.dtype)
-                grown[name][: self.used] = old[: self.used]
-            self.nodes = nodes._replace(**grown)
+            self._resize(max(capacity * 5 // 4, self.used + 4 * room))
         self.used += room
         return self.used - room, room
 
@@ -203,43 +246,141 @@ class Tree:
             extra = np.full((fresh, *array.shape[1:]), value, dtype=array.dtype)
             grown[name] = np.concatenate([array, extra])
         self.nodes = nodes._replace(**grown)
+        self.leaf_half = np.concatenate([self.leaf_half, np.zeros(fresh, dtype=np.float32)])
         return [*old, *range(L, L + fresh)]
 
     def _settle(self, touched: Ints, threads: int) -> None:
-        """After rows changed: drops empty leaves, relists the groups' leaves, and makes the statistics of
-        what was touched true."""
-        touched = np.unique(touched)
+        """After rows of the ``touched`` leaves (each once) changed: drops empty leaves, relists the groups' leaves
+        where any came or went, and makes the statistics of what was touched true."""
         nodes = self.nodes
         groups = np.unique(nodes.leaf_group[touched])
         for leaf in touched[(nodes.leaf_count[touched] == 0) & (nodes.leaf_group[touched] >= 0)]:
             self._give_back(int(leaf))
-        offsets, leaves = group_lists(nodes.leaf_group, len(nodes.group_count))
-        self.nodes = nodes._replace(group_offsets=offsets, group_leaves=leaves)
-        refresh(self.nodes, touched, threads, groups)
+        if self._relist:
+            groups = np.union1d(groups, np.array(sorted(self._relist), dtype=np.int64))
+            offsets, leaves = group_lists(nodes.leaf_group, len(nodes.group_count))
+            self.nodes = nodes = nodes._replace(group_offsets=offsets, group_leaves=leaves)
+            self._relist.clear()
+        refresh(nodes, touched, threads, groups)
+        self.leaf_half[touched] = half_squares(nodes.leaf_mean[touched])
+        groups = groups[groups >= 0]
+        self.group_half[groups] = self._group_half(groups)
+
+    def _group_half(self, groups: Ints | slice) -> Floats:
+        """``½‖μ‖²`` of groups; infinite for an empty one, which is then nowhere near."""
+        half = half_squares(self.nodes.group_mean[groups])
+        half[self.nodes.group_count[groups] == 0] = np.inf
+        return half
 
     def repair(self, factor: float, threads: int) -> dict[str, int]:
-        """Makes all statistics exact and rebuilds the groups whose leaves spread ``factor`` times wider than
-        when last built."""
-        live = np.flatnonzero(self.nodes.leaf_group >= 0)
-        self._settle(live, threads)
-        spread = self.group_spread()
-        worn = np.flatnonzero((spread > factor * self.reference + 1e-30) & (self.nodes.group_count > 0))
+        """What `TargetIndex.repair` does."""
+        self._settle(np.flatnonzero(self.nodes.leaf_group >= 0), threads)
+        worn = np.flatnonzero(self._worn(factor))
+        self._rebuild(worn, threads)
+        merged = self._merge(threads)
+        compacted = self._compact()
+        if 8 * self.changed > len(self.ids):
+            self.changed = 0
+            self.nodes = with_shapes(self.nodes, np.random.default_rng(len(self.ids)))
+        return {
+            "groups_rebuilt": len(worn),
+            "leaves_merged": merged,
+            "rows_given_back": compacted,
+            "groups": len(self.nodes.group_count),
+        }
+
+    def _worn(self, factor: float) -> NDArray[np.bool_]:
+        """Groups whose leaves spread ``factor`` times wider than when last built, or are on average less than a third
+        full."""
+        nodes = self.nodes
+        wide = self.group_spread() > factor * self.reference + 1e-30
+        few = np.maximum(1, np.round(nodes.group_count / self.leaf_size))
+        hollow = np.diff(nodes.group_offsets) > HOLLOW * few
+        return np.asarray((wide | hollow) & (nodes.group_count > 0))
+
+    def _rebuild(self, worn: Ints, threads: int) -> None:
+        """Makes the leaves of these groups anew."""
+        if not len(worn):
+            return
+        # Where a group has worn, so may have its border: first let its targets go to where they are nearest now.
+        rows = self.live_rows(np.flatnonzero(np.isin(self.nodes.leaf_group, worn)))
+        ids = self.nodes.row_id[rows]
+        for start in range(0, len(ids), CHUNK):
+            rows = self.ids.find(ids[start : start + CHUNK])
+            self.write(rows, decoded(self.nodes.rows[rows]), threads)
         made: list[Ints] = []
-        if len(worn):
-            # Where a group has worn, so may have its border: first let its targets go to where they are
-            # nearest now.
-            rows = self.live_rows(np.flatnonzero(np.isin(self.nodes.leaf_group, worn)))
-            ids = self.nodes.row_id[rows]
-            for start in range(0, len(ids), CHUNK):
-                rows = self.ids.find(ids[start : start + CHUNK])
-                self.write(rows, decoded(self.nodes.rows[rows]), threads)
         for group in worn[self.nodes.group_count[worn] > 0]:
             old = np.flatnonzero(self.nodes.leaf_group == group)
             rows = self.live_rows(old)
             block, ids = self.nodes.rows[rows], self.nodes.row_id[rows]
             made.append(self._rehouse(old, block, ids, int(group)))
-        if made:
-            self._settle(np.concatenate(made), threads)
-            self.reference[worn] = self.group_spread()[worn]
-        self.nodes = with_shapes(self.nodes, np.random.default_rng(len(self.ids)))
-        return {"groups_rebuilt": len(worn), "groups": len(self.nodes.group_count)}
+        self._settle(self._distinct(made), threads)
+        self.reference[worn] = self.group_spread()[worn]
+
+    def _merge(self, threads: int) -> int:
+        """Dissolves leaves of less than ``leaf_size / MERGE_BELOW``: each target goes to the nearest leaf that stays.
+        The largest leaf of a group does. Returns how many are gone."""
+        nodes = self.nodes
+        small = (nodes.leaf_group >= 0) & (MERGE_BELOW * nodes.leaf_count < self.leaf_size)
+        live = np.flatnonzero(nodes.leaf_group >= 0)
+        by_size = live[np.argsort(nodes.leaf_count[live], kind="stable")]
+        largest = np.full(len(nodes.group_count), -1)
+        largest[nodes.leaf_group[by_size]] = by_size
+        small[largest[largest >= 0]] = False
+        leaves = np.flatnonzero(small)
+        if not len(leaves):
+            return 0
+        rows = self.live_rows(leaves)
+        stored, ids = nodes.rows[rows], nodes.row_id[rows]
+        self.leaf_half[leaves] = np.inf
+        there = self.place(decoded(stored), None, threads)
+        self._drop(rows)
+        self._settle(self._distinct([leaves, self._insert(stored, ids, there)]), threads)
+        return len(leaves)
+
+    def _compact(self) -> int:
+        """Where that frees more than a quarter of the rows in use: leaves move down over the gaps, in place, each with
+        the room a new one gets. Returns the number of rows given back."""
+        nodes, before = self.nodes, self.used
+        live = np.flatnonzero(nodes.leaf_group >= 0)
+        live = live[np.argsort(nodes.leaf_start[live])]
+        rooms = np.minimum(nodes.leaf_room[live], room_for(nodes.leaf_count[live]))
+        if 4 * (before - int(rooms.sum())) <= before:
+            return 0
+        starts = np.cumsum(rooms) - rooms
+        # No leaf begins later than before, and none reaches into the next one's old block: order makes it safe.
+        for first in range(0, len(live), LEAVES_AT_ONCE):
+            part = slice(first, first + LEAVES_AT_ONCE)
+            self._move(live[part], starts[part], rooms[part])
+        self.used = int(rooms.sum())
+        self._free.clear()
+        if len(nodes.row_id) > 2 * self.used + 64:
+            self._resize(self.used + self.used // 8 + 64)
+        return before - self.used
+
+    def _resize(self, capacity: int) -> None:
+        """Row arrays of another length; the rows in use are copied."""
+        resized = {}
+        for name in ("rows", "row_id", "row_leaf"):
+            old = getattr(self.nodes, name)
+            resized[name] = np.empty((capacity, *old.shape[1:]), dtype=old.dtype)
+            resized[name][: self.used] = old[: self.used]
+        self.nodes = self.nodes._replace(**resized)
+
+    def spread(self, count: int, seed: int) -> Ints:
+        """What `TargetIndex.spread` returns."""
+        nodes, n = self.nodes, len(self.ids)
+        count = min(count, n)
+        edges = np.arange(count + 1) * n // max(count, 1)
+        width = np.diff(edges)
+        places = edges[:-1] + np.floor(np.random.default_rng(seed).random(count) * width).astype(np.int64)
+        sizes = nodes.leaf_count[nodes.group_leaves]
+        ends = np.cumsum(sizes)
+        at = np.searchsorted(ends, places, side="right")
+        leaves = nodes.group_leaves[at]
+        return nodes.row_id[nodes.leaf_start[leaves] + places - (ends[at] - sizes[at])]
+
+
+def half_squares(means: Floats) -> Floats:
+    """``½‖μ‖²`` of each row."""
+    return np.float32(0.5) * np.einsum("ij,ij->i", means, means)

@@ -1,51 +1,8 @@
-"""Kernels of change: the nearest leaf for a vector, rows taken out of leaves."""
+"""Kernels of change: rows taken out of leaves, leaves moved to other blocks."""
 
 from __future__ import annotations
 
-import numpy as np
-
-from hardwood.tree._numeric import dot, jit
-
-
-@jit
-def nearest_leaf(nodes, vectors, leaf_half, group_half, current, beam, gain, begin, end, out):  # type: ignore[no-untyped-def]
-    """For vectors ``begin <= i < end``: the closest leaf among those of the ``beam`` closest groups, into
-    ``out``.
-
-    ``leaf_half`` and ``group_half`` are ``½‖μ‖²``. With ``current[i] >= 0`` the present leaf stays unless the
-    new one's squared distance is below ``gain`` times the present one's.
-    """
-    d, G = vectors.shape[1], nodes.group_count.shape[0]
-    near, score = np.empty(beam, np.int64), np.empty(beam)
-    for i in range(begin, end):
-        y = vectors[i]
-        found = 0
-        for g in range(G):
-            if nodes.group_count[g] == 0:
-                continue
-            s = dot(y, nodes.group_mean, g) - group_half[g]
-            if found < beam or s > score[found - 1]:
-                at = min(found, beam - 1)
-                while at > 0 and score[at - 1] < s:
-                    score[at], near[at] = score[at - 1], near[at - 1]
-                    at -= 1
-                score[at], near[at] = s, g
-                found = min(found + 1, beam)
-        best, leaf_best = -np.inf, np.int64(-1)
-        for f in range(found):
-            for c in range(nodes.group_offsets[near[f]], nodes.group_offsets[near[f] + 1]):
-                leaf = nodes.group_leaves[c]
-                s = dot(y, nodes.leaf_mean, leaf) - leaf_half[leaf]
-                if s > best:
-                    best, leaf_best = s, leaf
-        if current[i] >= 0 and current[i] != leaf_best:
-            norm = 0.0
-            for c in range(d):
-                norm += np.float64(y[c]) * np.float64(y[c])
-            here = norm - 2.0 * (dot(y, nodes.leaf_mean, current[i]) - leaf_half[current[i]])
-            if norm - 2.0 * best > gain * here:
-                leaf_best = current[i]
-        out[i] = leaf_best
+from hardwood.tree._numeric import jit
 
 
 @jit
@@ -65,3 +22,22 @@ def drop_rows(nodes, rows, moved):  # type: ignore[no-untyped-def]
             n += 1
         nodes.leaf_count[leaf] -= 1
     return n
+
+
+@jit
+def move_leaves(nodes, leaves, starts, rooms, ids, places):  # type: ignore[no-untyped-def]
+    """Copies each leaf's targets to the block that begins at its ``starts``, which it then owns. Writes what moved, id
+    and new row, into ``ids`` and ``places``. A block may overlap its leaf's old one if it begins before it."""
+    n = 0
+    for t in range(leaves.shape[0]):
+        leaf, start = leaves[t], starts[t]
+        old = nodes.leaf_start[leaf]
+        for i in range(nodes.leaf_count[leaf]):
+            for c in range(nodes.rows.shape[1]):
+                nodes.rows[start + i, c] = nodes.rows[old + i, c]
+            nodes.row_id[start + i] = nodes.row_id[old + i]
+            ids[n], places[n] = nodes.row_id[old + i], start + i
+            n += 1
+        for row in range(start, start + rooms[t]):
+            nodes.row_leaf[row] = leaf
+        nodes.leaf_start[leaf], nodes.leaf_room[leaf] = start, rooms[t]

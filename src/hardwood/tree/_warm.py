@@ -28,5 +28,13 @@ def warmup() -> float:
         index.log_proposal(y[:2], [3, 4], probes=1)
         index.update(np.arange(20), y[20:])
         index.add([50], y[:1])
+        index.add(np.arange(100, 160), np.repeat(y[:1], 60, axis=0))
         index.remove([50])
+        index.spread(3)
+        index.repair()
+    many = np.random.default_rng(1).normal(size=(400, 3)).astype(np.float32)
+    index = TargetIndex.build(many, ids=np.arange(400) * 10**9, leaf_size=16, threads=1, progress=False)
+    index.remove(np.arange(150) * 10**9)
+    index.add([1, 2, 3, 4, 5, 6, 7, 8], np.repeat(many[:1], 8, axis=0))
+    index.repair()
     return time.perf_counter() - start

@@ -152,6 +152,28 @@ class TargetIndex:
         with self._lock.reading():
             return decoded(self._tree.nodes.rows[self._rows(wanted)]).copy()
 
+    def spread(self, count: int, seed: int = 0) -> NDArray[np.int64]:
+        """Targets spread over the whole tree, for landmarks: one from each of ``count`` equal parts of all targets in
+        leaf order, at a random place in its part (systematic sampling; Madow and Madow 1944).
+
+        Neighbours lie in the same leaf or group, so a part is a neighbourhood: every region is met in proportion to
+        its targets, more evenly than by independent draws.
+
+        Args:
+            count: how many; all targets where there are fewer.
+            seed: same tree, same seed: same targets.
+
+        Returns:
+            ``(min(count, n),)`` int64 ids, all distinct, in leaf order.
+
+        Raises:
+            ValueError: for ``count < 1``.
+            TypeError: for a count or seed that is not a whole number.
+        """
+        wanted, stream = _inputs.count(count, "count"), int(_inputs.seed_of(seed))
+        with self._lock.reading():
+            return self._tree.spread(wanted, stream)
+
     # Reading
 
     def sample(
@@ -453,16 +475,25 @@ class TargetIndex:
             return self._tree.write(rows, block, self._threads) if len(rows) else 0
 
     def repair(self, *, factor: float = 1.15) -> dict[str, int]:
-        """Recompute all statistics and rebuild the groups whose leaves have become ``factor`` times as wide
-        (mean squared distance) as when they were built. `stats` tells what would be rebuilt.
+        """Bring the tree back to the shape of a fresh one where changes have worn it, and leave the rest alone.
+
+        All statistics are recomputed. Groups whose leaves have become ``factor`` times as wide (mean squared
+        distance) as when they were built, or are on average less than a third full, get new leaves; leaves of
+        less than an eighth of ``leaf_size`` are dissolved into their neighbours; where that frees more than a
+        quarter of the rows in use, leaves move together, in place; and when an eighth of the targets has
+        changed, covariance shapes are measured anew. `stats` tells what is worn, small or idle.
 
         Returns:
-            ``{"groups_rebuilt", "groups"}``.
+            ``{"groups_rebuilt", "leaves_merged", "rows_given_back", "groups"}``: what was done, and of how many
+            groups.
+
+        Raises:
+            ValueError: for a factor that is not positive.
         """
         limit = _inputs.positive(factor, "factor")
         with self._lock.writing():
             if not len(self._tree.ids):
-                return {"groups_rebuilt": 0, "groups": 0}
+                return {"groups_rebuilt": 0, "leaves_merged": 0, "rows_given_back": 0, "groups": 0}
             return self._tree.repair(limit, self._threads)
 
     # Keeping

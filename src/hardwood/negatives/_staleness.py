@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hardwood import losses
 from hardwood.negatives._draws import Draw, Request
 
 
@@ -49,7 +50,7 @@ def measure_staleness(request: Request, draw: Draw, rows: Tensor, stored: Tensor
         return Staleness(cosine=float(1 - cosine.mean()))
     columns = order[torch.searchsorted(rows[order], draw.ids).clamp(max=len(rows) - 1)]
     known = rows[columns] == draw.ids
-    old, new = ((request.scale * request.queries @ y.T).gather(1, columns) for y in (stored, fresh))
+    old, new = (losses.scores(request.queries, y, request.scale).gather(1, columns) for y in (stored, fresh))
     changed = _ranks(old.masked_fill(~known, -torch.inf)) != _ranks(new.masked_fill(~known, -torch.inf))
     count = max(int(known.sum()), 1)
     return Staleness(

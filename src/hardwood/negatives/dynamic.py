@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hardwood import losses
 from hardwood._ragged import RaggedRows
 from hardwood.negatives._draws import NO_TARGET, Draw, Request, Targets
 from hardwood.negatives._motion import TrueEncodings
 from hardwood.negatives._staleness import Staleness, measure_staleness
 from hardwood.negatives.base import NegativeSource
 from hardwood.negatives.cost import Cost
+from hardwood.negatives.indexed import masked_log_proposal
 
 _INDEX_FOLDER = "index"
 _SEARCHED = 64
@@ -139,21 +142,27 @@ class DynamicNegatives(NegativeSource):
         num_targets = self._attached().num_targets
         if request.num_negatives < num_targets:
             return draw
-        return Draw.everything(self.log_proposal(request, draw, torch.arange(num_targets, device=device)), log_z)
+        return Draw.everything(self._true_log_proposal(request).to(device), log_z)
 
     def log_proposal(self, request: Request, draw: Draw, ids: Tensor) -> Tensor:
+        """``s - log Z_hat`` with the stored encodings, as if every leaf had been opened.
+
+        That is the truth for targets of opened leaves, and off by the error of the leaf's estimated mass for all
+        others: `TargetIndex.log_proposal` is exact, and costs as much as brute force.
+        """
         with self.cost.timed("sample"):
-            log_q = self._built().log_proposal(
-                request.queries.cpu(), ids.cpu(), scale=request.scale, exclude=self._excluded, probes=self.probes
-            )
-            return log_q.float().masked_fill(~self._has_targets[:, None], -torch.inf).to(ids.device)
+            stored = self._stored_vectors(ids).to(request.queries.device)
+            scores = losses.scores(request.queries, stored, request.scale)
+            # The exclusions of the draw hold what the filter found; the ceiling itself forbids nothing more.
+            drawn_with = dataclasses.replace(request, exclude=self._excluded, ceiling=None)
+            return masked_log_proposal(scores, draw.log_z, drawn_with, ids).to(ids.device)
 
     def observe(self, request: Request, draw: Draw, rows: Tensor, vectors: Tensor) -> None:
         if self._index is None or self._true is None:
             return
         with self.cost.timed("index"):
             ids, fresh = rows.cpu(), vectors.float().cpu()
-            stored = torch.from_numpy(self._index.vectors(ids.numpy())).to(vectors.device)
+            stored = self._stored_vectors(rows).to(vectors.device)
             staleness = measure_staleness(request, draw, rows, stored, vectors.float())
             # A running mean over about ten steps: one step's batch is small, and a spike is no drift.
             self._staleness = self._staleness.blended(staleness, share=0.1)
@@ -275,6 +284,18 @@ class DynamicNegatives(NegativeSource):
         from hardwood.drift import make_drift
 
         return make_drift(self.drift).fit(old, new).predict
+
+    def _stored_vectors(self, ids: Tensor) -> Tensor:
+        return torch.from_numpy(self._built().vectors(ids.cpu().numpy()))
+
+    def _true_log_proposal(self, request: Request) -> Tensor:
+        """``(B, n)`` float32: the exact log-probability of every target for each query."""
+        with self.cost.timed("sample"):
+            everything = np.arange(self._attached().num_targets)
+            log_q = self._built().log_proposal(
+                request.queries.cpu(), everything, scale=request.scale, exclude=self._excluded, probes=self.probes
+            )
+            return log_q.float().masked_fill(~self._has_targets[:, None], -torch.inf)
 
     def _built(self) -> Any:
         if self._index is None:

@@ -255,12 +255,10 @@ class CorpusSoftmaxLoss(nn.Module):
             return torch.zeros(len(drawn_ids), device=drawn_ids.device)
         columns = torch.searchsorted(drawn_ids, draw.ids).clamp(max=len(drawn_ids) - 1)
         is_candidate = drawn_ids[columns] == draw.ids
+        log_weights = draw.log_weights.masked_fill(~is_candidate, -torch.inf)
         if self.weighting == "own":
-            log_weights = draw.log_weights.masked_fill(~is_candidate, -torch.inf)
             return losses.own_log_weights(columns, log_weights, len(drawn_ids))
-        counts = torch.bincount(columns[is_candidate], minlength=len(drawn_ids))
-        log_proposals = self.source.log_proposal(request, draw, drawn_ids)
-        return losses.shared_log_weights(counts, log_proposals, draw.ids.shape[1], draw.log_share)
+        return losses.shared_log_weights(columns, log_weights, self.source.log_proposal(request, draw, drawn_ids))
 
     def _embed_features(self, features: Features, batch_size: int) -> Tensor:
         """Encodings ``(batch_size, d)`` with gradient; `CachedCorpusSoftmaxLoss` makes them in pieces."""

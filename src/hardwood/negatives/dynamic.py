@@ -273,17 +273,12 @@ class DynamicNegatives(NegativeSource):
         with self.cost.timed("index"):
             self._true.begin_period(fresh)
             if self.drift != "stale":
-                for ids, predicted in self._true.predictions(self._fit):
+                for ids, predicted in self._true.predictions(DriftFits(self.drift)):
                     self._index.update(ids, predicted)
             else:
                 self._index.update(self._true.landmarks, fresh)
             if self.repair:
                 self._index.repair()
-
-    def _fit(self, old: np.ndarray, new: np.ndarray) -> Any:
-        from hardwood.drift import make_drift
-
-        return make_drift(self.drift).fit(old, new).predict
 
     def _stored_vectors(self, ids: Tensor) -> Tensor:
         return torch.from_numpy(self._built().vectors(ids.cpu().numpy()))
@@ -301,6 +296,26 @@ class DynamicNegatives(NegativeSource):
         if self._index is None:
             raise RuntimeError(f"the tree is not built yet: begin_step(step) builds it from step {self.start_step} on")
         return self._index
+
+
+class DriftFits:
+    """Fits a drift model for each period of one refresh.
+
+    What a model chooses on held-out landmarks costs several times the fit itself. The landmarks are the same in each
+    period, and so is where they ended: the choice made for the first period, the longest motion, serves all.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._options: dict[str, float] = {}
+
+    def __call__(self, old: np.ndarray, new: np.ndarray) -> Any:
+        from hardwood.drift import NystromDrift, make_drift
+
+        model = make_drift(self._name, **self._options).fit(old, new)
+        if isinstance(model, NystromDrift):
+            self._options = model.chosen
+        return model.predict
 
 
 def _check_drift(name: str) -> None:

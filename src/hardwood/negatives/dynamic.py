@@ -13,6 +13,7 @@ from torch import Tensor
 from hardwood import losses
 from hardwood._ragged import RaggedRows
 from hardwood.negatives._draws import NO_TARGET, Draw, Request, Targets
+from hardwood.negatives._landmarks import spread_over
 from hardwood.negatives._motion import TrueEncodings
 from hardwood.negatives._staleness import Staleness, measure_staleness
 from hardwood.negatives.base import NegativeSource
@@ -27,6 +28,7 @@ _SETTINGS = (
     "start_step",
     "refresh_every",
     "refresh_when",
+    "refresh_spacing",
     "landmarks",
     "drift",
     "write_back",
@@ -53,9 +55,10 @@ class DynamicNegatives(NegativeSource):
     Args:
         start_step: the step at which the corpus is encoded, and of the first draw.
         refresh_every: optimiser steps between two refreshes; ``None``: no refresh by the clock.
-        refresh_when: refresh when the running cosine error of stored encodings passes this, at the earliest ten steps
-            after the last one; ``None``: no refresh by need.
-        landmarks: targets encoded in a refresh.
+        refresh_when: refresh when the running cosine error of stored encodings passes this; ``None``: no refresh by
+            need.
+        refresh_spacing: optimiser steps at least between two refreshes by need.
+        landmarks: targets encoded in a refresh, spread evenly over the tree's leaves.
         drift: name of a drift model (`hardwood.drift.DRIFT_MODELS`); ``"stale"`` predicts no motion.
         write_back: whether fresh encodings are written into the tree.
         repair: whether a refresh repairs the tree.
@@ -72,6 +75,7 @@ class DynamicNegatives(NegativeSource):
         start_step: int = 20,
         refresh_every: int | None = 50,
         refresh_when: float | None = None,
+        refresh_spacing: int = 10,
         landmarks: int = 512,
         drift: str = "nystrom",
         write_back: bool = True,
@@ -81,7 +85,8 @@ class DynamicNegatives(NegativeSource):
         seed: int = 0,
     ) -> None:
         super().__init__(start_step=start_step)
-        for option, value in (("refresh_every", refresh_every), ("landmarks", landmarks), ("probes", probes)):
+        counts = {"refresh_every": refresh_every, "refresh_spacing": refresh_spacing, "landmarks": landmarks}
+        for option, value in {**counts, "probes": probes}.items():
             if value is not None and value < 1:
                 raise ValueError(f"{option} must be at least 1, got {value}")
         if refresh_when is not None and not refresh_when > 0:
@@ -89,6 +94,7 @@ class DynamicNegatives(NegativeSource):
         _check_drift(drift)
         self.refresh_every = refresh_every
         self.refresh_when = refresh_when
+        self.refresh_spacing = refresh_spacing
         self.landmarks = landmarks
         self.drift = drift
         self.write_back = write_back
@@ -102,6 +108,7 @@ class DynamicNegatives(NegativeSource):
         self._true: TrueEncodings | None = None
         self._staleness = Staleness()
         self._last_refresh = -1
+        self._since_refresh = 0  # measures of staleness
 
     def attach(self, targets: Targets, cost: Cost) -> None:
         super().attach(targets, cost)
@@ -112,10 +119,11 @@ class DynamicNegatives(NegativeSource):
             return
         if self._index is None:
             self._build()
-            self._last_refresh = step
         elif self._refresh_is_due(step):
             self._refresh()
-            self._last_refresh = step
+        else:
+            return
+        self._last_refresh, self._since_refresh = step, 0
 
     def is_ready(self, step: int) -> bool:
         return super().is_ready(step) and self._index is not None
@@ -164,8 +172,10 @@ class DynamicNegatives(NegativeSource):
             ids, fresh = rows.cpu(), vectors.float().cpu()
             stored = self._stored_vectors(rows).to(vectors.device)
             staleness = measure_staleness(request, draw, rows, stored, vectors.float())
-            # A running mean over about ten steps: one step's batch is small, and a spike is no drift.
-            self._staleness = self._staleness.blended(staleness, share=0.1)
+            # A running mean over about ten steps: one step's batch is small, and a spike is no drift. A refresh makes
+            # what was measured before it void.
+            self._since_refresh += 1
+            self._staleness = self._staleness.blended(staleness, share=max(0.1, 1 / self._since_refresh))
             if self.write_back:
                 self._true.write(ids.numpy(), fresh.numpy())
                 self._index.update(ids.numpy(), fresh.numpy())
@@ -195,7 +205,7 @@ class DynamicNegatives(NegativeSource):
             "landmarks": self._true.landmarks,
             "history": np.stack(self._true.history),
             "staleness": np.array(self._staleness.astuple()),
-            "last_refresh": np.array([self._last_refresh]),
+            "last_refresh": np.array([self._last_refresh, self._since_refresh]),
         }
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
@@ -214,7 +224,7 @@ class DynamicNegatives(NegativeSource):
         self._true.period = arrays["period"]
         self._true.history = list(arrays["history"])
         self._staleness = Staleness(*arrays["staleness"].tolist())
-        self._last_refresh = int(arrays["last_refresh"][0])
+        self._last_refresh, self._since_refresh = (int(number) for number in arrays["last_refresh"])
 
     def settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _SETTINGS}
@@ -244,7 +254,8 @@ class DynamicNegatives(NegativeSource):
         since = step - self._last_refresh
         if self.refresh_every is not None and since >= self.refresh_every:
             return True
-        return self.refresh_when is not None and since >= 10 and self._staleness.cosine > self.refresh_when
+        may = since >= self.refresh_spacing and self._since_refresh > 0
+        return self.refresh_when is not None and may and self._staleness.cosine > self.refresh_when
 
     def _build(self) -> None:
         from hardwood.tree import TargetIndex
@@ -255,13 +266,7 @@ class DynamicNegatives(NegativeSource):
             encodings[rows.numpy()] = vectors.cpu().numpy()
         with self.cost.timed("index"):
             self._index = TargetIndex.build(encodings, leaf_size=self.leaf_size, progress=False)
-            self._true = TrueEncodings(encodings, self._choose_landmarks())
-
-    def _choose_landmarks(self) -> np.ndarray:
-        num_targets = self._attached().num_targets
-        generator = np.random.Generator(np.random.PCG64(self.seed))
-        count = min(self.landmarks, num_targets)
-        return np.sort(generator.choice(num_targets, count, replace=False))
+            self._true = TrueEncodings(encodings, spread_over(self._index, self.landmarks, self.seed))
 
     def _refresh(self) -> None:
         """Encode the landmarks, predict everybody, write them into the tree, repair it."""

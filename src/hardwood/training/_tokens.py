@@ -46,9 +46,10 @@ class TargetFeatures:
         self._kept_bytes = kept_bytes
         self._takes_bags = True  # until a batch shows otherwise
         self._others: dict[str, Any] = {}  # what stands in a batch beside its tensors
-        self._starts = np.zeros(0, dtype=np.int64)
-        self._lengths = np.zeros(0, dtype=np.int32)
-        self._forget()
+        self._used = 0  # of the places in `_ids`
+        self._ids = np.zeros(0, dtype=np.int32)
+        self._starts = np.zeros(len(corpus), dtype=np.int64)
+        self._lengths = np.full(len(corpus), -1, dtype=np.int32)
 
     def of(self, rows: NDArray[np.int64]) -> dict[str, Any]:
         """Features of the targets ``rows`` ``(m,)``, in this order, on the CPU."""
@@ -89,6 +90,5 @@ class TargetFeatures:
         return {"input_ids": ids, "offsets": torch.from_numpy(offsets), **self._others}
 
     def _forget(self) -> None:
-        size = len(self._corpus)
-        self._starts, self._lengths = np.zeros(size, dtype=np.int64), np.full(size, -1, dtype=np.int32)
-        self._ids, self._used = np.empty(0, dtype=np.int32), 0
+        self._lengths.fill(-1)
+        self._ids, self._used = np.zeros(0, dtype=np.int32), 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hardwood.negatives._landmarks import spread_over
+from hardwood.negatives._landmarks import oldest, spread_over
 from hardwood.tree import TargetIndex
 
 
@@ -40,3 +40,20 @@ def test_seeds_reach_every_target(clusters: tuple[TargetIndex, np.ndarray]) -> N
 
 def test_more_than_there_are_is_all(clusters: tuple[TargetIndex, np.ndarray]) -> None:
     assert np.array_equal(spread_over(clusters[0], 1000, 0), np.arange(400))
+
+
+def test_the_oldest_come_first_and_the_current_never(clusters: tuple[TargetIndex, np.ndarray]) -> None:
+    index, labels = clusters
+    periods = np.full(400, 3, dtype=np.int16)
+    periods[::2], periods[[1, 3, 5]] = 1, 0
+    assert oldest(index, periods, 2, 0).tolist() in ([1, 3], [1, 5], [3, 5])
+    some = oldest(index, periods, 103, 0)
+    assert {1, 3, 5} < set(some.tolist())
+    assert len(np.unique(some)) == len(some) == 103
+    assert (np.bincount(periods[some], minlength=4) == [3, 100, 0, 0]).all()
+    assert (np.diff(some) > 0).all()
+    halves = np.bincount(labels[periods == 1], minlength=20) / 2  # of the period that is taken in part
+    assert np.square(np.bincount(labels[some[periods[some] == 1]], minlength=20) - halves).mean() < 1.0
+    assert len(oldest(index, periods, 1000, 0)) == 203
+    assert len(oldest(index, np.zeros(400, dtype=np.int16), 5, 0)) == 0
+    assert len(oldest(index, periods, 0, 0)) == 0

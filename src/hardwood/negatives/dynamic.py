@@ -13,9 +13,11 @@ from torch import Tensor
 from hardwood import losses
 from hardwood._ragged import RaggedRows
 from hardwood.negatives._draws import NO_TARGET, Draw, Request, Targets
-from hardwood.negatives._landmarks import spread_over
-from hardwood.negatives._motion import TrueEncodings
+from hardwood.negatives._fits import DriftFits
+from hardwood.negatives._landmarks import oldest, spread_over
+from hardwood.negatives._motion import TRUE_DTYPES, TrueEncodings
 from hardwood.negatives._staleness import Staleness, measure_staleness
+from hardwood.negatives._start import encoded_index, loaded_index
 from hardwood.negatives.base import NegativeSource
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.indexed import masked_log_proposal
@@ -30,11 +32,15 @@ _SETTINGS = (
     "refresh_when",
     "refresh_spacing",
     "landmarks",
+    "reencode",
     "drift",
     "write_back",
     "repair",
     "probes",
     "leaf_size",
+    "index",
+    "index_dtype",
+    "true_dtype",
     "seed",
 )
 
@@ -49,8 +55,10 @@ class DynamicNegatives(NegativeSource):
       motion since their own last true encoding is predicted and written into the tree;
     - repair: parts of the tree that the motion has degraded are rebuilt.
 
-    Everything is kept in host memory: the tree (``n * d`` float32 and its nodes) and the true encodings (as much
-    again). Staleness is measured in every step on what was written back, and logged.
+    Everything is kept in host memory, for n targets in d dimensions: the tree (``4 n d`` bytes, half in bfloat16, and
+    its nodes) and the true encodings (``4 n d`` bytes, half in bfloat16, and 2 n), beside the landmarks' of at most six
+    refreshes; while it is built another ``4 n d`` in passing. Staleness is measured in every step on what was written
+    back, and logged.
 
     Args:
         start_step: the step at which the corpus is encoded, and of the first draw.
@@ -59,11 +67,17 @@ class DynamicNegatives(NegativeSource):
             need.
         refresh_spacing: optimiser steps at least between two refreshes by need.
         landmarks: targets encoded in a refresh, spread evenly over the tree's leaves.
+        reencode: further targets encoded in a refresh: those whose true encodings are the oldest.
         drift: name of a drift model (`hardwood.drift.DRIFT_MODELS`); ``"stale"`` predicts no motion.
         write_back: whether fresh encodings are written into the tree.
         repair: whether a refresh repairs the tree.
         probes: leaves opened for each query.
         leaf_size: targets in a leaf, on average.
+        index: folder of a saved `hardwood.tree.TargetIndex` to begin with instead of encoding the corpus. Its ids are
+            rows of the corpus and its vectors are taken for the model's encodings at ``start_step``; leaf size and
+            dtype are its own.
+        index_dtype: how the tree keeps vectors, ``"float32"`` or ``"bfloat16"``.
+        true_dtype: how true encodings are kept, likewise.
         seed: of the choice of landmarks.
     """
 
@@ -77,11 +91,15 @@ class DynamicNegatives(NegativeSource):
         refresh_when: float | None = None,
         refresh_spacing: int = 10,
         landmarks: int = 512,
+        reencode: int = 0,
         drift: str = "nystrom",
         write_back: bool = True,
         repair: bool = True,
         probes: int = 32,
         leaf_size: int = 64,
+        index: str | None = None,
+        index_dtype: str = "float32",
+        true_dtype: str = "float32",
         seed: int = 0,
     ) -> None:
         super().__init__(start_step=start_step)
@@ -91,21 +109,31 @@ class DynamicNegatives(NegativeSource):
                 raise ValueError(f"{option} must be at least 1, got {value}")
         if refresh_when is not None and not refresh_when > 0:
             raise ValueError(f"refresh_when is a cosine error above 0, such as 0.02, got {refresh_when}")
+        if reencode < 0:
+            raise ValueError(f"reencode must be 0 or more, got {reencode}")
+        for option, dtype in (("index_dtype", index_dtype), ("true_dtype", true_dtype)):
+            if dtype not in TRUE_DTYPES:
+                raise ValueError(f"{option} must be one of {', '.join(TRUE_DTYPES)}, got {dtype!r}")
         _check_drift(drift)
         self.refresh_every = refresh_every
         self.refresh_when = refresh_when
         self.refresh_spacing = refresh_spacing
         self.landmarks = landmarks
+        self.reencode = reencode
         self.drift = drift
         self.write_back = write_back
         self.repair = repair
         self.probes = probes
         self.leaf_size = leaf_size
+        self.index = index
+        self.index_dtype = index_dtype
+        self.true_dtype = true_dtype
         self.seed = seed
         self._index: Any = None
         self._excluded = RaggedRows.empty(0)
         self._has_targets = torch.zeros(0, dtype=torch.bool)
         self._true: TrueEncodings | None = None
+        self._fits = DriftFits(drift)
         self._staleness = Staleness()
         self._last_refresh = -1
         self._since_refresh = 0  # measures of staleness
@@ -113,6 +141,8 @@ class DynamicNegatives(NegativeSource):
     def attach(self, targets: Targets, cost: Cost) -> None:
         super().attach(targets, cost)
         self._index = self._true = None
+        self._fits, self._staleness = DriftFits(self.drift), Staleness()
+        self._last_refresh, self._since_refresh = -1, 0
 
     def begin_step(self, step: int) -> None:
         if step < self.start_step:
@@ -176,6 +206,9 @@ class DynamicNegatives(NegativeSource):
             # what was measured before it void.
             self._since_refresh += 1
             self._staleness = self._staleness.blended(staleness, share=max(0.1, 1 / self._since_refresh))
+            if self._fits.learns_online:
+                old = self._true.period[ids.numpy()] == 0
+                self._fits.observe(self._true.read(ids.numpy()[old]), fresh.numpy()[old])
             if self.write_back:
                 self._true.write(ids.numpy(), fresh.numpy())
                 self._index.update(ids.numpy(), fresh.numpy())
@@ -199,15 +232,11 @@ class DynamicNegatives(NegativeSource):
     def state_dict(self) -> dict[str, Tensor]:
         if self._true is None:
             return {}
-        arrays = {
-            "encodings": self._true.encodings,
-            "period": self._true.period,
-            "landmarks": self._true.landmarks,
-            "history": np.stack(self._true.history),
-            "staleness": np.array(self._staleness.astuple()),
-            "last_refresh": np.array([self._last_refresh, self._since_refresh]),
+        state = self._true.state_dict() | {
+            "staleness": torch.tensor(self._staleness.astuple(), dtype=torch.float64),
+            "last_refresh": torch.tensor([self._last_refresh, self._since_refresh]),
         }
-        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        return state | {f"drift.{name}": tensor for name, tensor in self._fits.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         targets = self._attached()
@@ -219,12 +248,11 @@ class DynamicNegatives(NegativeSource):
                 f"the checkpoint's encodings are {tuple(state['encodings'].shape)}, but this corpus and model need "
                 f"{shape}: resume with the data and model it was made with"
             )
-        arrays = {name: tensor.numpy().copy() for name, tensor in state.items()}
-        self._true = TrueEncodings(arrays["encodings"], arrays["landmarks"])
-        self._true.period = arrays["period"]
-        self._true.history = list(arrays["history"])
-        self._staleness = Staleness(*arrays["staleness"].tolist())
-        self._last_refresh, self._since_refresh = (int(number) for number in arrays["last_refresh"])
+        self._true = TrueEncodings.from_state(state)
+        self._staleness = Staleness(*state["staleness"].tolist())
+        self._last_refresh, self._since_refresh = (int(number) for number in state["last_refresh"])
+        drift = {name.removeprefix("drift."): tensor for name, tensor in state.items() if name.startswith("drift.")}
+        self._fits.load_state_dict(drift)
 
     def settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _SETTINGS}
@@ -258,32 +286,44 @@ class DynamicNegatives(NegativeSource):
         return self.refresh_when is not None and may and self._staleness.cosine > self.refresh_when
 
     def _build(self) -> None:
-        from hardwood.tree import TargetIndex
-
         targets = self._attached()
-        encodings = np.empty((targets.num_targets, targets.dimension), dtype=np.float32)
-        for rows, vectors in targets.encode():
-            encodings[rows.numpy()] = vectors.cpu().numpy()
+        if self.index is None:
+            self._index, encodings = encoded_index(targets, self.cost, leaf_size=self.leaf_size, dtype=self.index_dtype)
+        else:
+            self._index, encodings = loaded_index(self.index, targets, self.cost)
         with self.cost.timed("index"):
-            self._index = TargetIndex.build(encodings, leaf_size=self.leaf_size, progress=False)
-            self._true = TrueEncodings(encodings, spread_over(self._index, self.landmarks, self.seed))
+            landmarks = spread_over(self._index, self.landmarks, self.seed)
+            self._true = TrueEncodings(encodings, landmarks, dtype=self.true_dtype)
 
     def _refresh(self) -> None:
-        """Encode the landmarks, predict everybody, write them into the tree, repair it."""
+        """Encode the landmarks and the oldest, predict everybody, write them into the tree, repair it."""
         if self._true is None:
             return
-        fresh = np.empty((len(self._true.landmarks), self._true.encodings.shape[1]), dtype=np.float32)
-        for rows, vectors in self._attached().encode(torch.from_numpy(self._true.landmarks)):
-            fresh[np.searchsorted(self._true.landmarks, rows.numpy())] = vectors.cpu().numpy()
+        landmarks = self._true.landmarks
+        # One period further than the landmarks, which are encoded anyway, nothing is old.
+        periods = self._true.period.copy()
+        periods[landmarks] = len(self._true.history)
+        renewed = oldest(self._index, periods, self.reencode, self._last_refresh)
+        fresh = self._encoded(np.concatenate([landmarks, renewed]))
         with self.cost.timed("index"):
-            self._true.begin_period(fresh)
+            self._true.begin_period(fresh[: len(landmarks)])
+            self._true.write(renewed, fresh[len(landmarks) :])
             if self.drift != "stale":
-                for ids, predicted in self._true.predictions(DriftFits(self.drift)):
+                self._fits.begin_refresh(self._true.history[0])
+                for ids, predicted in self._true.predictions(self._fits):
                     self._index.update(ids, predicted)
             else:
-                self._index.update(self._true.landmarks, fresh)
+                self._index.update(np.concatenate([landmarks, renewed]), fresh)
             if self.repair:
                 self._index.repair()
+
+    def _encoded(self, rows: np.ndarray) -> np.ndarray:
+        """Current encodings of ``rows``, each once, in this order: ``(m, d)`` float32."""
+        fresh = np.empty((len(rows), self._attached().dimension), dtype=np.float32)
+        order = np.argsort(rows)
+        for block, vectors in self._attached().encode(torch.from_numpy(rows)):
+            fresh[order[np.searchsorted(rows[order], block.numpy())]] = vectors.cpu().numpy()
+        return fresh
 
     def _stored_vectors(self, ids: Tensor) -> Tensor:
         return torch.from_numpy(self._built().vectors(ids.cpu().numpy()))
@@ -301,26 +341,6 @@ class DynamicNegatives(NegativeSource):
         if self._index is None:
             raise RuntimeError(f"the tree is not built yet: begin_step(step) builds it from step {self.start_step} on")
         return self._index
-
-
-class DriftFits:
-    """Fits a drift model for each period of one refresh.
-
-    What a model chooses on held-out landmarks costs several times the fit itself. The landmarks are the same in each
-    period, and so is where they ended: the choice made for the first period, the longest motion, serves all.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._options: dict[str, float] = {}
-
-    def __call__(self, old: np.ndarray, new: np.ndarray) -> Any:
-        from hardwood.drift import NystromDrift, make_drift
-
-        model = make_drift(self._name, **self._options).fit(old, new)
-        if isinstance(model, NystromDrift):
-            self._options = model.chosen
-        return model.predict
 
 
 def _check_drift(name: str) -> None:

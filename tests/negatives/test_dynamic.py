@@ -55,7 +55,9 @@ def request(corpus: MovingCorpus, seed: int, ceiling: Tensor | None = None) -> R
 def run(steps: int = 40, **options: object) -> tuple[MovingCorpus, float, dict[str, float]]:
     """Train-like steps; returns the corpus, the mean cosine error of the tree's vectors at the end, and diagnostics."""
     corpus = MovingCorpus()
-    source = make_source("dynamic", **{"start_step": 0, "landmarks": 60, "leaf_size": 16, **options})
+    source = make_source(
+        "dynamic", **{"start_step": 0, "landmarks": 60, "leaf_size": 16, "refresh_when": None, **options}
+    )
     source.attach(corpus.targets, corpus.cost)
     for step in range(steps):
         corpus.move(0.4 * step / steps)

@@ -64,7 +64,7 @@ class DynamicNegatives(NegativeSource):
         start_step: the step at which the corpus is encoded, and of the first draw.
         refresh_every: optimiser steps between two refreshes; ``None``: no refresh by the clock.
         refresh_when: refresh when the running cosine error of stored encodings passes this; ``None``: no refresh by
-            need.
+            need (and with ``refresh_every`` ``None`` too, none at all).
         refresh_spacing: optimiser steps at least between two refreshes by need.
         landmarks: targets encoded in a refresh, spread evenly over the tree's leaves.
         reencode: further targets encoded in a refresh: those whose true encodings are the oldest.
@@ -86,9 +86,9 @@ class DynamicNegatives(NegativeSource):
     def __init__(
         self,
         *,
-        start_step: int = 20,
-        refresh_every: int | None = 50,
-        refresh_when: float | None = None,
+        start_step: int = 0,
+        refresh_every: int | None = None,
+        refresh_when: float | None = 0.02,
         refresh_spacing: int = 10,
         landmarks: int = 512,
         reencode: int = 0,

@@ -79,7 +79,12 @@ def draw_batch(seed: int, num_draws: int) -> tuple[Tensor, Tensor, Tensor]:
     return scores, log_q, draws
 
 
-@pytest.mark.parametrize("weighting", ["own", "shared"])
+def shared(draws: Tensor, log_q: Tensor, log_proposals: Tensor) -> Tensor:
+    log_weights = -log_q.gather(1, draws) - torch.tensor(float(draws.shape[1])).log()
+    return losses.shared_log_weights(draws, log_weights, log_proposals)
+
+
+@pytest.mark.parametrize("weighting", ["own", "shared", "shared, proposals all wrong"])
 def test_weighted_candidates_estimate_z_without_bias(weighting: str) -> None:
     # Null: the mean over 1 500 batches of sum_c w_c exp(s_c) is Z for each of 4 queries; rejected at 4.5 standard
     # errors: false alarm 3e-5. The draws are independent by their seeds.
@@ -88,8 +93,10 @@ def test_weighted_candidates_estimate_z_without_bias(weighting: str) -> None:
         scores, log_q, draws = draw_batch(seed, num_draws=3)
         if weighting == "own":
             log_weights = losses.own_log_weights(draws, -log_q.gather(1, draws) - torch.tensor(3.0).log(), 30)
+        elif weighting == "shared":
+            log_weights = shared(draws, log_q, log_proposals=log_q)
         else:
-            log_weights = losses.shared_log_weights(torch.bincount(draws.flatten(), minlength=30), log_q, 3)
+            log_weights = shared(draws, log_q, log_proposals=torch.sin(7.0 * torch.arange(120.0)).view(4, 30))
         estimates.append((scores + log_weights).exp().sum(dim=1))
     truth = scores.exp().sum(dim=1)
     mean, error = torch.stack(estimates).mean(0), torch.stack(estimates).std(0) / 1500**0.5
@@ -98,14 +105,13 @@ def test_weighted_candidates_estimate_z_without_bias(weighting: str) -> None:
 
 def test_sharing_a_batch_lowers_the_variance() -> None:
     # 400 seeds; with 4 queries of 3 draws the deviations differ by a third or more, far outside their errors (5 %).
-    own, shared = [], []
+    own, together = [], []
     for seed in range(400):
         scores, log_q, draws = draw_batch(seed, num_draws=3)
         own_weights = losses.own_log_weights(draws, -log_q.gather(1, draws) - torch.tensor(3.0).log(), 30)
         own.append((scores + own_weights).exp().sum(dim=1))
-        counts = torch.bincount(draws.flatten(), minlength=30)
-        shared.append((scores + losses.shared_log_weights(counts, log_q, 3)).exp().sum(dim=1))
-    assert torch.stack(shared).std(0).mean() < 0.8 * torch.stack(own).std(0).mean()
+        together.append((scores + shared(draws, log_q, log_proposals=log_q)).exp().sum(dim=1))
+    assert torch.stack(together).std(0).mean() < 0.8 * torch.stack(own).std(0).mean()
 
 
 def test_own_weights_are_those_of_a_loop() -> None:
@@ -119,10 +125,31 @@ def test_own_weights_are_those_of_a_loop() -> None:
     assert (losses.own_log_weights(columns, none, 4) == -torch.inf).all()
 
 
-def test_shared_weights_are_those_of_a_loop() -> None:
+@given(seed=st.integers(0, 10_000), spread=st.sampled_from([0.0, 1.0, 300.0]))
+@settings(max_examples=40, deadline=None)
+def test_shared_weights_are_those_of_a_loop(seed: int, spread: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    columns = torch.randint(7, (5, 4), generator=generator)
+    log_weights = spread * torch.randn(5, 4, generator=generator)
+    log_weights[torch.rand(5, 4, generator=generator) < 0.2] = -torch.inf
+    proposals = spread * torch.randn(5, 7, generator=generator)
+    expected = torch.full((7,), -torch.inf, dtype=torch.float64)
+    for query in range(5):
+        for column, log_weight in zip(columns[query].tolist(), log_weights[query].tolist(), strict=True):
+            share = torch.log_softmax(proposals[:, column].double(), dim=0)[query]
+            expected[column] = torch.logaddexp(expected[column], share + log_weight)
+    got = losses.shared_log_weights(columns, log_weights, proposals)
+    torch.testing.assert_close(got, expected.float(), rtol=1e-5, atol=1e-5)
+
+
+def test_with_the_true_proposals_shared_weights_are_the_balance_heuristic() -> None:
     log_q = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.9, 0.0]]).log()
-    counts = torch.tensor([1, 3, 0])
-    got = losses.shared_log_weights(counts, log_q, num_draws=2, log_share=-0.7)
-    expected = [1 / (2 * 0.6), 3 / (2 * 1.15)]
-    torch.testing.assert_close(got[:2], torch.tensor(expected).log() + 0.7)
+    got = shared(torch.tensor([[0, 1], [1, 1]]), log_q, log_proposals=log_q + 3.0)
+    torch.testing.assert_close(got[:2], torch.tensor([1 / (2 * 0.6), 3 / (2 * 1.15)]).log())
     assert got[2] == -torch.inf
+
+
+def test_a_candidate_that_no_query_can_draw_has_no_weight() -> None:
+    never = torch.full((2, 1), -torch.inf)
+    got = losses.shared_log_weights(torch.zeros(2, 1, dtype=torch.int64), never, never)
+    assert got.tolist() == [-torch.inf]

@@ -57,25 +57,33 @@ def own_log_weights(columns: Tensor, log_weights: Tensor, num_candidates: int) -
     return (total.log() + peak).float()
 
 
-def shared_log_weights(counts: Tensor, log_proposals: Tensor, num_draws: int, log_share: float = 0.0) -> Tensor:
+def shared_log_weights(columns: Tensor, log_weights: Tensor, log_proposals: Tensor) -> Tensor:
     """Weigh candidates that all queries of the batch share: multiple importance sampling by the balance heuristic.
 
-    A candidate that stands ``m`` times among the B * k draws of the batch gets ``m / sum_b k q_b(c)`` (Veach and
-    Guibas, SIGGRAPH 1995, with every query's draws as one strategy). The estimate of each query's Z stays unbiased, no
-    weight exceeds that of the query's own draw, and every query profits from all candidates, which are encoded anyway.
+    The draws of each query are one strategy (Veach and Guibas, SIGGRAPH 1995). A draw ``c`` of query b counts as its
+    own weight ``1 / (k q_b(c))`` times the share ``w_b(c) = q~_b(c) / sum_b' q~_b'(c)`` of that query in the candidate;
+    a candidate's weight is the sum over all its draws. The shares sum to 1 over b, whatever the positive ``q~`` are, so
+    the estimate of each query's Z is unbiased with any of them; with ``q~ = q`` a candidate drawn m times gets
+    ``m / sum_b k q_b(c)``, the balance heuristic itself. Every query profits from all candidates, which are encoded
+    anyway.
 
     Args:
-        counts: ``(C,)`` how often each candidate was drawn in the batch.
-        log_proposals: ``(B, C)`` log-probability that one draw of query b is candidate c.
-        num_draws: k.
-        log_share: log of the share of the corpus that the proposals cover (`hardwood.negatives.Draw.log_share`).
+        columns: ``(B, k)`` int64, the candidate of each draw; any column where the log-weight is minus infinity.
+        log_weights: ``(B, k)``, as in `hardwood.negatives.Draw`: ``-log k - log q`` with the true q of the draw.
+        log_proposals: ``(B, C)``, ``log q~_b(c)``: independent of what was drawn, minus infinity where (and, for the
+            estimate to be unbiased, only where) query b can't draw candidate c. A factor common to all is immaterial.
 
     Returns:
         ``(C,)`` float32; minus infinity for a candidate that was not drawn.
     """
-    expected = torch.logsumexp(log_proposals.double(), dim=0) + torch.tensor(float(num_draws)).double().log()
-    log_weights = counts.double().log() - expected - log_share
-    return log_weights.masked_fill(counts == 0, -torch.inf).float()
+    log_proposals = log_proposals.double()
+    total = torch.logsumexp(log_proposals, dim=0)
+    shares = (log_proposals - total.nan_to_num(neginf=0.0)).gather(1, columns)
+    columns, parts = columns.flatten(), (shares + log_weights.double()).flatten()
+    # A peak for each candidate: weights of different candidates may be e^1000 apart.
+    peaks = torch.full_like(total, -torch.inf).scatter_reduce_(0, columns, parts, "amax").nan_to_num(neginf=0.0)
+    sums = torch.zeros_like(total).scatter_add_(0, columns, (parts - peaks[columns]).exp())
+    return (sums.log() + peaks).float()
 
 
 def corpus_cross_entropy(

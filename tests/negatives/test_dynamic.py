@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hardwood._ragged import RaggedRows
+from hardwood.errors import DataError
 from hardwood.negatives import Cost, Draw, Request, make_source
+from hardwood.negatives._fits import DriftFits
 from hardwood.negatives._motion import TrueEncodings
 from hardwood.negatives._staleness import Staleness, measure_staleness
+from hardwood.tree import TargetIndex
 
 from .conftest import ArrayTargets
 
@@ -50,7 +55,9 @@ def request(corpus: MovingCorpus, seed: int, ceiling: Tensor | None = None) -> R
 def run(steps: int = 40, **options: object) -> tuple[MovingCorpus, float, dict[str, float]]:
     """Train-like steps; returns the corpus, the mean cosine error of the tree's vectors at the end, and diagnostics."""
     corpus = MovingCorpus()
-    source = make_source("dynamic", **{"start_step": 0, "landmarks": 60, "leaf_size": 16, **options})
+    source = make_source(
+        "dynamic", **{"start_step": 0, "landmarks": 60, "leaf_size": 16, "refresh_when": None, **options}
+    )
     source.attach(corpus.targets, corpus.cost)
     for step in range(steps):
         corpus.move(0.4 * step / steps)
@@ -84,7 +91,87 @@ def test_only_landmarks_are_re_encoded() -> None:
     assert run(steps=41, refresh_every=None)[0].cost.targets_reencoded == NUM_TARGETS
 
 
+def test_the_oldest_are_re_encoded_besides() -> None:
+    plain = run(steps=41, refresh_every=10, write_back=False)
+    renewed = run(steps=41, refresh_every=10, write_back=False, reencode=100)
+    # No landmark is of an old period, so none of the hundred is encoded for nothing.
+    assert renewed[0].cost.targets_reencoded == NUM_TARGETS + 4 * 160
+    assert renewed[1] < 0.9 * plain[1]
+
+
+def test_a_tree_and_true_encodings_in_bfloat16() -> None:
+    full = run(refresh_every=10)
+    halved = run(refresh_every=10, index_dtype="bfloat16", true_dtype="bfloat16")
+    assert halved[1] == pytest.approx(full[1], rel=0.05)
+    assert halved[1] != full[1]
+    state = TrueEncodings(unit(torch.randn(50, 12)).numpy(), np.array([3]), dtype="bfloat16").state_dict()
+    assert state["encodings"].dtype == torch.bfloat16
+    rows = np.array([4, 2])
+    assert np.array_equal(TrueEncodings.from_state(state).read(rows), state["encodings"][rows].float().numpy())
+
+
+def test_it_starts_from_an_index(tmp_path: Path) -> None:
+    corpus = MovingCorpus()
+    TargetIndex.build(corpus.start, leaf_size=16, progress=False).save(tmp_path / "index")
+    encoded, loaded = (run(refresh_every=10, **options) for options in ({}, {"index": str(tmp_path / "index")}))
+    assert encoded[0].cost.targets_reencoded - loaded[0].cost.targets_reencoded == NUM_TARGETS
+    assert encoded[1] == pytest.approx(loaded[1], rel=1e-4)  # the same tree: the same draws, and so all the rest
+    assert encoded[2] == pytest.approx(loaded[2], rel=1e-4)
+
+
+def test_an_index_of_something_else_is_an_error(tmp_path: Path) -> None:
+    corpus = MovingCorpus()
+    for name, vectors, ids in (
+        ("short", corpus.start[:10], None),
+        ("named", corpus.start, 7 + np.arange(NUM_TARGETS)),
+    ):
+        TargetIndex.build(vectors, ids, progress=False).save(tmp_path / name)
+    for name, message in (
+        ("short", "has 10 targets in 12 dimensions, but this corpus and model need 600 in 12"),
+        ("named", "are not the rows 0 to 599 of the corpus"),
+    ):
+        source = make_source("dynamic", start_step=0, index=str(tmp_path / name))
+        source.attach(corpus.targets, corpus.cost)
+        with pytest.raises(ValueError, match=message):
+            source.begin_step(0)
+    source = make_source("dynamic", start_step=0, index=str(tmp_path / "nowhere"))
+    source.attach(corpus.targets, corpus.cost)
+    with pytest.raises(DataError, match="nowhere"):
+        source.begin_step(0)
+
+
+def test_the_corrector_learns_between_refreshes() -> None:
+    pairs = [(np.eye(12, dtype=np.float32)[[i % 12]], np.eye(12, dtype=np.float32)[[(i + 1) % 12]]) for i in range(3)]
+    fits = DriftFits("corrector")
+    for old, new in pairs:
+        fits.observe(old, new)
+    assert float(fits.state_dict()["steps"]) == 3
+    resumed = DriftFits("corrector")
+    resumed.load_state_dict(fits.state_dict())
+    # Two landmarks are too few to learn from: what is predicted of the first period was learnt online.
+    old, new = np.eye(12, dtype=np.float32)[:2], np.eye(12, dtype=np.float32)[1:3]
+    for each in (fits, resumed):
+        each.begin_refresh(old)
+        assert not np.array_equal(each(old, new)(old), old)
+        assert np.array_equal(each(old.copy(), new)(old), old)
+    assert np.array_equal(fits(old, new)(old), resumed(old, new)(old))
+    assert DriftFits("nystrom").state_dict() == {}
+    assert not DriftFits("nystrom").learns_online
+
+
+def test_only_encodings_of_the_first_period_teach_the_corrector(monkeypatch: pytest.MonkeyPatch) -> None:
+    taught: list[tuple[np.ndarray, np.ndarray]] = []
+    monkeypatch.setattr(DriftFits, "observe", lambda self, old, new: taught.append((old, new)))
+    corpus = run(steps=20, refresh_every=10, drift="corrector", write_back=False)[0]
+    start = {tuple(vector) for vector in unit(corpus.start).tolist()}
+    assert len(taught) == 20
+    # Not so the landmarks', which the refresh at step 10 has encoded again.
+    assert all(tuple(vector) in start for old, _ in taught for vector in old.tolist())
+
+
 def test_refresh_by_need() -> None:
+    wide = run(refresh_every=None, refresh_when=1e-4, refresh_spacing=15)[0].cost.targets_reencoded
+    assert wide == NUM_TARGETS + 2 * 60
     strict = run(refresh_every=None, refresh_when=1e-4)[0].cost.targets_reencoded
     lax = run(refresh_every=None, refresh_when=0.5)[0].cost.targets_reencoded
     assert strict == NUM_TARGETS + 3 * 60  # ten steps apart at the earliest
@@ -162,6 +249,10 @@ def test_true_encodings_keep_every_target_with_its_own_period(data: st.DataObjec
         ({"refresh_every": 0}, "refresh_every must be at least 1, got 0"),
         ({"landmarks": 0}, "landmarks must be at least 1, got 0"),
         ({"refresh_when": 0.0}, "refresh_when is a cosine error above 0"),
+        ({"refresh_spacing": 0}, "refresh_spacing must be at least 1, got 0"),
+        ({"reencode": -1}, "reencode must be 0 or more, got -1"),
+        ({"index_dtype": "int8"}, "index_dtype must be one of float32, bfloat16, got 'int8'"),
+        ({"true_dtype": "int8"}, "true_dtype must be one of float32, bfloat16, got 'int8'"),
         ({"drift": "wind"}, "no drift model is called 'wind'; there are"),
     ],
 )

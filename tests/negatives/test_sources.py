@@ -248,7 +248,7 @@ def test_seen_mask_is_that_of_a_loop() -> None:
     assert not seen_mask(RaggedRows.empty(4), ids).any()
 
 
-@pytest.mark.parametrize("name", ["exact", "cache"])
+@pytest.mark.parametrize("name", ["exact", "cache", "dynamic"])
 def test_autocast_does_not_round_the_scores(name: str, attached: Attached, request_for: RequestFor) -> None:
     source, request = attached(name), request_for(scale=30.0)
     plain = source.sample(request)

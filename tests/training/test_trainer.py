@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from sentence_transformers import (
     SentenceTransformer,
     SentenceTransformerTrainer,
@@ -126,13 +127,25 @@ class StopAt(TrainerCallback):
         control.should_training_stop = state.global_step >= self.step
 
 
-@pytest.mark.parametrize("negatives", ["static", "cache", "exact", "dynamic"])
+@pytest.mark.parametrize(
+    "negatives",
+    [
+        "static",
+        "cache",
+        "exact",
+        "dynamic",
+        "dynamic, {drift: corrector, reencode: 7, refresh_every: 3}",
+        "dynamic, {true_dtype: bfloat16, index_dtype: bfloat16, refresh_when: 0.01, refresh_spacing: 2}",
+    ],
+)
 def test_a_resumed_run_ends_like_an_unbroken_one(
     negatives: str, dataset: RetrievalDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hardwood.training import run as run_module
 
-    options = {"negatives": negatives, "negatives_options": OPTIONS[negatives], "save_every": 5}
+    name, _, rest = negatives.partition(", ")
+    more = yaml.safe_load(rest) if rest else {}
+    options = {"negatives": name, "negatives_options": {**OPTIONS[name], **more}, "save_every": 5}
     train(config(tmp_path / "whole", **options), quiet=True, dataset=dataset)
     make_trainer = run_module.make_trainer
 

@@ -49,7 +49,7 @@ def measure_staleness(request: Request, draw: Draw, rows: Tensor, stored: Tensor
         return Staleness(cosine=float(1 - cosine.mean()))
     columns = order[torch.searchsorted(rows[order], draw.ids).clamp(max=len(rows) - 1)]
     known = rows[columns] == draw.ids
-    old, new = ((request.scale * request.queries @ y.T).gather(1, columns) for y in (stored, fresh))
+    old, new = (_scores_of_draws(request, y[columns]) for y in (stored, fresh))
     changed = _ranks(old.masked_fill(~known, -torch.inf)) != _ranks(new.masked_fill(~known, -torch.inf))
     count = max(int(known.sum()), 1)
     return Staleness(
@@ -57,6 +57,12 @@ def measure_staleness(request: Request, draw: Draw, rows: Tensor, stored: Tensor
         score=float((old - new).abs()[known].sum()) / count,
         rank=float((changed & known).sum()) / count,
     )
+
+
+def _scores_of_draws(request: Request, drawn: Tensor) -> Tensor:
+    """``(B, k)`` from the draws' encodings ``(B, k, d)``; of a product with all rows the rest would be thrown away."""
+    with torch.autocast(drawn.device.type, enabled=False):
+        return request.scale * torch.bmm(drawn.float(), request.queries.float()[:, :, None])[:, :, 0]
 
 
 def _ranks(scores: Tensor) -> Tensor:

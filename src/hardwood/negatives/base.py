@@ -56,7 +56,7 @@ class NegativeSource(ABC):
 
     @abstractmethod
     def log_proposal(self, request: Request, draw: Draw, ids: Tensor) -> Tensor:
-        """Log-probability that one draw of each query had been each of ``ids``.
+        """Log-probability that one draw of each query had been each of ``ids``, up to what the source estimates.
 
         Args:
             request: the request that ``draw`` answered.
@@ -64,8 +64,10 @@ class NegativeSource(ABC):
             ids: ``(m,)`` int64 rows of targets.
 
         Returns:
-            ``(B, m)`` float32, minus infinity where a query can't draw a target. In agreement with ``draw.log_q``. It
-            is what weighs candidates that the queries of a batch share (see `hardwood.losses.shared_log_weights`).
+            ``(B, m)`` float32, the same whatever was drawn; minus infinity exactly where a query can't draw a target.
+            In agreement with ``draw.log_q`` up to what the source estimates for speed: it decides how the queries of a
+            batch share candidates, and any such function leaves the estimate of Z unbiased
+            (`hardwood.losses.shared_log_weights`); the nearer the truth, the smaller its variance.
         """
 
     def observe(self, request: Request, draw: Draw, rows: Tensor, vectors: Tensor) -> None:

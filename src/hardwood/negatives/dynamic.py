@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,12 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hardwood import losses
 from hardwood._ragged import RaggedRows
 from hardwood.negatives._draws import NO_TARGET, Draw, Request, Targets
-from hardwood.negatives._motion import TrueEncodings
+from hardwood.negatives._fits import DriftFits
+from hardwood.negatives._landmarks import oldest, spread_over
+from hardwood.negatives._motion import TRUE_DTYPES, TrueEncodings
 from hardwood.negatives._staleness import Staleness, measure_staleness
+from hardwood.negatives._start import encoded_index, loaded_index
 from hardwood.negatives.base import NegativeSource
 from hardwood.negatives.cost import Cost
+from hardwood.negatives.indexed import masked_log_proposal
 
 _INDEX_FOLDER = "index"
 _SEARCHED = 64
@@ -24,12 +30,17 @@ _SETTINGS = (
     "start_step",
     "refresh_every",
     "refresh_when",
+    "refresh_spacing",
     "landmarks",
+    "reencode",
     "drift",
     "write_back",
     "repair",
     "probes",
     "leaf_size",
+    "index",
+    "index_dtype",
+    "true_dtype",
     "seed",
 )
 
@@ -44,20 +55,29 @@ class DynamicNegatives(NegativeSource):
       motion since their own last true encoding is predicted and written into the tree;
     - repair: parts of the tree that the motion has degraded are rebuilt.
 
-    Everything is kept in host memory: the tree (``n * d`` float32 and its nodes) and the true encodings (as much
-    again). Staleness is measured in every step on what was written back, and logged.
+    Everything is kept in host memory, for n targets in d dimensions: the tree (``4 n d`` bytes, half in bfloat16, and
+    its nodes) and the true encodings (``4 n d`` bytes, half in bfloat16, and 2 n), beside the landmarks' of at most six
+    refreshes; while it is built another ``4 n d`` in passing. Staleness is measured in every step on what was written
+    back, and logged.
 
     Args:
         start_step: the step at which the corpus is encoded, and of the first draw.
         refresh_every: optimiser steps between two refreshes; ``None``: no refresh by the clock.
-        refresh_when: refresh when the running cosine error of stored encodings passes this, at the earliest ten steps
-            after the last one; ``None``: no refresh by need.
-        landmarks: targets encoded in a refresh.
+        refresh_when: refresh when the running cosine error of stored encodings passes this; ``None``: no refresh by
+            need (and with ``refresh_every`` ``None`` too, none at all).
+        refresh_spacing: optimiser steps at least between two refreshes by need.
+        landmarks: targets encoded in a refresh, spread evenly over the tree's leaves.
+        reencode: further targets encoded in a refresh: those whose true encodings are the oldest.
         drift: name of a drift model (`hardwood.drift.DRIFT_MODELS`); ``"stale"`` predicts no motion.
         write_back: whether fresh encodings are written into the tree.
         repair: whether a refresh repairs the tree.
         probes: leaves opened for each query.
         leaf_size: targets in a leaf, on average.
+        index: folder of a saved `hardwood.tree.TargetIndex` to begin with instead of encoding the corpus. Its ids are
+            rows of the corpus and its vectors are taken for the model's encodings at ``start_step``; leaf size and
+            dtype are its own.
+        index_dtype: how the tree keeps vectors, ``"float32"`` or ``"bfloat16"``.
+        true_dtype: how true encodings are kept, likewise.
         seed: of the choice of landmarks.
     """
 
@@ -66,53 +86,74 @@ class DynamicNegatives(NegativeSource):
     def __init__(
         self,
         *,
-        start_step: int = 20,
-        refresh_every: int | None = 50,
-        refresh_when: float | None = None,
+        start_step: int = 0,
+        refresh_every: int | None = None,
+        refresh_when: float | None = 0.02,
+        refresh_spacing: int = 10,
         landmarks: int = 512,
+        reencode: int = 0,
         drift: str = "nystrom",
         write_back: bool = True,
         repair: bool = True,
         probes: int = 32,
         leaf_size: int = 64,
+        index: str | None = None,
+        index_dtype: str = "float32",
+        true_dtype: str = "float32",
         seed: int = 0,
     ) -> None:
         super().__init__(start_step=start_step)
-        for option, value in (("refresh_every", refresh_every), ("landmarks", landmarks), ("probes", probes)):
+        counts = {"refresh_every": refresh_every, "refresh_spacing": refresh_spacing, "landmarks": landmarks}
+        for option, value in {**counts, "probes": probes}.items():
             if value is not None and value < 1:
                 raise ValueError(f"{option} must be at least 1, got {value}")
         if refresh_when is not None and not refresh_when > 0:
             raise ValueError(f"refresh_when is a cosine error above 0, such as 0.02, got {refresh_when}")
+        if reencode < 0:
+            raise ValueError(f"reencode must be 0 or more, got {reencode}")
+        for option, dtype in (("index_dtype", index_dtype), ("true_dtype", true_dtype)):
+            if dtype not in TRUE_DTYPES:
+                raise ValueError(f"{option} must be one of {', '.join(TRUE_DTYPES)}, got {dtype!r}")
         _check_drift(drift)
         self.refresh_every = refresh_every
         self.refresh_when = refresh_when
+        self.refresh_spacing = refresh_spacing
         self.landmarks = landmarks
+        self.reencode = reencode
         self.drift = drift
         self.write_back = write_back
         self.repair = repair
         self.probes = probes
         self.leaf_size = leaf_size
+        self.index = index
+        self.index_dtype = index_dtype
+        self.true_dtype = true_dtype
         self.seed = seed
         self._index: Any = None
         self._excluded = RaggedRows.empty(0)
         self._has_targets = torch.zeros(0, dtype=torch.bool)
         self._true: TrueEncodings | None = None
+        self._fits = DriftFits(drift)
         self._staleness = Staleness()
         self._last_refresh = -1
+        self._since_refresh = 0  # measures of staleness
 
     def attach(self, targets: Targets, cost: Cost) -> None:
         super().attach(targets, cost)
         self._index = self._true = None
+        self._fits, self._staleness = DriftFits(self.drift), Staleness()
+        self._last_refresh, self._since_refresh = -1, 0
 
     def begin_step(self, step: int) -> None:
         if step < self.start_step:
             return
         if self._index is None:
             self._build()
-            self._last_refresh = step
         elif self._refresh_is_due(step):
             self._refresh()
-            self._last_refresh = step
+        else:
+            return
+        self._last_refresh, self._since_refresh = step, 0
 
     def is_ready(self, step: int) -> bool:
         return super().is_ready(step) and self._index is not None
@@ -139,24 +180,35 @@ class DynamicNegatives(NegativeSource):
         num_targets = self._attached().num_targets
         if request.num_negatives < num_targets:
             return draw
-        return Draw.everything(self.log_proposal(request, draw, torch.arange(num_targets, device=device)), log_z)
+        return Draw.everything(self._true_log_proposal(request).to(device), log_z)
 
     def log_proposal(self, request: Request, draw: Draw, ids: Tensor) -> Tensor:
+        """``s - log Z_hat`` with the stored encodings, as if every leaf had been opened.
+
+        That is the truth for targets of opened leaves, and off by the error of the leaf's estimated mass for all
+        others: `TargetIndex.log_proposal` is exact, and costs as much as brute force.
+        """
         with self.cost.timed("sample"):
-            log_q = self._built().log_proposal(
-                request.queries.cpu(), ids.cpu(), scale=request.scale, exclude=self._excluded, probes=self.probes
-            )
-            return log_q.float().masked_fill(~self._has_targets[:, None], -torch.inf).to(ids.device)
+            stored = self._stored_vectors(ids).to(request.queries.device)
+            scores = losses.scores(request.queries, stored, request.scale)
+            # The exclusions of the draw hold what the filter found; the ceiling itself forbids nothing more.
+            drawn_with = dataclasses.replace(request, exclude=self._excluded, ceiling=None)
+            return masked_log_proposal(scores, draw.log_z, drawn_with, ids).to(ids.device)
 
     def observe(self, request: Request, draw: Draw, rows: Tensor, vectors: Tensor) -> None:
         if self._index is None or self._true is None:
             return
         with self.cost.timed("index"):
             ids, fresh = rows.cpu(), vectors.float().cpu()
-            stored = torch.from_numpy(self._index.vectors(ids.numpy())).to(vectors.device)
+            stored = self._stored_vectors(rows).to(vectors.device)
             staleness = measure_staleness(request, draw, rows, stored, vectors.float())
-            # A running mean over about ten steps: one step's batch is small, and a spike is no drift.
-            self._staleness = self._staleness.blended(staleness, share=0.1)
+            # A running mean over about ten steps: one step's batch is small, and a spike is no drift. A refresh makes
+            # what was measured before it void.
+            self._since_refresh += 1
+            self._staleness = self._staleness.blended(staleness, share=max(0.1, 1 / self._since_refresh))
+            if self._fits.learns_online:
+                old = self._true.period[ids.numpy()] == 0
+                self._fits.observe(self._true.read(ids.numpy()[old]), fresh.numpy()[old])
             if self.write_back:
                 self._true.write(ids.numpy(), fresh.numpy())
                 self._index.update(ids.numpy(), fresh.numpy())
@@ -180,15 +232,11 @@ class DynamicNegatives(NegativeSource):
     def state_dict(self) -> dict[str, Tensor]:
         if self._true is None:
             return {}
-        arrays = {
-            "encodings": self._true.encodings,
-            "period": self._true.period,
-            "landmarks": self._true.landmarks,
-            "history": np.stack(self._true.history),
-            "staleness": np.array(self._staleness.astuple()),
-            "last_refresh": np.array([self._last_refresh]),
+        state = self._true.state_dict() | {
+            "staleness": torch.tensor(self._staleness.astuple(), dtype=torch.float64),
+            "last_refresh": torch.tensor([self._last_refresh, self._since_refresh]),
         }
-        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        return state | {f"drift.{name}": tensor for name, tensor in self._fits.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         targets = self._attached()
@@ -200,12 +248,11 @@ class DynamicNegatives(NegativeSource):
                 f"the checkpoint's encodings are {tuple(state['encodings'].shape)}, but this corpus and model need "
                 f"{shape}: resume with the data and model it was made with"
             )
-        arrays = {name: tensor.numpy().copy() for name, tensor in state.items()}
-        self._true = TrueEncodings(arrays["encodings"], arrays["landmarks"])
-        self._true.period = arrays["period"]
-        self._true.history = list(arrays["history"])
-        self._staleness = Staleness(*arrays["staleness"].tolist())
-        self._last_refresh = int(arrays["last_refresh"][0])
+        self._true = TrueEncodings.from_state(state)
+        self._staleness = Staleness(*state["staleness"].tolist())
+        self._last_refresh, self._since_refresh = (int(number) for number in state["last_refresh"])
+        drift = {name.removeprefix("drift."): tensor for name, tensor in state.items() if name.startswith("drift.")}
+        self._fits.load_state_dict(drift)
 
     def settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _SETTINGS}
@@ -235,46 +282,60 @@ class DynamicNegatives(NegativeSource):
         since = step - self._last_refresh
         if self.refresh_every is not None and since >= self.refresh_every:
             return True
-        return self.refresh_when is not None and since >= 10 and self._staleness.cosine > self.refresh_when
+        may = since >= self.refresh_spacing and self._since_refresh > 0
+        return self.refresh_when is not None and may and self._staleness.cosine > self.refresh_when
 
     def _build(self) -> None:
-        from hardwood.tree import TargetIndex
-
         targets = self._attached()
-        encodings = np.empty((targets.num_targets, targets.dimension), dtype=np.float32)
-        for rows, vectors in targets.encode():
-            encodings[rows.numpy()] = vectors.cpu().numpy()
+        if self.index is None:
+            self._index, encodings = encoded_index(targets, self.cost, leaf_size=self.leaf_size, dtype=self.index_dtype)
+        else:
+            self._index, encodings = loaded_index(self.index, targets, self.cost)
         with self.cost.timed("index"):
-            self._index = TargetIndex.build(encodings, leaf_size=self.leaf_size, progress=False)
-            self._true = TrueEncodings(encodings, self._choose_landmarks())
-
-    def _choose_landmarks(self) -> np.ndarray:
-        num_targets = self._attached().num_targets
-        generator = np.random.Generator(np.random.PCG64(self.seed))
-        count = min(self.landmarks, num_targets)
-        return np.sort(generator.choice(num_targets, count, replace=False))
+            landmarks = spread_over(self._index, self.landmarks, self.seed)
+            self._true = TrueEncodings(encodings, landmarks, dtype=self.true_dtype)
 
     def _refresh(self) -> None:
-        """Encode the landmarks, predict everybody, write them into the tree, repair it."""
+        """Encode the landmarks and the oldest, predict everybody, write them into the tree, repair it."""
         if self._true is None:
             return
-        fresh = np.empty((len(self._true.landmarks), self._true.encodings.shape[1]), dtype=np.float32)
-        for rows, vectors in self._attached().encode(torch.from_numpy(self._true.landmarks)):
-            fresh[np.searchsorted(self._true.landmarks, rows.numpy())] = vectors.cpu().numpy()
+        landmarks = self._true.landmarks
+        # One period further than the landmarks, which are encoded anyway, nothing is old.
+        periods = self._true.period.copy()
+        periods[landmarks] = len(self._true.history)
+        renewed = oldest(self._index, periods, self.reencode, self._last_refresh)
+        fresh = self._encoded(np.concatenate([landmarks, renewed]))
         with self.cost.timed("index"):
-            self._true.begin_period(fresh)
+            self._true.begin_period(fresh[: len(landmarks)])
+            self._true.write(renewed, fresh[len(landmarks) :])
             if self.drift != "stale":
-                for ids, predicted in self._true.predictions(self._fit):
+                self._fits.begin_refresh(self._true.history[0])
+                for ids, predicted in self._true.predictions(self._fits):
                     self._index.update(ids, predicted)
             else:
-                self._index.update(self._true.landmarks, fresh)
+                self._index.update(np.concatenate([landmarks, renewed]), fresh)
             if self.repair:
                 self._index.repair()
 
-    def _fit(self, old: np.ndarray, new: np.ndarray) -> Any:
-        from hardwood.drift import make_drift
+    def _encoded(self, rows: np.ndarray) -> np.ndarray:
+        """Current encodings of ``rows``, each once, in this order: ``(m, d)`` float32."""
+        fresh = np.empty((len(rows), self._attached().dimension), dtype=np.float32)
+        order = np.argsort(rows)
+        for block, vectors in self._attached().encode(torch.from_numpy(rows)):
+            fresh[order[np.searchsorted(rows[order], block.numpy())]] = vectors.cpu().numpy()
+        return fresh
 
-        return make_drift(self.drift).fit(old, new).predict
+    def _stored_vectors(self, ids: Tensor) -> Tensor:
+        return torch.from_numpy(self._built().vectors(ids.cpu().numpy()))
+
+    def _true_log_proposal(self, request: Request) -> Tensor:
+        """``(B, n)`` float32: the exact log-probability of every target for each query."""
+        with self.cost.timed("sample"):
+            everything = np.arange(self._attached().num_targets)
+            log_q = self._built().log_proposal(
+                request.queries.cpu(), everything, scale=request.scale, exclude=self._excluded, probes=self.probes
+            )
+            return log_q.float().masked_fill(~self._has_targets[:, None], -torch.inf)
 
     def _built(self) -> Any:
         if self._index is None:

@@ -17,6 +17,7 @@ from hardwood.encoding import similarity_of
 from hardwood.negatives import Cost, Draw, MarginFilter, NegativeSource, Request, make_source, seen_mask
 from hardwood.negatives._draws import NO_TARGET
 from hardwood.training._features import split_features, to_device
+from hardwood.training._tokens import TargetFeatures
 from hardwood.training.suspects import SuspectedNegatives
 from hardwood.training.targets import CorpusTargets
 
@@ -128,7 +129,8 @@ class CorpusSoftmaxLoss(nn.Module):
         self.targets = CorpusTargets(model, dataset.corpus, self.cost, similarity=self.similarity)
         self.source.attach(self.targets, self.cost)
         self.target_prompt = document_prompt(model) if target_prompt is None else target_prompt
-        self._target_task = "document" if has_router(model) else None
+        task = "document" if has_router(model) else None
+        self._target_features = TargetFeatures(model, dataset.corpus, self.target_prompt, task)
         self.suspects = SuspectedNegatives(len(dataset.corpus))
         self._known = dataset.known_positives(split)
         self._known_in_evaluation = _all_positives(dataset)
@@ -255,12 +257,10 @@ class CorpusSoftmaxLoss(nn.Module):
             return torch.zeros(len(drawn_ids), device=drawn_ids.device)
         columns = torch.searchsorted(drawn_ids, draw.ids).clamp(max=len(drawn_ids) - 1)
         is_candidate = drawn_ids[columns] == draw.ids
+        log_weights = draw.log_weights.masked_fill(~is_candidate, -torch.inf)
         if self.weighting == "own":
-            log_weights = draw.log_weights.masked_fill(~is_candidate, -torch.inf)
             return losses.own_log_weights(columns, log_weights, len(drawn_ids))
-        counts = torch.bincount(columns[is_candidate], minlength=len(drawn_ids))
-        log_proposals = self.source.log_proposal(request, draw, drawn_ids)
-        return losses.shared_log_weights(counts, log_proposals, draw.ids.shape[1], draw.log_share)
+        return losses.shared_log_weights(columns, log_weights, self.source.log_proposal(request, draw, drawn_ids))
 
     def _embed_features(self, features: Features, batch_size: int) -> Tensor:
         """Encodings ``(batch_size, d)`` with gradient; `CachedCorpusSoftmaxLoss` makes them in pieces."""
@@ -273,9 +273,7 @@ class CorpusSoftmaxLoss(nn.Module):
         return self._embed(self._features_of(rows, like.device))
 
     def _features_of(self, rows: Tensor, device: torch.device) -> Features:
-        texts = self.targets.corpus.texts(rows.cpu().numpy())
-        options = {} if self._target_task is None else {"task": self._target_task}
-        return to_device({**self.model.preprocess(texts, prompt=self.target_prompt, **options), **options}, device)
+        return to_device(self._target_features.of(rows.cpu().numpy()), device)
 
     def _embed(self, features: Features) -> Tensor:
         embeddings = self.model(dict(features))["sentence_embedding"]  # a copy: modules write into what they are given

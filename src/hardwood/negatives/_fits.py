@@ -1,0 +1,74 @@
+"""The drift models of a run: one for each period of a refresh, and one that may learn between refreshes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from hardwood.drift import CorrectorDrift
+
+Floats = NDArray[np.float32]
+
+
+class DriftFits:
+    """Fits a drift model for each period, refresh after refresh.
+
+    The corrector (Monath et al., 2024) learns online: from each step's pairs of an encoding of the *first* period (the
+    corpus as it was encoded at the start, which most targets still have) and the fresh one, and from the landmarks at
+    each refresh, where it goes on from what it knows. The few targets encoded since get a corrector of their own
+    period, fitted on landmarks alone, as with all other models.
+
+    Args:
+        name: of the drift model (`hardwood.drift.DRIFT_MODELS`).
+    """
+
+    def __init__(self, name: str) -> None:
+        from hardwood.drift import CorrectorDrift
+
+        self._name = name
+        self._options: dict[str, float] = {}
+        self._first: Floats | None = None
+        self._online: CorrectorDrift | None = CorrectorDrift() if name == CorrectorDrift.name else None
+
+    @property
+    def learns_online(self) -> bool:
+        """Whether `observe` wants to be told."""
+        return self._online is not None
+
+    def begin_refresh(self, first: Floats) -> None:
+        """A refresh begins; ``first`` ``(m, d)`` are the landmarks' encodings of the first period."""
+        self._first, self._options = first, {}
+
+    def __call__(self, old: Floats, new: Floats) -> Any:
+        """A function that predicts others, from landmarks' encodings at a period's beginning and now.
+
+        What a model chooses on held-out landmarks costs several times the fit itself. The landmarks are the same in
+        each period, and so is where they ended: the choice made for the first one fitted, the longest motion, serves
+        all.
+        """
+        from hardwood.drift import NystromDrift, make_drift
+
+        if self._online is not None and old is self._first:
+            return self._online.fit(old, new).predict
+        model = make_drift(self._name, **self._options).fit(old, new)
+        if isinstance(model, NystromDrift):
+            self._options = model.chosen
+        return model.predict
+
+    def observe(self, old: Floats, new: Floats) -> None:
+        """Learn from encodings of the first period and fresh ones of the same targets, both ``(m, d)``."""
+        if self._online is not None:
+            self._online.observe(old, new)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What is learnt between refreshes."""
+        return {} if self._online is None else self._online.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up what `state_dict` gave."""
+        if self._online is not None:
+            self._online.load_state_dict(state)

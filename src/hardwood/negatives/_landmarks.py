@@ -1,0 +1,59 @@
+"""Which targets to encode in a refresh: landmarks that stand for the others, and those known least well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+
+def spread_over(index: Any, count: int, seed: int) -> Ints:
+    """Ids of ``count`` targets spread over a tree, ascending: every n/count-th along its leaves, group by group.
+
+    Neighbours in the tree are alike, so such a sample is stratified: each cluster has landmarks in proportion to its
+    targets, where a uniform sample leaves small ones without by chance.
+
+    Args:
+        index: a `hardwood.tree.TargetIndex`.
+        count: how many; all of them if there are fewer.
+        seed: of the place where the sample begins.
+    """
+    return np.sort(_every_so_many(_leaf_order(index), count, seed))
+
+
+def oldest(index: Any, periods: NDArray[np.int16], count: int, seed: int) -> Ints:
+    """Ids of the ``count`` targets whose true encodings are the oldest, ascending.
+
+    Of a period of which some but not all are wanted, those are taken that are spread over the tree.
+
+    Args:
+        index: a `hardwood.tree.TargetIndex` with the ids ``0 .. n-1``.
+        periods: ``(n,)``, when each target was truly encoded; the current period (the largest) is left out.
+        count: how many; all that are not current if there are fewer.
+        seed: as in `spread_over`.
+    """
+    order = _leaf_order(index)
+    chosen: list[Ints] = []
+    for period in np.unique(periods)[:-1]:
+        members = order[periods[order] == period]
+        chosen.append(_every_so_many(members, count, seed))
+        count -= len(chosen[-1])
+    return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, dtype=np.int64)
+
+
+def _every_so_many(order: Ints, count: int, seed: int) -> Ints:
+    count = min(count, len(order))
+    offset = np.random.Generator(np.random.PCG64(seed)).random()
+    places = ((np.arange(count) + offset) * (len(order) / max(count, 1))).astype(np.int64)
+    return order[np.minimum(places, len(order) - 1)]
+
+
+def _leaf_order(index: Any) -> Ints:
+    """All ids, leaf by leaf and group by group."""
+    if hasattr(index, "spread"):
+        return np.asarray(index.spread(len(index), 0), dtype=np.int64)
+    tree = index._tree
+    return np.asarray(tree.nodes.row_id[tree.live_rows(tree.nodes.group_leaves)])

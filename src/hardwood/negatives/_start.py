@@ -1,0 +1,68 @@
+"""The tree that a dynamic run begins with: encoded by the model as it is, or read from a folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardwood.negatives._draws import Targets
+from hardwood.negatives.cost import Cost
+
+Floats = NDArray[np.float32]
+
+
+def encoded_index(targets: Targets, cost: Cost, *, leaf_size: int, dtype: str) -> tuple[Any, Floats]:
+    """Encode the corpus and build the tree.
+
+    Args:
+        targets: the corpus.
+        cost: books the time of the tree (that of encoding is booked by ``targets``).
+        leaf_size: see `hardwood.tree.TargetIndex.build`.
+        dtype: see `hardwood.tree.TargetIndex.build`.
+
+    Returns:
+        The tree, and the encodings ``(n, d)`` float32.
+    """
+    from hardwood.tree import TargetIndex
+
+    encodings = np.empty((targets.num_targets, targets.dimension), dtype=np.float32)
+    for rows, vectors in targets.encode():
+        encodings[rows.numpy()] = vectors.cpu().numpy()
+    with cost.timed("index"):
+        return TargetIndex.build(encodings, leaf_size=leaf_size, dtype=dtype, progress=False), encodings
+
+
+def loaded_index(folder: str, targets: Targets, cost: Cost) -> tuple[Any, Floats]:
+    """Read a tree that was saved, whose vectors are taken for the current model's encodings.
+
+    Args:
+        folder: what `hardwood.tree.TargetIndex.save` wrote; ids are rows of the corpus.
+        targets: the corpus.
+        cost: books the time.
+
+    Returns:
+        The tree, and its vectors in the order of the corpus, ``(n, d)`` float32.
+
+    Raises:
+        DataError: there is no index in the folder, or a damaged one.
+        ValueError: it is not of this corpus and model.
+    """
+    from hardwood.tree import TargetIndex
+
+    with cost.timed("index"):
+        index = TargetIndex.load(folder, mmap=False)
+        wanted = (targets.num_targets, targets.dimension)
+        if (len(index), index.dimension) != wanted:
+            raise ValueError(
+                f"the index in {folder} has {len(index):,} targets in {index.dimension} dimensions, but this corpus "
+                f"and model need {wanted[0]:,} in {wanted[1]}: build it from this corpus with this model"
+            )
+        rows = np.arange(len(index))
+        if not np.array_equal(index.ids, rows):
+            raise ValueError(
+                f"the ids in {folder} are not the rows 0 to {len(index) - 1} of the corpus: build it without ids, with "
+                "the vectors in the corpus's order"
+            )
+        return index, index.vectors(rows)

@@ -1,0 +1,55 @@
+"""Tokenised once, the features of targets are those that the model makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hardwood.data import RetrievalDataset
+from hardwood.encoders import load_encoder, separate_towers
+from hardwood.training._tokens import TargetFeatures
+
+
+@pytest.mark.parametrize("encoder", ["static", "separate", "transformer"])
+@pytest.mark.parametrize("kept_bytes", [0, 300, 2**20])
+def test_features_are_those_of_the_model(
+    encoder: str, kept_bytes: int, make_static: Callable, dataset: RetrievalDataset, transformer_folder: Path
+) -> None:
+    model = load_encoder(str(transformer_folder), device="cpu") if encoder == "transformer" else make_static()
+    task = None
+    if encoder == "separate":
+        model, task = separate_towers(model), "document"
+    features = TargetFeatures(model, dataset.corpus, "text: ", task, kept_bytes)
+    generator = np.random.default_rng(0)
+    for _ in range(6):
+        rows = generator.permutation(len(dataset.corpus))[:23]
+        options = {} if task is None else {"task": task}
+        expected = {**model.preprocess(dataset.corpus.texts(rows), prompt="text: ", **options), **options}
+        found = features.of(rows)
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            same = torch.equal(found[key], value) if isinstance(value, torch.Tensor) else found[key] == value
+            assert same, key
+
+
+def test_each_text_is_tokenised_once(
+    make_static: Callable, dataset: RetrievalDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_static()
+    tokenised: list[str] = []
+    preprocess = model.preprocess
+
+    def counting(texts: list[str], **options: Any) -> dict[str, Any]:
+        tokenised.extend(texts)
+        return preprocess(texts, **options)
+
+    monkeypatch.setattr(model, "preprocess", counting)
+    features = TargetFeatures(model, dataset.corpus, None, None)
+    for rows in ([3, 1, 2], [2, 5, 5, 3], [1]):
+        assert len(features.of(np.array(rows))["offsets"]) == len(rows)
+    assert tokenised == dataset.corpus.texts(np.array([1, 2, 3, 5]))

@@ -55,16 +55,17 @@ VARIANTS: dict[str, Variant] = {
     "periodic 100": Variant("periodic", {"refresh_every": 100}),
     "periodic 50": Variant("periodic", {"refresh_every": 50}),
     "exact": Variant("exact"),  # the oracle: every 20 steps
+    "exact from step 0": Variant("exact", {"start_step": 0}),
     "cache": Variant("cache"),
     "dynamic": Variant("dynamic"),
-    "dynamic, write-back only": Variant("dynamic", {"refresh_every": None}),
+    "dynamic, write-back only": Variant("dynamic", {"refresh_when": None}),
     "dynamic, no write-back": Variant("dynamic", {"write_back": False}),
     "dynamic, stale drift": Variant("dynamic", {"drift": "stale"}),
     "dynamic, linear drift": Variant("dynamic", {"drift": "linear"}),
     "dynamic, nystrom drift": Variant("dynamic", {"drift": "nystrom"}),
     "dynamic, corrector drift": Variant("dynamic", {"drift": "corrector"}),
     "dynamic, no repair": Variant("dynamic", {"repair": False}),
-    "dynamic, neither": Variant("dynamic", {"refresh_every": None, "write_back": False}),
+    "dynamic, neither": Variant("dynamic", {"refresh_when": None, "write_back": False}),
     WHOLE: Variant("uniform"),  # by ceiling.py: only with the static encoder
 }
 FEWER = ["in-batch", "in-batch, equal texts", "uniform", "static", "periodic 200", "exact", "cache", "dynamic"]

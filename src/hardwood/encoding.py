@@ -23,6 +23,7 @@ Kind = Literal["query", "target"]
 BATCH_SIZE = 128  # texts a forward pass
 BLOCK = 16_384  # texts in memory at a time: 50 MB of 768-d vectors, and long enough to sort by length in
 _DTYPES = ("float32", "float16")
+Features = Callable[[NDArray[np.int64]], "dict[str, Any]"]
 
 
 @runtime_checkable
@@ -67,6 +68,7 @@ def encode_targets(
     dtype: str = "float32",
     similarity: str | None = None,
     progress: bool | None = None,
+    features: Features | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
     """Encode targets by ``model.encode_document``, a block at a time.
 
@@ -83,6 +85,8 @@ def encode_targets(
         similarity: "cosine" or "dot"; the model's own when None. With "cosine" the vectors have length 1
             (those of length 0 stay 0).
         progress: whether to show a bar with rate and remaining time on stderr; None for only on a terminal.
+        features: gives what the model takes for rows ``(b,)``, instead of the model's own prompt and tokenizer; a
+            block is then one forward pass.
 
     Yields:
         ``(rows, vectors)``: int64 ``(b,)`` and ``dtype`` ``(b, d)``, with ``b <= block``.
@@ -102,6 +106,7 @@ def encode_targets(
         dtype=dtype,
         similarity=similarity,
         progress=progress,
+        features=features,
     )
 
 
@@ -201,6 +206,7 @@ def _blocks(
     dtype: str,
     similarity: str | None,
     progress: bool | None,
+    features: Features | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
     """Check everything when called, not when the first block is asked for."""
     for name, value in (("batch_size", batch_size), ("block", block)):
@@ -222,6 +228,7 @@ def _blocks(
         dtype=dtype,
         unit=unit,
         progress=progress,
+        features=features,
     )
 
 
@@ -236,6 +243,7 @@ def _generate(
     dtype: str,
     unit: bool,
     progress: bool | None,
+    features: Features | None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
     encode = model.encode_query if kind == "query" else model.encode_document
     total = len(texts) if wanted is None else len(wanted)
@@ -244,9 +252,12 @@ def _generate(
         for start in range(0, total, block):
             stop = min(start + block, total)
             rows = np.arange(start, stop, dtype=np.int64) if wanted is None else wanted[start:stop]
-            batch = texts.texts(rows) if isinstance(texts, Texts) else [texts[row] for row in rows.tolist()]
             with training_mode_kept(model):
-                encoded = encode(batch, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True)
+                if features is None:
+                    batch = texts.texts(rows) if isinstance(texts, Texts) else [texts[row] for row in rows.tolist()]
+                    encoded = encode(batch, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True)
+                else:
+                    encoded = _forward(model, features(rows))
             vectors = np.asarray(encoded, dtype=np.float32)
             if unit:
                 # Here and not by the model, whose own precision may be too coarse for a length of 1.
@@ -256,6 +267,20 @@ def _generate(
             _check_finite(vectors, rows, texts, kind)
             yield rows, vectors
             advance(len(rows))
+
+
+def _forward(model: Any, features: dict[str, Any]) -> NDArray[np.float32]:
+    """What ``model.encode`` gives for texts with these features."""
+    import torch
+
+    model.eval()
+    moved = {
+        key: value.to(model.device) if isinstance(value, torch.Tensor) else value for key, value in features.items()
+    }
+    with torch.inference_mode():
+        embeddings = model(moved)["sentence_embedding"]
+        out: NDArray[np.float32] = embeddings[:, : model.truncate_dim].float().cpu().numpy()
+    return out
 
 
 def _narrowed(vectors: NDArray[np.float32], dtype: str) -> NDArray[Any]:

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from hardwood.data import RetrievalDataset
-from hardwood.encoders import load_encoder, separate_towers
+from hardwood.encoders import document_prompt, load_encoder, separate_towers
+from hardwood.negatives import Cost
 from hardwood.training._tokens import TargetFeatures
+from hardwood.training.targets import CorpusTargets
 
 
 @pytest.mark.parametrize("encoder", ["static", "separate", "transformer"])
@@ -53,3 +55,25 @@ def test_each_text_is_tokenised_once(
     for rows in ([3, 1, 2], [2, 5, 5, 3], [1]):
         assert len(features.of(np.array(rows))["offsets"]) == len(rows)
     assert tokenised == dataset.corpus.texts(np.array([1, 2, 3, 5]))
+
+
+@pytest.mark.parametrize("encoder", ["static", "separate", "transformer"])
+def test_encodings_from_kept_features_are_the_models_own(
+    encoder: str, make_static: Callable, dataset: RetrievalDataset, transformer_folder: Path
+) -> None:
+    model = load_encoder(str(transformer_folder), device="cpu") if encoder == "transformer" else make_static()
+    task = None
+    if encoder == "separate":
+        model, task = separate_towers(model), "document"
+    model.train()
+    features = TargetFeatures(model, dataset.corpus, document_prompt(model), task)
+    assert features.are_kept() == (encoder != "transformer")
+    cost = Cost()
+    kept = CorpusTargets(model, dataset.corpus, cost, similarity="cosine", features=features, block_size=7)
+    plain = CorpusTargets(model, dataset.corpus, Cost(), similarity="cosine", block_size=7)
+    rows = torch.tensor([5, 0, 3, 11, 2, 7, 1, 9, 4])
+    for (found, vectors), (expected, others) in zip(kept.encode(rows), plain.encode(rows), strict=True):
+        assert torch.equal(found, expected)
+        torch.testing.assert_close(vectors, others, rtol=0, atol=1e-6)
+    assert cost.targets_reencoded == len(rows)
+    assert model.training

@@ -53,7 +53,4 @@ def _every_so_many(order: Ints, count: int, seed: int) -> Ints:
 
 def _leaf_order(index: Any) -> Ints:
     """All ids, leaf by leaf and group by group."""
-    if hasattr(index, "spread"):
-        return np.asarray(index.spread(len(index), 0), dtype=np.int64)
-    tree = index._tree
-    return np.asarray(tree.nodes.row_id[tree.live_rows(tree.nodes.group_leaves)])
+    return np.asarray(index.spread(len(index)), dtype=np.int64)

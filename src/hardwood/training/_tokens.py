@@ -1,4 +1,4 @@
-"""Features of drawn targets, tokenised once: a run draws the same hard negatives over and over."""
+"""Features of targets, tokenised once: a run draws the same hard negatives, and encodes the same targets, again."""
 
 from __future__ import annotations
 
@@ -65,6 +65,12 @@ class TargetFeatures:
                 return self._tokenised(rows)
             self._keep(new, features)
         return self._gathered(rows)
+
+    def are_kept(self) -> bool:
+        """Whether this encoder takes bags of token ids, which are kept."""
+        if self._takes_bags and not self._used and len(self._corpus):
+            self.of(np.zeros(1, dtype=np.int64))
+        return self._takes_bags
 
     def _tokenised(self, rows: NDArray[np.int64]) -> dict[str, Any]:
         texts = self._corpus.texts(rows)

@@ -126,11 +126,13 @@ class CorpusSoftmaxLoss(nn.Module):
         self.similarity = similarity_of(model)
         self.cost = Cost()
         self.source = make_source(negatives) if isinstance(negatives, str) else negatives
-        self.targets = CorpusTargets(model, dataset.corpus, self.cost, similarity=self.similarity)
-        self.source.attach(self.targets, self.cost)
         self.target_prompt = document_prompt(model) if target_prompt is None else target_prompt
         task = "document" if has_router(model) else None
         self._target_features = TargetFeatures(model, dataset.corpus, self.target_prompt, task)
+        self.targets = CorpusTargets(
+            model, dataset.corpus, self.cost, similarity=self.similarity, features=self._target_features
+        )
+        self.source.attach(self.targets, self.cost)
         self.suspects = SuspectedNegatives(len(dataset.corpus))
         self._known = dataset.known_positives(split)
         self._known_in_evaluation = _all_positives(dataset)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hardwood.encoding import Similarity, encode_targets
 from hardwood.negatives import Cost
+from hardwood.training._tokens import TargetFeatures
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -28,6 +29,8 @@ class CorpusTargets:
         corpus: the targets' texts.
         cost: where encodings and seconds are counted.
         similarity: ``"cosine"`` brings encodings to unit length, ``"dot"`` leaves them as they are.
+        features: what the model takes for rows of the corpus, kept from earlier where that pays; ``None``: the model's
+            own prompt and tokenizer, each time.
         batch_size: texts a forward pass.
         block_size: texts a block: what is in flight between the encoder and whoever keeps the encodings.
     """
@@ -39,6 +42,7 @@ class CorpusTargets:
         cost: Cost,
         *,
         similarity: Similarity,
+        features: TargetFeatures | None = None,
         batch_size: int = 256,
         block_size: int = 16_384,
     ) -> None:
@@ -49,6 +53,7 @@ class CorpusTargets:
         self.progress = True  # bars for encodings that take a while, on a terminal
         self._cost = cost
         self._similarity: Similarity = similarity
+        self._features = features
         self._batch_size = batch_size
         self._block_size = block_size
 
@@ -68,6 +73,7 @@ class CorpusTargets:
         Raises:
             ValueError: an encoding that is not finite; names the target.
         """
+        kept = self._features is not None and self._features.are_kept()
         blocks = encode_targets(
             self.model,
             self.corpus,
@@ -75,6 +81,7 @@ class CorpusTargets:
             batch_size=self._batch_size,
             block=self._block_size,
             similarity=self._similarity,
+            features=self._features.of if self._features is not None and kept else None,
             progress=None if self.progress and len(rows if rows is not None else self.corpus) > _WORTH_A_BAR else False,
         )
         while True:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from hardwood.tree._bounds import mass_estimate
@@ -125,7 +127,7 @@ def pick_nodes(cut: Cut, stream, node):  # type: ignore[no-untyped-def]
         while t < stretches - 1 and cdf[t] <= goal:
             t += 1
         seen = cdf[t - 1] if t > 0 else 0.0
-        last = np.int64(-1)
+        last: Any = np.int64(-1)
         for i in range(t * STRETCH, min((t + 1) * STRETCH, n)):
             if mass[i] > 0.0:
                 last = i

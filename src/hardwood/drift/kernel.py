@@ -20,7 +20,7 @@ WIDTHS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(-10, 3))
 """Values of λ tried: 1e-5 to 10; the kernel's diagonal is 1."""
 
-CHOOSE_ON = 1024
+CHOOSE_ON = 256
 """Settings are chosen on at most so many landmarks, since each γ costs a decomposition, cubic in their number."""
 
 CAUTIOUS = (1.0, 0.1)

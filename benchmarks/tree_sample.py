@@ -31,6 +31,7 @@ def options() -> argparse.Namespace:
     made.add_argument("--k", type=int, default=16)
     made.add_argument("--queries", type=int, default=256, help="for the errors")
     made.add_argument("--leaf-size", type=int, default=64)
+    made.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="in which we keep vectors")
     arguments = made.parse_args()
     if arguments.quick:
         arguments.n, arguments.dims, arguments.repeats = min(arguments.n, 100_000), arguments.dims[:1], 5
@@ -51,17 +52,20 @@ def main() -> None:
 def of_dimension(arguments: argparse.Namespace, d: int) -> list[Row]:
     """All scales and probes in one dimension, the peer first at each scale."""
     targets, queries = load(arguments.data, arguments.n, d, arguments.queries, arguments.seed)
-    index = _ours.build(targets, arguments.threads, leaf_size=arguments.leaf_size)
+    indexes = {
+        kind: _ours.build(targets, arguments.threads, leaf_size=arguments.leaf_size, dtype=kind)
+        for kind in arguments.dtypes
+    }
     peers = {"plain": ExactSampler(targets).plain, "blocked": ExactSampler(targets).blocked}
     rows = []
     for scale in arguments.scales:
-        rows += of_scale(arguments, index, peers, queries, scale=scale, exact=truth(targets, queries, scale))
+        rows += of_scale(arguments, indexes, peers, queries, scale=scale, exact=truth(targets, queries, scale))
     return rows
 
 
 def of_scale(
     arguments: argparse.Namespace,
-    index: TargetIndex,
+    indexes: dict[str, TargetIndex],
     peers: dict,
     queries: Array,
     *,
@@ -71,27 +75,31 @@ def of_scale(
     """Timings interleaved: every peer, every number of probes, and again."""
     batch, generator = queries[: arguments.batch], torch.Generator().manual_seed(arguments.seed)
     calls = {name: partial(peer, batch, arguments.k, scale, generator) for name, peer in peers.items()}
-    for probes in arguments.probes:
-        calls[str(probes)] = partial(index.sample, batch, arguments.k, scale=scale, probes=probes, seed=0)
+    ours = [(kind, probes) for kind in indexes for probes in arguments.probes]
+    for kind, probes in ours:
+        calls[f"{kind} {probes}"] = partial(
+            indexes[kind].sample, batch, arguments.k, scale=scale, probes=probes, seed=0
+        )
     seconds = interleave(calls, arguments.repeats)
     best = min(peers, key=lambda name: seconds[name])
-    fixed = {"n": len(index), "d": queries.shape[1], "scale": scale}
+    fixed = {"n": len(next(iter(indexes.values()))), "d": queries.shape[1], "scale": scale}
     rows = [
         {**fixed, "what": f"exact (torch, {name})", "µs/query": 1e6 * seconds[name] / len(batch)}
         | {"times faster than exact": seconds[best] / seconds[name], "opened": 1.0}
         for name in peers
     ]
-    for probes in arguments.probes:
-        taken = seconds[str(probes)]
+    for kind, probes in ours:
+        taken = seconds[f"{kind} {probes}"]
         rows.append(
             {
                 **fixed,
-                "what": f"Hardwood, {probes} probes",
+                "what": f"Hardwood, {kind}, {probes} probes",
                 "probes": probes,
+                "kept in": kind,
                 "µs/query": 1e6 * taken / len(batch),
             }
             | {"times faster than exact": seconds[best] / taken}
-            | errors(index, queries, scale, probes, exact)
+            | errors(indexes[kind], queries, scale, probes, exact)
         )
     return rows
 
@@ -112,9 +120,10 @@ def draw_figure(arguments: argparse.Namespace, rows: list[Row]) -> None:
     with figure(arguments, f"tree_sample_{arguments.data}", panels=len(arguments.scales)) as axes:
         for axis, scale in zip(axes, arguments.scales, strict=True):
             for d, line in zip(arguments.dims, ("-", "--", ":"), strict=False):
-                ours = [row for row in rows if row["d"] == d and row["scale"] == scale and "probes" in row]
-                label = f"Hardwood, {d}-d"
-                curve(axis, ours, "error of E[y]", "times faster than exact", label, linestyle=line)
+                for kind, marker in zip(arguments.dtypes, ("o", "s"), strict=False):
+                    ours = [row for row in rows if (row["d"], row["scale"], row.get("kept in")) == (d, scale, kind)]
+                    label = f"Hardwood, {d}-d, {kind}"
+                    curve(axis, ours, "error of E[y]", "times faster than exact", label, linestyle=line, marker=marker)
             axis.axhline(1, color="#444444", linewidth=1, label="exact (torch)")
             log_ticks(axis)
             axis.set(xlabel="relative error of $E_P[y]$", ylabel="times faster than exact sampling")

@@ -189,7 +189,7 @@ class DynamicNegatives(NegativeSource):
         others: `TargetIndex.log_proposal` is exact, and costs as much as brute force.
         """
         with self.cost.timed("sample"):
-            stored = self._stored_vectors(ids).to(request.queries.device)
+            stored = self.stored_vectors(ids).to(request.queries.device)
             scores = losses.scores(request.queries, stored, request.scale)
             # The exclusions of the draw hold what the filter found; the ceiling itself forbids nothing more.
             drawn_with = dataclasses.replace(request, exclude=self._excluded, ceiling=None)
@@ -200,7 +200,7 @@ class DynamicNegatives(NegativeSource):
             return
         with self.cost.timed("index"):
             ids, fresh = rows.cpu(), vectors.float().cpu()
-            stored = self._stored_vectors(rows).to(vectors.device)
+            stored = self.stored_vectors(rows).to(vectors.device)
             staleness = measure_staleness(request, draw, rows, stored, vectors.float())
             # A running mean over about ten steps: one step's batch is small, and a spike is no drift. A refresh makes
             # what was measured before it void.
@@ -325,7 +325,8 @@ class DynamicNegatives(NegativeSource):
             fresh[order[np.searchsorted(rows[order], block.numpy())]] = vectors.cpu().numpy()
         return fresh
 
-    def _stored_vectors(self, ids: Tensor) -> Tensor:
+    def stored_vectors(self, ids: Tensor) -> Tensor:
+        """What the tree holds now for rows of the corpus ``ids`` ``(m,)``: ``(m, d)`` float32, on the CPU."""
         return torch.from_numpy(self._built().vectors(ids.cpu().numpy()))
 
     def _true_log_proposal(self, request: Request) -> Tensor:

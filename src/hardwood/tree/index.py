@@ -589,11 +589,12 @@ class TargetIndex:
         return self._tree.nodes
 
     def _groups(self, probes: int) -> int:
-        """How many groups to look into: those of an eighth of the leaves, of 2 048 leaves at least (scoring so
-        many centroids costs less than what it would miss), and twice what holds ``probes`` leaves."""
+        """How many groups to look into: those of an eighth of the leaves; in small trees of more, up to 2 048 leaves, the
+        more the more are opened (scoring so many centroids costs less than what it would miss); and of twice
+        ``probes``."""
         nodes = self._tree.nodes
         G, L = len(nodes.group_count), max(1, len(nodes.group_leaves))
-        leaves = max(L // 8, LEAVES_LOOKED_AT, 2 * probes)
+        leaves = max(L // 8, min(LEAVES_LOOKED_AT, LEAVES_LOOKED_AT // 2 + 32 * probes), 2 * probes)
         return min(G, max(1, -(-leaves * G // L)))
 
     def _excluded_rows(self, lists: RaggedRows, least: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hardwood.tree import _inputs
-from hardwood.tree._bounds import rounding
-from hardwood.tree._nodes import BLOCK
-from hardwood.tree._results import Draw, Hits, LogPartition
-from hardwood.tree._threads import ReadWriteLock, default_threads, split_work
-
-if TYPE_CHECKING:
-    from hardwood._ragged import RaggedRows
-    from hardwood.tree._tree import Tree
-
-    Exclude = RaggedRows | Sequence[Any] | None
+from hardwood.tree._reading import ReadableIndex
+from hardwood.tree._threads import default_threads
 
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
 METRICS = ("dot", "cosine")
-PROBES = 32
-LEAVES_LOOKED_AT = 2048
 
 
-class TargetIndex:
+class TargetIndex(ReadableIndex):
     """All targets' vectors in a tree that samples their softmax, bounds its partition function, and changes
     in place.
 
@@ -37,20 +26,6 @@ class TargetIndex:
     may be NumPy arrays or torch tensors; results are torch tensors, on the queries' device, when the queries
     were. Scores are ``s_i = scale · x·y_i`` in float32 products, returned in float64.
     """
-
-    def __init__(self, tree: Tree, metric: str, threads: int | None) -> None:
-        self._tree, self._metric = tree, metric
-        self._threads = default_threads() if threads is None else _inputs.count(threads, "threads")
-        self._lock = ReadWriteLock()
-        self._loaded: tuple[Path, dict[str, Any]] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        # For `spawn` workers only: arrays travel, locks and file names do not.
-        return {"_tree": self._tree, "_metric": self._metric, "_threads": self._threads}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lock, self._loaded = ReadWriteLock(), None
 
     @classmethod
     def build(
@@ -119,11 +94,6 @@ class TargetIndex:
         )
 
     @property
-    def dimension(self) -> int:
-        """``d``."""
-        return int(self._tree.nodes.rows.shape[1])
-
-    @property
     def dtype(self) -> str:
         """How vectors are stored: "float32" or "bfloat16"."""
         return "float32" if self._tree.dtype == np.float32 else "bfloat16"
@@ -173,246 +143,6 @@ class TargetIndex:
         wanted, stream = _inputs.count(count, "count"), int(_inputs.seed_of(seed))
         with self._lock.reading():
             return self._tree.spread(wanted, stream)
-
-    # Reading
-
-    def sample(
-        self,
-        queries: Any,
-        k: int,
-        *,
-        scale: float = 20.0,
-        exclude: Exclude = None,
-        probes: int = PROBES,
-        replace: bool = True,
-        exact: bool = False,
-        seed: int | None = None,
-        first_query: int = 0,
-    ) -> Draw:
-        """Draw ``k`` targets for each query from (an approximation of) the softmax over all targets, with
-        known probabilities.
-
-        The ``probes`` leaves of largest estimated mass are scored exactly; the others are drawn by their
-        estimated masses, then within the leaf by exact scores. So ``log_q`` is the true log probability of
-        each draw, ``mean exp(s) / q`` is unbiased for ``Z`` with any ``probes``, and with every leaf opened
-        the draws are exact samples of ``P``.
-
-        Args:
-            queries: ``(B, d)``.
-            k: draws for each query.
-            scale: ``β > 0`` in ``s = β x·y``.
-            exclude: ids that must not be drawn and do not count in ``log_z``, one list a query (a
-                `RaggedRows` or a sequence of arrays). Ids that are not in the index exclude nothing. Leaves
-                that hold excluded ids are always opened.
-            probes: leaves opened for each query.
-            replace: False draws without repeats (Gumbel top-k); see `Draw.log_weights`.
-            exact: open leaves, best bounds first, until each draw is certainly an exact sample of ``P``;
-                ``log_q`` is then ``s - log_z``, with ``log_z`` estimated from all that was opened. Costs from
-                some hundred leaves up to all of them. With replacement only.
-            seed: same seed, same draws, for any number of threads; None takes a fresh one from the system.
-            first_query: the place of ``queries[0]`` in a longer list that is passed in chunks: draws depend
-                on (seed, place) only.
-
-        Raises:
-            ValueError: for ``k < 1``, ``scale <= 0``, NaN, wrong dimension, an empty index, more draws
-            without replacement than targets,
-                a query that excludes every target.
-        """
-        x, size = self._queries(queries), _inputs.count(k, "k")
-        beta, stream = _inputs.positive(scale, "scale"), _inputs.seed_of(seed)
-        opens = _inputs.count(probes, "probes")
-        if exact and not replace:
-            raise ValueError(
-                "exact=True draws with replacement only; leave out replace=False, "
-                "or open all leaves with a large probes."
-            )
-        lists = _inputs.excluded(exclude, len(x))
-        shape = (len(x), size)
-        rows, log_q = np.zeros(shape, dtype=np.int64), np.zeros(shape)
-        scores, weights, marks = np.zeros(shape), np.zeros(shape), np.full((len(x), 3), -np.inf)
-        with self._lock.reading():
-            nodes, gamma = self._ready(), rounding(self.dimension)
-            offsets, hidden = self._excluded_rows(lists, 1 if replace else size)
-            common = (offsets, hidden, stream, first_query, gamma)
-            if exact:
-                from hardwood.tree._certify import draw_exact
-
-                self._run(lambda a, b: draw_exact(nodes, x, beta, *common, a, b, rows, scores, marks), len(x))
-            elif replace:
-                from hardwood.tree._sample import draw_replace
-
-                inside = self._groups(opens)
-                self._run(
-                    lambda a, b: draw_replace(nodes, x, beta, opens, inside, *common, a, b, rows, log_q, scores, marks),
-                    len(x),
-                )
-            else:
-                from hardwood.tree._sample import draw_without
-
-                inside = self._groups(opens)
-                self._run(
-                    lambda a, b: draw_without(
-                        nodes, x, beta, opens, inside, *common, a, b, rows, log_q, scores, marks, weights
-                    ),
-                    len(x),
-                )
-            drawn = nodes.row_id[rows]
-        if exact:
-            log_q = scores - marks[:, :1]
-        if replace:
-            weights = -np.log(size) - log_q
-        parts = (drawn, log_q, scores, weights, *np.ascontiguousarray(marks.T))
-        return Draw(*(_inputs.like(queries, part) for part in parts))
-
-    def log_proposal(
-        self, queries: Any, ids: Any, *, scale: float = 20.0, exclude: Exclude = None, probes: int = PROBES
-    ) -> Any:
-        """The log probability that one draw of `sample` for query ``b`` (same arguments) gives target
-        ``ids[j]``.
-
-        The same numbers as `Draw.log_q`, for any target: what weighting candidates shared over a batch by the
-        mixture of all its queries' proposals needs (multiple importance sampling, Veach and Guibas 1995).
-
-        Args:
-            queries: ``(B, d)``.
-            ids: ``(m,)``, repeats allowed.
-            scale: as for `sample`.
-            exclude: as for `sample`.
-            probes: as for `sample`.
-
-        Returns:
-            ``(B, m)`` float64; -inf where the query excludes the target.
-
-        Raises:
-            KeyError: for ids that are not in the index.
-        """
-        from hardwood.tree._proposal import leaf_masses, proposal
-
-        x, beta = self._queries(queries), _inputs.positive(scale, "scale")
-        opens, wanted = _inputs.count(probes, "probes"), _inputs.ids(ids, unique=False)
-        lists = _inputs.excluded(exclude, len(x))
-        out = np.zeros((len(x), len(wanted)))
-        with self._lock.reading():
-            nodes, gamma = self._ready(), rounding(self.dimension)
-            rows = self._rows(wanted)
-            offsets, hidden = self._excluded_rows(lists, 1)
-            leaves, where = np.unique(nodes.row_leaf[rows].astype(np.int64), return_inverse=True)
-            where = where.reshape(-1)
-            masses = np.zeros((len(x), len(leaves)))
-            self._run(lambda a, b: leaf_masses(nodes, x, beta, leaves, a, b, masses), len(leaves))
-            inside = self._groups(opens)
-            self._run(
-                lambda a, b: proposal(
-                    nodes,
-                    x,
-                    beta,
-                    opens,
-                    inside,
-                    offsets,
-                    hidden,
-                    rows,
-                    where,
-                    leaves,
-                    masses,
-                    gamma,
-                    a,
-                    b,
-                    out,
-                ),
-                len(x),
-            )
-        return _inputs.like(queries, out)
-
-    def search(self, queries: Any, k: int, *, probes: int = PROBES) -> Hits:
-        """The ``k`` targets of largest inner product among the ``probes`` leaves that promise most (mean
-        score and three standard deviations), best first.
-
-        Args:
-            queries: ``(B, d)``.
-            k: hits for each query; where the leaves looked at hold fewer, ids are -1 and scores -inf.
-            probes: leaves opened; more is slower and finds more.
-
-        Raises:
-            ValueError: for ``k < 1``, NaN, wrong dimension, an empty index.
-        """
-        from hardwood.tree._search import search
-
-        x, size, opens = self._queries(queries), _inputs.count(k, "k"), _inputs.count(probes, "probes")
-        with self._lock.reading():
-            nodes = self._ready()
-            rows, scores = np.zeros((len(x), size), dtype=np.int64), np.zeros((len(x), size))
-            inside = self._groups(opens)
-            self._run(lambda a, b: search(nodes, x, opens, inside, a, b, rows, scores), len(x))
-            found = np.where(rows >= 0, nodes.row_id[np.maximum(rows, 0)], -1)
-        return Hits(_inputs.like(queries, found), _inputs.like(queries, scores))
-
-    def log_partition(
-        self,
-        queries: Any,
-        scale: float,
-        *,
-        exclude: Exclude = None,
-        tolerance: float | None = None,
-        budget: int | None = None,
-    ) -> LogPartition:
-        """``log Z`` of each query, with certified bounds.
-
-        Opens leaves, those with the widest gap between their bounds first, until ``upper - lower <=
-        tolerance`` or ``budget`` leaves are open. The bounds hold for the exact sum over the stored vectors,
-        whatever the rounding of float32 products, which costs about ``1e-7 · d · scale · ‖x‖ · ‖y‖`` on
-        either side and 1e-5: no tolerance below that can be reached.
-
-        Args:
-            queries: ``(B, d)``.
-            scale: ``β > 0``.
-            exclude: as for `sample`.
-            tolerance: the gap to reach; None stops at the budget.
-            budget: leaves to open at most for each query (beside those that hold excluded ids): with a
-                tolerance all by default, without one 32.
-
-        Raises:
-            ValueError: as `sample`.
-        """
-        from hardwood.tree._certify import refine
-
-        x, beta = self._queries(queries), _inputs.positive(scale, "scale")
-        goal = -1.0 if tolerance is None else _inputs.positive(tolerance, "tolerance")
-        lists = _inputs.excluded(exclude, len(x))
-        marks, opened, certain = np.zeros((len(x), 3)), np.zeros(len(x), np.int64), np.zeros(len(x), np.bool_)
-        with self._lock.reading():
-            nodes, gamma = self._ready(), rounding(self.dimension)
-            limit = PROBES if tolerance is None else len(nodes.leaf_count)
-            limit = limit if budget is None else _inputs.count(budget, "budget")
-            offsets, hidden = self._excluded_rows(lists, 1)
-            self._run(
-                lambda a, b: refine(nodes, x, beta, goal, limit, offsets, hidden, gamma, a, b, marks, opened, certain),
-                len(x),
-            )
-        return LogPartition(
-            *(_inputs.like(queries, part) for part in (*np.ascontiguousarray(marks.T), opened, certain))
-        )
-
-    def expectation(self, queries: Any, scale: float, *, exclude: Exclude = None, probes: int = PROBES) -> Any:
-        """``E_P[y]`` for each query, ``(B, d)`` float32: the gradient of ``log Z`` by ``scale · x`` without
-        sampling.
-
-        Opened targets count exactly, an unopened node by its mean tilted towards the query by its covariance:
-        the gradient of the estimate ``log Ẑ`` itself.
-
-        Raises:
-            ValueError: as `sample`.
-        """
-        from hardwood.tree._search import expect
-
-        x, beta = self._queries(queries), _inputs.positive(scale, "scale")
-        opens, lists = _inputs.count(probes, "probes"), _inputs.excluded(exclude, len(x))
-        out = np.zeros((len(x), self.dimension), dtype=np.float32)
-        with self._lock.reading():
-            nodes, gamma = self._ready(), rounding(self.dimension)
-            offsets, hidden = self._excluded_rows(lists, 1)
-            inside = self._groups(opens)
-            self._run(lambda a, b: expect(nodes, x, beta, opens, inside, offsets, hidden, gamma, a, b, out), len(x))
-        return _inputs.like(queries, out)
 
     # Changing
 
@@ -496,6 +226,12 @@ class TargetIndex:
                 return {"groups_rebuilt": 0, "leaves_merged": 0, "rows_given_back": 0, "groups": 0}
             return self._tree.repair(limit, self._threads)
 
+    def _pairs(self, ids: Any, vectors: Any) -> tuple[Any, Any]:
+        numbers, block = _inputs.ids(ids), _inputs.vectors(vectors, self.dimension, "vectors")
+        if len(numbers) != len(block):
+            raise ValueError(f"{len(numbers)} ids for {len(block)} vectors.")
+        return numbers, _inputs.normalised(block) if self._metric == "cosine" else block
+
     # Keeping
 
     def stats(self) -> dict[str, float]:
@@ -562,61 +298,3 @@ class TargetIndex:
         index = cls(tree, metric, threads)
         index._loaded = (Path(folder).absolute(), manifest)
         return index
-
-    # Inside
-
-    def _queries(self, x: Any) -> Any:
-        return _inputs.queries(x, self.dimension, self._metric == "cosine")
-
-    def _pairs(self, ids: Any, vectors: Any) -> tuple[Any, Any]:
-        numbers, block = _inputs.ids(ids), _inputs.vectors(vectors, self.dimension, "vectors")
-        if len(numbers) != len(block):
-            raise ValueError(f"{len(numbers)} ids for {len(block)} vectors.")
-        return numbers, _inputs.normalised(block) if self._metric == "cosine" else block
-
-    def _rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        rows = self._tree.ids.find(ids)
-        if (rows < 0).any():
-            unknown = ids[rows < 0]
-            raise KeyError(
-                f"id {int(unknown[0])} is not in the index ({len(unknown)} such). Use add() for new targets."
-            )
-        return rows
-
-    def _ready(self) -> Any:
-        if not len(self._tree.ids):
-            raise ValueError("the index is empty; add() targets first.")
-        return self._tree.nodes
-
-    def _groups(self, probes: int) -> int:
-        """How many groups to look into: those of an eighth of the leaves; in small trees of more, up to 2 048 leaves, the
-        more the more are opened (scoring so many centroids costs less than what it would miss); and of twice
-        ``probes``."""
-        nodes = self._tree.nodes
-        G, L = len(nodes.group_count), max(1, len(nodes.group_leaves))
-        leaves = max(L // 8, min(LEAVES_LOOKED_AT, LEAVES_LOOKED_AT // 2 + 32 * probes), 2 * probes)
-        return min(G, max(1, -(-leaves * G // L)))
-
-    def _excluded_rows(self, lists: RaggedRows, least: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows of the excluded ids, ``(offsets, rows)``, without repeats; each query must keep ``least``
-        targets."""
-        n = len(self._tree.ids)
-        offsets, rows = np.zeros(len(lists) + 1, dtype=np.int64), np.zeros(0, dtype=np.int64)
-        if len(lists.values):
-            from hardwood._ragged import RaggedRows
-
-            found = self._tree.ids.find(np.asarray(lists.values, dtype=np.int64))
-            kept = RaggedRows.from_pairs(lists.row_ids()[found >= 0], found[found >= 0], len(lists))
-            offsets, rows = kept.offsets, kept.values
-        short = np.flatnonzero(n - np.diff(offsets) < least)
-        if len(short):
-            left = int(n - np.diff(offsets)[short[0]])
-            raise ValueError(
-                f"query {int(short[0])} has {left} targets that are not excluded, "
-                f"but {least} must be drawn without repeats."
-            )
-        return offsets, rows
-
-    def _run(self, task: Any, size: int) -> None:
-        # Pieces as large as all threads having one allows: queries looked at together share products.
-        split_work(task, size, self._threads, least=max(1, min(BLOCK, size // self._threads)))

@@ -65,7 +65,8 @@ class DynamicNegatives(NegativeSource):
         refresh_every: optimiser steps between two refreshes; ``None``: no refresh by the clock.
         refresh_when: refresh when the running cosine error of stored encodings passes this; ``None``: no refresh by
             need (and with ``refresh_every`` ``None`` too, none at all).
-        refresh_spacing: optimiser steps at least between two refreshes by need.
+        refresh_spacing: optimiser steps at least between two refreshes by need; and a tenth of the steps since
+            ``start_step``.
         landmarks: targets encoded in a refresh, spread evenly over the tree's leaves.
         reencode: further targets encoded in a refresh: those whose true encodings are the oldest.
         drift: name of a drift model (`hardwood.drift.DRIFT_MODELS`); ``"stale"`` predicts no motion.
@@ -282,7 +283,9 @@ class DynamicNegatives(NegativeSource):
         since = step - self._last_refresh
         if self.refresh_every is not None and since >= self.refresh_every:
             return True
-        may = since >= self.refresh_spacing and self._since_refresh > 0
+        # A tenth of the run so far: the encoder moves ever less, and predicting everybody costs what it costs.
+        spacing = max(self.refresh_spacing, (step - self.start_step) // 10)
+        may = since >= spacing and self._since_refresh > 0
         return self.refresh_when is not None and may and self._staleness.cosine > self.refresh_when
 
     def _build(self) -> None:

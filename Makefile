@@ -10,9 +10,9 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: demo test test-fast lint types docs table clean
 
-demo: $(INSTALLED)  ## HPO data, in-batch against exact softmax negatives: table, models, figures in runs/demo
+demo: $(INSTALLED)  ## HPO data, in-batch against exact and dynamic softmax negatives: table, models, figures in runs/demo
 	[ -f data/hpo/corpus.jsonl ] || $(RUN)/hardwood data hpo data/hpo
-	$(RUN)/hardwood compare data/hpo --negatives in-batch,exact --seeds 1 --steps 400 --evaluate-every 100 --output runs/demo
+	$(RUN)/hardwood compare data/hpo --negatives in-batch,exact,dynamic --seeds 1 --steps 400 --evaluate-every 100 --output runs/demo
 
 test: $(INSTALLED)  ## all tests, slow ones too
 	$(RUN)/pytest -n 2

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hardwood import evaluation
 from hardwood._ragged import RaggedRows
 from hardwood.data import Judgements, RetrievalDataset, TextTable
 from hardwood.encoding import query_vectors, target_vectors
-from hardwood.evaluation import evaluate, measure, measure_each, rank_vectors, retrieve
+from hardwood.evaluation import evaluate, evaluate_splits, measure, measure_each, rank_vectors, retrieve
 from tiny_models import WORDS, make_bert, make_static
 
 
@@ -232,6 +233,26 @@ def test_evaluation_end_to_end_is_brute_force(kind, dataset, tmp_path):
     assert list(got) == ["recall@1", "recall@10", "recall@100", "mrr@10", "ndcg@10"]
     if kind == "static":
         assert got["recall@1"] > 0.25  # half of the positives have the query's word; the other half can't count
+
+
+def test_splits_together_are_measured_as_one_by_one(dataset, monkeypatch):
+    model = make_static()
+    splits = [name for name in dataset.splits if len(dataset.split(name))]
+    assert len(splits) > 1
+    want = {name: evaluate(model, dataset, split=name, progress=False) for name in splits}
+    encoded: list[int] = []
+    original = evaluation.encode_targets
+
+    def counting(model, texts, *args, **kwargs):
+        encoded.append(len(texts))
+        return original(model, texts, *args, **kwargs)
+
+    monkeypatch.setattr(evaluation, "encode_targets", counting)
+    assert evaluate_splits(model, dataset, splits, progress=False) == want
+    assert encoded == [len(dataset.corpus)]
+    assert evaluate_splits(model, dataset, []) == {}
+    with pytest.raises(ValueError, match="nowhere"):
+        evaluate_splits(model, dataset, [*splits, "nowhere"])
 
 
 def test_retrieval_of_some_queries_with_exclusions(dataset):

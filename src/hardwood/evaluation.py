@@ -73,21 +73,40 @@ def evaluate(
     Raises:
         ValueError: for an unknown or empty split, or a similarity that isn't an inner product.
     """
-    judgements = dataset.split(split)
-    if not len(judgements):
-        raise ValueError(f"the split {split!r} of {dataset.name} has no queries to measure")
-    ranking, _ = retrieve(
-        model,
-        dataset.corpus,
-        dataset.queries,
-        DEPTH,
-        query_rows=judgements.queries,
-        batch_size=batch_size,
-        block=block,
-        similarity=similarity,
-        progress=progress,
-    )
-    return measure(ranking, judgements)
+    settings: dict[str, Any] = {
+        "batch_size": batch_size,
+        "block": block,
+        "similarity": similarity,
+        "progress": progress,
+    }
+    return evaluate_splits(model, dataset, [split], **settings)[split]
+
+
+def evaluate_splits(
+    model: SentenceTransformer, dataset: RetrievalDataset, splits: Sequence[str], **settings: Any
+) -> dict[str, dict[str, float]]:
+    """What `evaluate` gives for each of ``splits``, by name, with the corpus encoded once for all of them.
+
+    Args:
+        model: as for `evaluate`.
+        dataset: as for `evaluate`.
+        splits: names of splits; none: an empty answer, and nothing is encoded.
+        settings: ``batch_size``, ``block``, ``similarity`` and ``progress`` of `evaluate`.
+
+    Raises:
+        ValueError: as `evaluate`, before anything is encoded.
+    """
+    judged = {name: dataset.split(name) for name in splits}
+    for name, judgements in judged.items():
+        if not len(judgements):
+            raise ValueError(f"the split {name!r} of {dataset.name} has no queries to measure")
+    if not judged:
+        return {}
+    query_rows = np.concatenate([judgements.queries for judgements in judged.values()])
+    ranking, _ = retrieve(model, dataset.corpus, dataset.queries, DEPTH, query_rows=query_rows, **settings)
+    ends = np.cumsum([len(judgements) for judgements in judged.values()])
+    parts = np.split(ranking, ends[:-1])
+    return {name: measure(part, judged[name]) for name, part in zip(judged, parts, strict=True)}
 
 
 def measure(ranking: ArrayLike, judgements: Judgements) -> dict[str, float]:

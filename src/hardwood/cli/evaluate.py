@@ -28,14 +28,14 @@ def evaluate(
     from hardwood._files import written_whole
     from hardwood.data import RetrievalDataset
     from hardwood.encoders import load_encoder
-    from hardwood.evaluation import evaluate as measure
+    from hardwood.evaluation import evaluate_splits
 
     dataset = RetrievalDataset.load(data, unjudged="ignore" if ignore_unjudged else "error")
     splits = split or ["test"]
     for name in splits:
         dataset.split(name)
     encoder = load_encoder(model, device=device, trust_remote_code=trust_remote_code)
-    measures = {name: measure(encoder, dataset, split=name, progress=not quiet) for name in splits}
+    measures = evaluate_splits(encoder, dataset, splits, progress=not quiet)
     print_measures(measures)
     if output is not None:
         with written_whole(output) as temporary:

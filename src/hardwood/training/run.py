@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hardwood._files import written_whole
 from hardwood.data import RetrievalDataset
 from hardwood.encoders import document_prompt, has_router, load_encoder, query_prompt
-from hardwood.evaluation import evaluate
+from hardwood.evaluation import evaluate_splits
 from hardwood.negatives.cost import reset_peaks
 from hardwood.training.callback import STATE_FOLDER, NegativesCallback
 from hardwood.training.config import RunConfig, read_settings
@@ -101,9 +101,7 @@ def train(
 
     # The trainer leaves its autocast around the model's forward: measure what is saved, as it will be loaded.
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    metrics: dict[str, Any] = {
-        name: evaluate(model, data, split=name, progress=False if quiet else None) for name in splits
-    }
+    metrics: dict[str, Any] = dict(evaluate_splits(model, data, splits, progress=False if quiet else None))
     metrics["cost"] = loss.cost.report()
     metrics["training"] = {"steps": trainer.state.global_step, "seconds": round(seconds, 3)}
     history = trainer.state.log_history

@@ -76,14 +76,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Quality and cost of each variant as Markdown."""
     splits = sorted(rows[0]["measures"], key=lambda name: (name != "test", name))
     header = ["negatives", "seeds", *(f"MRR@10 {split}" for split in splits), "targets re-encoded", "of the oracle's"]
-    header += ["seconds", "encode / index / sample / rest", "texts a step", "peak host"]
+    header += ["seconds", "of which encode / index / sample / loss", "texts a step", "peak host"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     oracle = next((_mean(row, "targets_reencoded") for row in rows if row["negatives"] == ORACLE), None)
     for row in rows:
         reencoded = _mean(row, "targets_reencoded")
         cells = [row["negatives"], str(len(row["seeds"]))]
         cells += [_spread(row["measures"][split]["mrr@10"], len(row["seeds"])) for split in splits]
-        cells += [f"{reencoded:,.0f}", f"{reencoded / oracle:.1%}" if oracle else "–", f"{_mean(row, 'seconds'):.0f}"]
+        cells += [f"{reencoded:,.0f}", f"{reencoded / oracle:.1%}" if oracle else "–", f"{_mean(row, 'training_seconds'):.0f}"]
         parts = ("encode", "index", "sample", "forward_backward")
         cells.append(" / ".join(f"{_mean(row, part):.0f}" for part in parts))
         cells += [f"{_mean(row, 'texts_a_step'):,.0f}", f"{_mean(row, 'peak_host_bytes') / 2**20:,.0f} MiB"]
@@ -95,7 +95,7 @@ def draw(rows: list[dict[str, Any]], name: str, output: Path | None) -> None:
     """MRR@10 on test against targets re-encoded and against seconds; the ceiling as a line."""
     sources = list(dict.fromkeys(_source(row) for row in rows))
     with figure(argparse.Namespace(output=output), name, panels=2) as panels:
-        for axis, cost in zip(panels, ("targets_reencoded", "seconds"), strict=True):
+        for axis, cost in zip(panels, ("targets_reencoded", "training_seconds"), strict=True):
             for row in rows:
                 _draw_row(axis, row, cost, colour=f"C{sources.index(_source(row)) % 10}")
             _one_label_each(axis)

@@ -75,6 +75,7 @@ def _flat_cost(metrics: dict[str, Any]) -> dict[str, float]:
         "targets_reencoded": cost["targets_reencoded"],
         "texts_a_step": cost["texts_encoded"] / max(metrics["training"]["steps"], 1),
         "seconds": sum(cost["seconds"].values()),
+        "training_seconds": metrics["training"]["seconds"],  # the loader's and any evaluations too
         **cost["seconds"],
         "peak_host_bytes": cost["peak_host_bytes"],
         "peak_accelerator_bytes": cost["peak_accelerator_bytes"],

@@ -45,4 +45,4 @@ def taxa(
 
 def _report(folder: Path, dataset: RetrievalDataset) -> None:
     splits = ", ".join(f"{name} {len(split):,}" for name, split in dataset.splits.items())
-    Console().print(f"{folder}: {len(dataset.corpus):,} targets; queries: {splits}", highlight=False)
+    Console().print(f"{folder}: {len(dataset.corpus):,} targets; queries: {splits}", highlight=False, soft_wrap=True)

@@ -178,6 +178,17 @@ def test_refresh_by_need() -> None:
     assert lax == NUM_TARGETS
 
 
+def test_refreshes_by_need_are_a_tenth_of_the_run_apart() -> None:
+    steps = 150
+    found = run(steps=steps, refresh_every=None, refresh_when=1e-6, start_step=0)[0].cost.targets_reencoded
+    due, last = 0, 0
+    for step in range(1, steps):
+        if step - last >= max(10, step // 10):
+            due, last = due + 1, step
+    assert due < (steps - 1) // 10
+    assert found == NUM_TARGETS + due * 60
+
+
 def test_targets_above_the_ceiling_are_excluded_and_q_is_renormalised() -> None:
     corpus = MovingCorpus()
     source = make_source("dynamic", start_step=0, leaf_size=16, probes=60)  # every leaf is opened: the search is exact

@@ -20,6 +20,7 @@ from hardwood.tree import (
     _proposal,
     _sample,
     _search,
+    _select,
     _statistics,
     _tiles,
     _update,
@@ -168,20 +169,24 @@ def test_uniforms_are_uniform_and_independent():
         assert stats.pearsonr(a, b).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("n", [1, 2, 10, 1000])
-def test_select_largest(n):
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [1, 2, 10, 100, 1000])
+def test_top(n, dtype):
     rng = np.random.default_rng(n)
     for values in (
         rng.normal(size=n),
-        rng.integers(0, 3, n).astype(float),
+        rng.integers(0, 3, n),
         np.zeros(n),
         np.where(rng.random(n) < 0.5, -np.inf, 1.0),
+        np.arange(n),
+        -np.arange(n),
     ):
         for k in {0, 1, n // 50, n // 20, n // 3, n - 1, n}:
-            order = rng.permutation(n)
-            _numeric.select_largest(values, order, n, k)
-            assert sorted(order) == list(range(n))
-            np.testing.assert_array_equal(np.sort(values[order[:k]]), np.sort(values)[n - k :])
+            found, given = np.full(n + 1, -1), values.astype(dtype)
+            _select.top(given, n, k, found)
+            first_among_equals = np.sort(np.argsort(-given, kind="stable")[:k])
+            np.testing.assert_array_equal(found[:k], first_among_equals)
+            assert (found[k:] == -1).all()
 
 
 @pytest.mark.parametrize("n", range(10))

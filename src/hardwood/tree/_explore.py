@@ -9,8 +9,9 @@ import numpy as np
 
 from hardwood.tree._bounds import mass_estimate, mass_lower, mass_upper, score_error
 from hardwood.tree._nodes import Nodes
-from hardwood.tree._numeric import dot, exp32, jit, select_largest, widest
+from hardwood.tree._numeric import dot, exp32, jit, widest
 from hardwood.tree._numeric import unit as to_unit
+from hardwood.tree._select import top
 from hardwood.tree._tiles import group_products, leaf_products
 
 
@@ -171,6 +172,7 @@ def survey(nodes: Nodes, queries, scale, groups, ex_offsets, ex_rows, begin, end
         share[q, 1] = along(unit[q], nodes.group_shape, nodes.evenly[1])
     group_dot, group_log = group_products(nodes, unit), np.full((Q, G), -np.inf)
     order, inside = np.empty((Q, G), np.int64), np.empty(Q, np.int64)
+    living, chosen, logs = np.empty(G, np.int64), np.empty(G, np.int64), np.empty(G)
     stats, live = nodes.group_stats, 0
     for g in range(G):
         if nodes.group_count[g] > 0:
@@ -178,12 +180,22 @@ def survey(nodes: Nodes, queries, scale, groups, ex_offsets, ex_rows, begin, end
                 group_log[q, g] = mass_estimate(
                     stats[g, 3], bx[q] * group_dot[q, g], bx[q], stats[g, 0], stats[g, 1], stats[g, 2], share[q, 1]
                 )
-                order[q, live] = g
+            living[live] = g
             live += 1
     forced = np.empty(widest(ex_offsets[begin + 1 : end + 1] - ex_offsets[begin:end]), np.int64)
     for q in range(Q):
         mine, n = order[q], min(groups, live)
-        select_largest(group_log[q], mine, live, n)
+        for i in range(live):
+            logs[i] = group_log[q, living[i]]
+        top(logs, live, n, chosen)
+        first, rest = 0, n  # the chosen come first; both they and the others ascend
+        for i in range(live):
+            if first < n and chosen[first] == i:
+                mine[first] = living[i]
+                first += 1
+            else:
+                mine[rest] = living[i]
+                rest += 1
         hidden = forced_leaves(nodes, ex_rows[ex_offsets[begin + q] : ex_offsets[begin + q + 1]], forced)
         for f in range(hidden):
             for t in range(n, live):
@@ -263,8 +275,8 @@ def explore(nodes: Nodes, block: Block, q, probes, excluded, gamma, certify):  #
             if node[i] == forced[f]:
                 middle[i] = np.inf
                 break
-    opened, pick = min(max(probes, n_forced), seen), np.arange(seen)
-    select_largest(middle, pick, seen, opened)
+    opened, pick = min(max(probes, n_forced), seen), np.empty(seen, np.int64)
+    top(middle, seen, opened, pick)
     total_rows = 0
     for i in range(opened):
         total_rows += leaf_count[node[pick[i]]]

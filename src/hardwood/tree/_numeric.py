@@ -122,62 +122,6 @@ def gumbel(key, counter):  # type: ignore[no-untyped-def]
 
 
 @jit
-def quickselect(values, order, n, k):  # type: ignore[no-untyped-def]
-    """Reorders ``order[:n]`` so that its first ``k`` entries index the ``k`` largest of ``values`` (Hoare's
-    algorithm, in place)."""
-    low, high = 0, n - 1
-    while low < high and 0 < k < n:
-        pivot = values[order[(low + high) // 2]]
-        i, j = low, high
-        while i <= j:
-            while values[order[i]] > pivot:
-                i += 1
-            while values[order[j]] < pivot:
-                j -= 1
-            if i <= j:
-                order[i], order[j] = order[j], order[i]
-                i += 1
-                j -= 1
-        if k - 1 <= j:
-            high = j
-        elif k - 1 >= i:
-            low = i
-        else:
-            return
-
-
-@jit
-def select_largest(values, order, n, k):  # type: ignore[no-untyped-def]
-    """Reorders ``order[:n]`` so that its first ``k`` entries index the ``k`` largest of ``values``, in place.
-
-    Few of many: cut into ``2 k`` strided parts, the ``k``-th largest of the parts' maxima has at least ``k``
-    values at or above it, and few more; one pass brings those to the front, and only they are sorted out.
-    Quickselect over everything spends its time on branches that no processor foresees.
-    """
-    parts = 2 * k
-    if k < 1 or n < 4 * parts:
-        quickselect(values, order, n, k)
-        return
-    best, rank = np.empty(parts, values.dtype), np.arange(parts)
-    for p in range(parts):
-        best[p] = values[order[p]]
-    for start in range(parts, n, parts):
-        for p in range(min(parts, n - start)):
-            v = values[order[start + p]]
-            best[p] = v if v > best[p] else best[p]
-    quickselect(best, rank, parts, k)
-    floor = best[rank[0]]
-    for p in range(1, k):
-        floor = min(floor, best[rank[p]])
-    front = 0
-    for i in range(n):
-        if values[order[i]] >= floor:
-            order[i], order[front] = order[front], order[i]
-            front += 1
-    quickselect(values, order, front, k)
-
-
-@jit
 def widest(counts):  # type: ignore[no-untyped-def]
     """The largest count, at least 1."""
     n = 1

@@ -47,15 +47,20 @@ def split_work(task: Callable[[int, int], object], size: int, threads: int, leas
             task(0, size)
         return
     edges = [size * i // pieces for i in range(pieces + 1)]
-    gate = threading.Semaphore(threads)
+    next_piece = itertools.count()  # its steps are atomic
 
-    def run(begin: int, end: int) -> None:
-        with gate:
-            task(begin, end)
+    def work() -> None:
+        while (i := next(next_piece)) < pieces:
+            task(edges[i], edges[i + 1])
 
-    futures = [_executor(threads).submit(run, a, b) for a, b in itertools.pairwise(edges)]
-    for future in futures:
-        future.result()
+    # The caller works too: waking a thread and being woken by it takes longer than a small piece.
+    futures = [_executor(threads).submit(work) for _ in range(min(threads, pieces) - 1)]
+    try:
+        work()
+    finally:
+        for future in futures:
+            if not future.cancel():  # one that has not begun by now has nothing left to do
+                future.result()
 
 
 class ReadWriteLock:

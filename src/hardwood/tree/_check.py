@@ -7,7 +7,8 @@ import numpy as np
 from hardwood.tree._bounds import RADIUS, REACH, SPREAD
 from hardwood.tree._build import decoded
 from hardwood.tree._nodes import Nodes, group_lists
-from hardwood.tree._tree import MERGE_BELOW, Tree
+from hardwood.tree._repair import MERGE_BELOW
+from hardwood.tree._tree import Tree
 
 LEAVES_AT_ONCE = 1024
 

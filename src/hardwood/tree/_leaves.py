@@ -29,6 +29,9 @@ PER_LEAF = 48
 """Targets a leaf that the iterations are run on; the last pass takes all."""
 
 MOST_TRAINED = 1 << 21
+LEAVES_A_GROUP = 64
+PER_GROUP = 32
+"""Leaves a group that groups are made from."""
 
 
 class Vectors(Protocol):
@@ -41,16 +44,22 @@ class Vectors(Protocol):
         ...
 
 
+def group_count(leaves: int) -> int:
+    """How many groups to make of so many leaves: four times the square root, so that a query which looks into the best
+    of them scores about as many groups as leaves; of millions of targets more, lest a group be too coarse."""
+    return min(leaves, max(1, round(4 * math.sqrt(leaves)), leaves // LEAVES_A_GROUP))
+
+
 class Grouping:
     """Leaf centres and the groups they form."""
 
     def __init__(self, centres: Floats, rng: np.random.Generator) -> None:
         self.centres = centres
         self.half = 0.5 * np.einsum("ij,ij->i", centres, centres)
-        count = max(1, round(math.sqrt(len(centres))))
+        count = group_count(len(centres))
         sample = centres
-        if len(centres) > 128 * count:
-            sample = centres[np.sort(rng.choice(len(centres), 128 * count, replace=False))]
+        if len(centres) > PER_GROUP * count:
+            sample = centres[np.sort(rng.choice(len(centres), PER_GROUP * count, replace=False))]
         labels = nearest(centres, kmeans(sample, count, 6, rng))
         used, self.leaf_group = np.unique(labels, return_inverse=True)
         self.leaf_group = self.leaf_group.reshape(-1)

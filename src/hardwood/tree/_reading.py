@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Exclude = RaggedRows | Sequence[Any] | None
 
 PROBES = 32
-LEAVES_LOOKED_AT = 2048
+LEAVES_LOOKED_AT = 1024
 
 
 class ReadableIndex:
@@ -214,7 +214,7 @@ class ReadableIndex:
         with self._lock.reading():
             nodes = self._ready()
             rows, scores = np.zeros((len(x), size), dtype=np.int64), np.zeros((len(x), size))
-            inside = self._groups(opens)
+            inside = self._groups(opens, LEAVES_LOOKED_AT // 2 + 32 * opens)
             self._run(lambda a, b: search(nodes, x, opens, inside, a, b, rows, scores), len(x))
             found = np.where(rows >= 0, nodes.row_id[np.maximum(rows, 0)], -1)
         return Hits(_inputs.like(queries, found), _inputs.like(queries, scores))
@@ -306,14 +306,12 @@ class ReadableIndex:
             raise ValueError("the index is empty; add() targets first.")
         return self._tree.nodes
 
-    def _groups(self, probes: int) -> int:
-        """How many groups to look into: those of an eighth of the leaves; in small trees of more, up to 2 048 leaves,
-        the more the more are opened (scoring so many centroids costs less than what it would miss); and of twice
-        ``probes``."""
+    def _groups(self, probes: int, leaves: int = LEAVES_LOOKED_AT) -> int:
+        """How many groups to look into: those of ``leaves`` leaves, of as many as there are groups, and of twice
+        ``probes``. What the first two cost, docs/tree.md has."""
         nodes = self._tree.nodes
         G, L = len(nodes.group_count), max(1, len(nodes.group_leaves))
-        leaves = max(L // 8, min(LEAVES_LOOKED_AT, LEAVES_LOOKED_AT // 2 + 32 * probes), 2 * probes)
-        return min(G, max(1, -(-leaves * G // L)))
+        return min(G, max(1, -(-max(leaves, G, 2 * probes) * G // L)))
 
     def _excluded_rows(self, lists: RaggedRows, least: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows of the excluded ids, ``(offsets, rows)``, without repeats; each query must keep ``least``

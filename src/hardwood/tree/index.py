@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hardwood.tree import _inputs
 from hardwood.tree._reading import ReadableIndex
+from hardwood.tree._repair import repair
 from hardwood.tree._threads import default_threads
 
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
@@ -224,7 +225,7 @@ class TargetIndex(ReadableIndex):
         with self._lock.writing():
             if not len(self._tree.ids):
                 return {"groups_rebuilt": 0, "leaves_merged": 0, "rows_given_back": 0, "groups": 0}
-            return self._tree.repair(limit, self._threads)
+            return repair(self._tree, limit, self._threads)
 
     def _pairs(self, ids: Any, vectors: Any) -> tuple[Any, Any]:
         numbers, block = _inputs.ids(ids), _inputs.vectors(vectors, self.dimension, "vectors")

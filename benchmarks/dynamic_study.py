@@ -1,7 +1,7 @@
 """The moving encoder: the dynamic tree against the oracle, periodic re-encoding and its own ablations.
 
     python benchmarks/dynamic_study.py --data hpo --seeds 3                       # every variant
-    python benchmarks/dynamic_study.py --data taxa --only exact dynamic           # some of them
+    python benchmarks/dynamic_study.py --data taxa --batch-size 160 --num-negatives 2 --only exact dynamic
     python benchmarks/dynamic_study.py --data hpo --encoder transformer           # two layers, from scratch
     python benchmarks/dynamic_study.py --data hpo --report                        # what is finished so far
     python benchmarks/dynamic_study.py --quick                                    # one seed, few steps: a look
@@ -94,6 +94,7 @@ def plan(arguments: argparse.Namespace, data: Path, runs: Path) -> list[PlannedR
             seed=seed,
             steps=arguments.steps,
             batch_size=arguments.batch_size,
+            num_negatives=arguments.num_negatives,
             threads=1,
             **encoder_settings(arguments, data, seed),
         )
@@ -159,6 +160,7 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--num-negatives", type=int, default=8, help="draws a query")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), metavar="VARIANT", help=", ".join(VARIANTS))
     parser.add_argument("--report", action="store_true", help="only report what is finished")
     parser.add_argument("--quick", action="store_true")

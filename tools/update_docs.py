@@ -43,6 +43,8 @@ def put_study(path: Path) -> None:
     size = min(run["batch_size"] for run in report["runs"])  # in-batch with equal texts has a larger one
     command = f"python benchmarks/dynamic_study.py --data {data} --encoder {encoder} --seeds {seeds}"
     command += f" --steps {settings['steps']} --batch-size {size}"
+    if settings["num_negatives"] != 8:
+        command += f" --num-negatives {settings['num_negatives']}"
     caption = f"{data}, {encoder} encoder (`{command}`):"
     figure = f"![MRR@10 against targets re-encoded and against seconds](images/{path.stem}.png)"
     content = f"{caption}\n\n{report['table']}\n\n{figure}\n\n{made_with(report)}"

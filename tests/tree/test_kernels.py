@@ -127,7 +127,7 @@ def test_span_is_what_the_bounds_say_node_by_node(certify):
     stats_ = np.abs(rng.normal(size=(37, 4)))
     dots = rng.normal(size=37).astype(np.float32)
     middle, low, high = np.zeros((3, 37))
-    _explore.span(stats_, dots, 37, 20.0, 0.02, 1e-5, middle, low, high, certify)
+    _explore.span(np.ascontiguousarray(stats_.T), dots, 37, 20.0, 0.02, 1e-5, middle, low, high, certify)
     for i, (radius, reach, spread, log_count) in enumerate(stats_):
         score = 20.0 * float(dots[i])
         tilted = score + 0.5 * 400 * spread * 0.02

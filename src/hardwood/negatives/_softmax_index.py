@@ -10,7 +10,13 @@ from torch import Tensor
 from hardwood._ragged import RaggedRows
 
 SCORES_IN_FLIGHT = 2**24
-"""How many scores (queries x targets) are alive at once: 64 MiB in float32, whatever the corpus."""
+"""How many scores (queries x targets) are alive at once on an accelerator: 64 MiB in float32, whatever the corpus."""
+
+_SCORES_IN_CACHE = 2**20
+"""The same on a CPU, where passes over more than its caches hold wait for memory."""
+
+_NUMBERS_GATHERED = 2**24
+"""How many numbers of the vectors that draws choose among are copied at a time."""
 
 _BLOCK = 256
 
@@ -40,8 +46,9 @@ class SoftmaxIndex:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw with replacement from the softmax, exactly.
 
-        One pass over the targets: each chunk draws for itself, and its draw displaces the one held so far with the
-        probability of the chunk's mass among all mass seen (so memory is one chunk's scores, whatever n).
+        One pass over the targets sums the mass of each block of 256; a draw chooses a block, whose targets are scored
+        once more, and one of them. So there is no cumulative sum over n, hence none of its rounding, and memory is a
+        chunk's scores and a number for each query and block.
 
         Args:
             queries: ``(B, d)``.
@@ -55,18 +62,17 @@ class SoftmaxIndex:
             slots ``(B, k)`` int64 (-1 where a query has no target left), their log-probabilities ``(B, k)`` and
             ``log Z`` ``(B,)``, both float32.
         """
-        batch = len(queries)
-        device = self.vectors.device
-        log_z = torch.full((batch,), -torch.inf, dtype=torch.float64, device=device)
-        held = torch.full((batch, num_draws), -1, dtype=torch.int64, device=device)
-        held_scores = torch.full((batch, num_draws), -torch.inf, device=device)
-        for begin, scores in self._chunks(queries, scale, exclude, ceiling):
-            slots, slot_scores, log_mass = _draw_from_block(scores, num_draws, generator)
-            log_z = torch.logaddexp(log_z, log_mass)
-            displaced = torch.rand(held.shape, generator=generator, device=device, dtype=torch.float64)
-            takes = displaced < (log_mass - log_z).exp()[:, None]
-            held = torch.where(takes, slots + begin, held)
-            held_scores = torch.where(takes, slot_scores, held_scores)
+        chunks = self._chunks(queries, scale, exclude, ceiling)
+        log_masses = torch.cat([_block_log_masses(scores) for _, scores in chunks], dim=1)
+        log_z = torch.logsumexp(log_masses, dim=1)
+        shares = (log_masses - log_z.nan_to_num(neginf=0.0)[:, None]).exp()
+        blocks = _invert(shares.cumsum(dim=1), num_draws, generator)
+        at_a_time = max(1, _NUMBERS_GATHERED // (len(queries) * _BLOCK * self.vectors.shape[1]))
+        parts = []
+        for part in blocks.split(at_a_time, dim=1):
+            slots, scores = self._block_scores(queries, part, scale, exclude, ceiling)
+            parts.append(_draw_one(slots, scores, generator))
+        held, held_scores = (torch.cat(columns, dim=1) for columns in zip(*parts, strict=True))
         log_z = log_z.float()
         return held, held_scores - log_z.nan_to_num(neginf=0.0)[:, None], log_z
 
@@ -78,7 +84,8 @@ class SoftmaxIndex:
         self, queries: Tensor, scale: float, exclude: RaggedRows, ceiling: Tensor | None
     ) -> Iterator[tuple[int, Tensor]]:
         scaled = queries.to(self.vectors.device) * scale
-        size = max(_BLOCK, SCORES_IN_FLIGHT // max(len(queries), 1) // _BLOCK * _BLOCK)
+        alive = _SCORES_IN_CACHE if scaled.device.type == "cpu" else SCORES_IN_FLIGHT
+        size = max(_BLOCK, alive // max(len(queries), 1) // _BLOCK * _BLOCK)
         excluded_slots = torch.from_numpy(exclude.values).to(self.vectors.device)
         excluded_rows = torch.from_numpy(exclude.row_ids()).to(self.vectors.device)
         for begin in range(0, len(self), size):
@@ -89,6 +96,24 @@ class SoftmaxIndex:
             scores[excluded_rows[here], excluded_slots[here] - begin] = -torch.inf
             yield begin, scores
 
+    def _block_scores(
+        self, queries: Tensor, blocks: Tensor, scale: float, exclude: RaggedRows, ceiling: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Slots and scores ``(B, p, 256)`` of each query's ``blocks`` ``(B, p)``: minus infinity for what it must not
+        be given, and beyond the last target."""
+        slots = blocks[:, :, None] * _BLOCK + torch.arange(_BLOCK, device=blocks.device)
+        beyond = slots >= len(self)
+        vectors = self.vectors[slots.clamp(max=len(self) - 1).flatten(1)]
+        scaled = queries.to(self.vectors.device) * scale
+        with torch.autocast(scaled.device.type, enabled=False):
+            scores = (vectors.to(scaled.dtype) @ scaled[:, :, None]).view(slots.shape)
+        if ceiling is not None:
+            scores.masked_fill_(scores > scale * ceiling[:, None, None].to(scores.device), -torch.inf)
+        row, slot = (torch.from_numpy(part).to(blocks.device) for part in (exclude.row_ids(), exclude.values))
+        pair, place = (blocks[row] == (slot // _BLOCK)[:, None]).nonzero(as_tuple=True)
+        scores[row[pair], place, slot[pair] % _BLOCK] = -torch.inf
+        return slots, scores.masked_fill_(beyond, -torch.inf)
+
 
 def _products(queries: Tensor, vectors: Tensor) -> Tensor:
     """``queries @ vectors.T`` in the queries' precision, also within autocast, which would round every score."""
@@ -96,27 +121,23 @@ def _products(queries: Tensor, vectors: Tensor) -> Tensor:
         return queries @ vectors.to(queries.dtype).T
 
 
-def _draw_from_block(scores: Tensor, num_draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw columns of ``scores`` ``(B, n)`` by their softmax: ``(B, k)`` columns, their scores, ``(B,)`` log-mass.
+def _block_log_masses(scores: Tensor) -> Tensor:
+    """``log sum exp`` of each 256 columns of ``scores`` ``(B, n)``, the last ones fewer: ``(B, ceil(n / 256))``
+    float64."""
+    blocks = torch.nn.functional.pad(scores, (0, -scores.shape[1] % _BLOCK), value=-torch.inf)
+    blocks = blocks.view(len(scores), -1, _BLOCK)
+    peak = blocks.amax(dim=2, keepdim=True).nan_to_num_(neginf=0.0)
+    return (blocks - peak).exp_().sum(dim=2).double().log_() + peak[:, :, 0]
 
-    In two levels, first a block of columns and then a column within: no cumulative sum over n, hence none of its
-    rounding, and a fraction of its time.
-    """
-    batch, columns = scores.shape
-    peak = scores.amax(dim=1, keepdim=True).nan_to_num(neginf=0.0)
-    mass = torch.nn.functional.pad((scores - peak).exp_(), (0, -columns % _BLOCK)).view(batch, -1, _BLOCK)
-    block_mass = mass.sum(dim=2, dtype=torch.float64)
-    total = block_mass.sum(dim=1)
-    block = _invert(block_mass.cumsum(dim=1), num_draws, generator)
-    row = torch.arange(batch, device=scores.device)[:, None]
-    # A few draws at a time: each gathers a block of columns.
-    at_a_time = max(1, SCORES_IN_FLIGHT // (8 * batch * _BLOCK))
-    offsets = [
-        _invert(mass[row, part].double().cumsum(dim=2).flatten(0, 1), 1, generator).view(batch, -1)
-        for part in block.split(at_a_time, dim=1)
-    ]
-    slots = (block * _BLOCK + torch.cat(offsets, dim=1)).clamp_(max=columns - 1)
-    return slots, scores.gather(1, slots), total.log() + peak[:, 0].double()
+
+def _draw_one(slots: Tensor, scores: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One of each last axis of ``slots`` and ``scores`` ``(B, p, m)`` by its softmax, ``(B, p)`` both; -1 and minus
+    infinity where there is none."""
+    peak = scores.amax(dim=2, keepdim=True).nan_to_num(neginf=0.0)
+    cumulative = (scores - peak).double().exp_().cumsum(dim=2)
+    place = _invert(cumulative.flatten(0, 1), 1, generator).view(len(scores), -1, 1)
+    drawn, score = slots.gather(2, place)[:, :, 0], scores.gather(2, place)[:, :, 0]
+    return drawn.masked_fill(torch.isinf(score), -1), score
 
 
 def _invert(cumulative: Tensor, num_draws: int, generator: torch.Generator) -> Tensor:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hardwood.tree._bounds import mass_estimate, mass_lower, mass_upper, score_error
+from hardwood.tree._bounds import LOG_COUNT, RADIUS, REACH, SPREAD, mass_estimate, mass_lower, mass_upper, score_error
 from hardwood.tree._nodes import Nodes
 from hardwood.tree._numeric import dot, exp32, jit, widest
 from hardwood.tree._numeric import unit as to_unit
@@ -130,15 +130,17 @@ class Block(NamedTuple):
 
     ``unit`` (Q, d) and ``bx`` (Q,) are ``x / ‖x‖`` and ``β‖x‖``; ``share`` (Q, 2) of the pooled covariances along the
     query, leaves' and groups'. ``order`` (Q, G) has the ``inside[q]`` groups that query q looks into first, then the
-    others, ``live`` in all; ``group_dot`` and ``group_log`` (Q, G) their means' products and estimated log masses.
+    others, ``live`` in all; ``group_log``, ``group_low`` and ``group_high`` (Q, G) their estimated log masses and
+    bounds.
     ``leaf_dot`` (Q, S): the products of the leaves of the groups looked into, in that order.
     """
 
     unit: np.ndarray
     bx: np.ndarray
     share: np.ndarray
-    group_dot: np.ndarray
     group_log: np.ndarray
+    group_low: np.ndarray
+    group_high: np.ndarray
     order: np.ndarray
     inside: np.ndarray
     live: int
@@ -161,7 +163,32 @@ def forced_leaves(nodes, excluded, out):  # type: ignore[no-untyped-def]
 
 
 @jit
-def survey(nodes: Nodes, queries, scale, groups, ex_offsets, ex_rows, begin, end):  # type: ignore[no-untyped-def]
+def columns_of(stats, index, begin, n, out, at):  # type: ignore[no-untyped-def]
+    """Copies the statistics of nodes ``index[begin : begin + n]`` to ``out[:, at : at + n]``: column by column, so that
+    loops over them vectorise."""
+    for i in range(n):
+        node = index[begin + i]
+        for c in range(4):
+            out[c, at + i] = stats[node, c]
+
+
+@jit
+def span(stats, dots, n, bx, share, gamma, middle, low, high, certify):  # type: ignore[no-untyped-def]
+    """Estimates and bounds of the log masses of ``n`` nodes with ``stats`` (4, n), whose means have the products
+    ``dots`` with the unit query, into ``middle``, ``low`` and ``high``."""
+    radius, reach, spread, log_count = stats[RADIUS], stats[REACH], stats[SPREAD], stats[LOG_COUNT]
+    for i in range(n):
+        middle[i] = mass_estimate(log_count[i], bx * dots[i], bx, radius[i], reach[i], spread[i], share)
+    if certify:
+        for i in range(n):
+            low[i] = mass_lower(log_count[i], bx * dots[i], score_error(bx, reach[i], gamma))
+        for i in range(n):
+            err = score_error(bx, reach[i], gamma)
+            high[i] = mass_upper(log_count[i], bx * dots[i], err, bx, radius[i], reach[i])
+
+
+@jit
+def survey(nodes: Nodes, queries, scale, groups, ex_offsets, ex_rows, gamma, begin, end):  # type: ignore[no-untyped-def]
     """The `Block` of queries ``begin <= b < end``: each looks into the ``groups`` groups of largest estimated mass
     and those that hold an excluded row."""
     Q, G = end - begin, nodes.group_count.shape[0]
@@ -170,20 +197,21 @@ def survey(nodes: Nodes, queries, scale, groups, ex_offsets, ex_rows, begin, end
         bx[q] = scale * to_unit(queries[begin + q], unit[q])
         share[q, 0] = along(unit[q], nodes.leaf_shape, nodes.evenly[0])
         share[q, 1] = along(unit[q], nodes.group_shape, nodes.evenly[1])
-    group_dot, group_log = group_products(nodes, unit), np.full((Q, G), -np.inf)
+    group_dot = group_products(nodes, unit)
+    group_log, group_low, group_high = np.empty((Q, G)), np.empty((Q, G)), np.empty((Q, G))
     order, inside = np.empty((Q, G), np.int64), np.empty(Q, np.int64)
-    living, chosen, logs = np.empty(G, np.int64), np.empty(G, np.int64), np.empty(G)
-    stats, live = nodes.group_stats, 0
+    living, chosen, logs, live = np.empty(G, np.int64), np.empty(G, np.int64), np.empty(G), 0
     for g in range(G):
         if nodes.group_count[g] > 0:
-            for q in range(Q):
-                group_log[q, g] = mass_estimate(
-                    stats[g, 3], bx[q] * group_dot[q, g], bx[q], stats[g, 0], stats[g, 1], stats[g, 2], share[q, 1]
-                )
             living[live] = g
             live += 1
+    stats = np.empty((4, G))
+    columns_of(nodes.group_stats, np.arange(G), 0, G, stats, 0)
     forced = np.empty(widest(ex_offsets[begin + 1 : end + 1] - ex_offsets[begin:end]), np.int64)
     for q in range(Q):
+        span(
+            stats, group_dot[q], G, bx[q], share[q, 1], gamma, group_log[q], group_low[q], group_high[q], True
+        )  # fmt: skip
         mine, n = order[q], min(groups, live)
         for i in range(live):
             logs[i] = group_log[q, living[i]]
@@ -205,21 +233,7 @@ def survey(nodes: Nodes, queries, scale, groups, ex_offsets, ex_rows, begin, end
                     break
         inside[q] = n
     leaf_dot = leaf_products(nodes, unit, order, inside)
-    return Block(unit, bx, share, group_dot, group_log, order, inside, live, leaf_dot)
-
-
-@jit
-def span(stats, dots, n, bx, share, gamma, middle, low, high, certify):  # type: ignore[no-untyped-def]
-    """Estimates and bounds of the log masses of ``n`` nodes with ``stats`` (n, 4), whose means have the products
-    ``dots`` with the unit query, into ``middle``, ``low`` and ``high``: consecutive rows, so that loops vectorise."""
-    for i in range(n):
-        score = bx * dots[i]
-        middle[i] = mass_estimate(stats[i, 3], score, bx, stats[i, 0], stats[i, 1], stats[i, 2], share)
-    if certify:
-        for i in range(n):
-            score, err = bx * dots[i], score_error(bx, stats[i, 1], gamma)
-            low[i] = mass_lower(stats[i, 3], score, err)
-            high[i] = mass_upper(stats[i, 3], score, err, bx, stats[i, 0], stats[i, 1])
+    return Block(unit, bx, share, group_log, group_low, group_high, order, inside, live, leaf_dot)
 
 
 @jit
@@ -234,37 +248,23 @@ def explore(nodes: Nodes, block: Block, q, probes, excluded, gamma, certify):  #
     groups, live = block.inside[q], block.live
 
     # The nodes in view: all leaves of the groups looked into, then the other groups.
-    seen = fan = 0
+    seen = 0
     for t in range(groups):
-        n = offsets[order[t] + 1] - offsets[order[t]]
-        seen, fan = seen + n, max(fan, n)
+        seen += offsets[order[t] + 1] - offsets[order[t]]
     n_tail = seen + live - groups
     node, middle, low, high = np.empty(n_tail, np.int64), np.empty(n_tail), np.empty(n_tail), np.empty(n_tail)
-    gathered = np.empty((fan, 4))
-    at = 0
+    stats, at = np.empty((4, seen)), 0
     for t in range(groups):
         begin = offsets[order[t]]
         n = offsets[order[t] + 1] - begin
-        if n == 0:
-            continue
-        first, stats = leaves[begin], gathered[:n]
-        for i in range(n):
-            node[at + i] = leaves[begin + i]
-        if leaves[begin + n - 1] - first == n - 1:  # ascending, so consecutive: as built
-            stats = leaf_stats[first : first + n]
-        else:
-            for i in range(n):
-                for c in range(4):
-                    stats[i, c] = leaf_stats[leaves[begin + i], c]
-        span(stats, leaf_dot[at:], n, bx, block.share[q, 0], gamma, middle[at:], low[at:], high[at:], certify)
+        node[at : at + n] = leaves[begin : begin + n]
+        columns_of(leaf_stats, leaves, begin, n, stats, at)
         at += n
-    group_stats, group_dot, group_log = nodes.group_stats, block.group_dot[q], block.group_log[q]
+    span(stats, leaf_dot, seen, bx, block.share[q, 0], gamma, middle, low, high, certify)
+    group_log, group_low, group_high = block.group_log[q], block.group_low[q], block.group_high[q]
     for t in range(groups, live):
         g = order[t]
-        node[at], middle[at] = ~g, group_log[g]
-        score, err = bx * group_dot[g], score_error(bx, group_stats[g, 1], gamma)
-        low[at] = mass_lower(group_stats[g, 3], score, err)
-        high[at] = mass_upper(group_stats[g, 3], score, err, bx, group_stats[g, 0], group_stats[g, 1])
+        node[at], middle[at], low[at], high[at] = ~g, group_log[g], group_low[g], group_high[g]
         at += 1
 
     # Open the head: these leaves leave the tail.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from hardwood.tree._bounds import mass_estimate
-from hardwood.tree._explore import Block, Cut, explore, largest, log_sums, masses, score_leaf, span, survey
+from hardwood.tree._explore import Block, Cut, columns_of, explore, largest, log_sums, masses, score_leaf, span, survey
 from hardwood.tree._nodes import BLOCK, Nodes
 from hardwood.tree._numeric import dot, gumbel, jit, mix, uniform, widest
 from hardwood.tree._tiles import products
@@ -78,7 +78,7 @@ def draw_replace(  # type: ignore[no-untyped-def]
     k = rows.shape[1]
     for low in range(begin, end, BLOCK):
         high = min(low + BLOCK, end)
-        block = survey(nodes, queries, scale, groups, ex_offsets, ex_rows, low, high)
+        block = survey(nodes, queries, scale, groups, ex_offsets, ex_rows, gamma, low, high)
         node, base = np.empty((high - low, k), np.int64), np.empty((high - low, k))
         for b in range(low, high):
             q, excluded = b - low, ex_rows[ex_offsets[b] : ex_offsets[b + 1]]
@@ -163,7 +163,7 @@ def descend_groups(nodes: Nodes, block: Block, node, base, seed, first):  # type
     Q, k = node.shape
     offsets, leaves, leaf_stats = nodes.group_offsets, nodes.group_leaves, nodes.leaf_stats
     fan = widest(offsets[1:] - offsets[:-1])
-    dots, stats = np.empty((Q, fan), np.float32), np.empty((fan, 4))
+    dots, stats = np.empty((Q, fan), np.float32), np.empty((4, fan))
     kids, weight = np.empty(fan), np.empty(fan)
     who, start = np.empty(Q, np.int64), np.zeros(Q, np.int64)
     keys = picked(node, True)
@@ -178,9 +178,7 @@ def descend_groups(nodes: Nodes, block: Block, node, base, seed, first):  # type
             end += 1
         at, n = offsets[group], offsets[group + 1] - offsets[group]
         products(block.unit, who, start, m, nodes.leaf_mean, leaves, at, n, dots)
-        for i in range(n):
-            for c in range(4):
-                stats[i, c] = leaf_stats[leaves[at + i], c]
+        columns_of(leaf_stats, leaves, at, n, stats, 0)
         last, log_kids = np.int64(-1), 0.0
         for key in keys[begin:end]:
             q, j = key // k % Q, key % k
@@ -289,7 +287,7 @@ def draw_without(  # type: ignore[no-untyped-def]
     G, L = nodes.group_count.shape[0], nodes.leaf_count.shape[0]
     for low in range(begin, end, BLOCK):
         high = min(low + BLOCK, end)
-        block = survey(nodes, queries, scale, groups, ex_offsets, ex_rows, low, high)
+        block = survey(nodes, queries, scale, groups, ex_offsets, ex_rows, gamma, low, high)
         for b in range(low, high):
             excluded = ex_rows[ex_offsets[b] : ex_offsets[b + 1]]
             cut = explore(nodes, block, b - low, probes, excluded, gamma, True)

@@ -118,7 +118,7 @@ def expect(nodes, queries, scale, probes, groups, ex_offsets, ex_rows, gamma, be
     total, push = np.empty(d), np.empty(d)
     for low in range(begin, end, BLOCK):
         high = min(low + BLOCK, end)
-        block = survey(nodes, queries, scale, groups, ex_offsets, ex_rows, low, high)
+        block = survey(nodes, queries, scale, groups, ex_offsets, ex_rows, gamma, low, high)
         for b in range(low, high):
             unit, bx = block.unit[b - low], block.bx[b - low]
             cut = explore(nodes, block, b - low, probes, ex_rows[ex_offsets[b] : ex_offsets[b + 1]], gamma, False)

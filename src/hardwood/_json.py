@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from hardwood.errors import DataError
 
 MOST_BYTES = 64 << 20
+STAMP = "checksum"
 
 
 def distinct(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -52,3 +54,24 @@ def read_object(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MOST_BYTES:
         raise DataError(f"has {path.stat().st_size:,} bytes, far more than such a file needs.", path)
     return parse_object(path.read_bytes(), path)
+
+
+def stamped(value: dict[str, Any]) -> dict[str, Any]:
+    """``value`` with a checksum of all its members beside them, for `without_stamp`."""
+    return {**value, STAMP: _digest(value)}
+
+
+def without_stamp(value: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What `stamped` was given. Without a checksum, ``value`` as it is: files had none before.
+
+    Raises:
+        DataError: the checksum is not that of the members.
+    """
+    members = {name: member for name, member in value.items() if name != STAMP}
+    if STAMP in value and value[STAMP] != _digest(members):
+        raise DataError("does not match its checksum: it is damaged.", path)
+    return members
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

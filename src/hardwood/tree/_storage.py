@@ -202,12 +202,13 @@ def _read(path: Path, mapped: bool) -> tuple[dict[str, NDArray[Any]], dict[str, 
     arrays: dict[str, NDArray[Any]] = {}
     with path.open("rb") as file:
         for name, kind, shape, at in entries:
+            size = math.prod(shape)
             # Numbers that begin at odd places can't be mapped for kernels; ours never do.
-            if mapped and math.prod(shape) and at % np.dtype(kind).itemsize == 0:
+            if mapped and size and at % np.dtype(kind).itemsize == 0:
                 arrays[name] = np.memmap(path, dtype=kind, mode="c", offset=at, shape=shape)
             else:
                 file.seek(at)
-                arrays[name] = np.fromfile(file, dtype=kind, count=math.prod(shape)).reshape(shape)
+                arrays[name] = np.fromfile(file, dtype=kind, count=size).reshape(shape)
     return arrays, about
 
 

@@ -28,6 +28,9 @@ def checked(name: str, state: dict[str, Tensor], layout: Layout) -> tuple[list[i
         raise ValueError(f"the state's 'fitted' is {fitted.tolist()}, which no model has: {way_out}")
     if parameters and set(parameters) != set(layout):
         raise ValueError(f"the state holds {sorted(parameters)} where {sorted(layout)} are needed: {way_out}")
+    kinds = {value.dtype for key, value in parameters.items() if value.is_floating_point() and key != "chosen"}
+    if len(kinds) > 1 or not kinds <= {torch.float32, torch.float64}:
+        raise ValueError(f"the state's numbers are of {', '.join(sorted(map(str, kinds)))}: {way_out}")
     sizes: dict[str | int, int] = {"d": int(fitted[0])}
     for key, value in parameters.items():
         wanted = layout[key]

@@ -114,6 +114,8 @@ class CorrectorDrift(DriftModel):
                 torch.Generator().set_state(parameters["order"])
             except (RuntimeError, TypeError) as error:
                 raise ValueError(f"'order' is not the state of a random generator ({error})") from None
+            if parameters["scale"].dtype != torch.float32:
+                raise ValueError(f"a corrector's numbers are float32, got {parameters['scale'].dtype}")
             if not (parameters["scale"] > 0 and parameters["steps"] >= 0):
                 raise ValueError(f"'scale' and 'steps' are {parameters['scale']} and {parameters['steps']}")
         super().load_state_dict(state)

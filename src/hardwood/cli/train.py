@@ -211,7 +211,12 @@ def _run_config(options: dict[str, Any]) -> Any:
     # Another source than the run file's does not inherit its options.
     same_source = given.get("negatives", settings.get("negatives")) == settings.get("negatives")
     inherited = (settings.get("negatives_options") or {}) if same_source else {}
-    return RunConfig.from_mapping({**settings, **given, "negatives_options": {**inherited, **source_options}})
+    if not isinstance(inherited, dict):
+        raise ValueError(f"{config}: negatives_options must be options by name, got {type(inherited).__name__}")
+    try:
+        return RunConfig.from_mapping({**settings, **given, "negatives_options": {**inherited, **source_options}})
+    except ValueError as error:
+        raise ValueError(f"{config}: {error}" if config is not None else str(error)) from error
 
 
 def _named_values(words: list[str]) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from hardwood._files import written_whole
+from hardwood._json import read_object
 from hardwood.comparison.figure import comparison_figure
 from hardwood.comparison.plan import PlannedRun, plan_runs
 from hardwood.comparison.report import markdown_table, summarize
-from hardwood.training.config import RunConfig, read_settings, versions
+from hardwood.training.config import RunConfig, versions
 
 
 def compare(
@@ -120,14 +121,13 @@ def _finished_metrics(run: PlannedRun) -> dict[str, Any] | None:
     folder = Path(run.config.output)
     if not (folder / "metrics.json").is_file():
         return None
-    there = RunConfig.from_mapping(read_settings(folder / "run.yaml"))
+    there = RunConfig.load(folder / "run.yaml")
     if there != run.config:
         different = [f.name for f in dataclasses.fields(there) if getattr(there, f.name) != getattr(run.config, f.name)]
         raise ValueError(
             f"{folder} holds a run with other settings ({', '.join(different)}): choose another output folder"
         )
-    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return metrics
+    return read_object(folder / "metrics.json")
 
 
 def _train_in_process(run: PlannedRun) -> dict[str, Any]:
@@ -141,5 +141,4 @@ def _train_in_process(run: PlannedRun) -> dict[str, Any]:
     if finished.returncode != 0:
         raise RuntimeError(f"the run {folder.name} failed (exit code {finished.returncode}); its settings: {settings}")
     settings.unlink()
-    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return metrics
+    return read_object(folder / "metrics.json")

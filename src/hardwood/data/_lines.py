@@ -12,6 +12,12 @@ from hardwood.errors import DataError
 
 _BOM = b"\xef\xbb\xbf"
 
+MOST_IN_A_LINE = 64 << 20
+"""Bytes of one line: far more than any text that an encoder reads, and little enough to hold."""
+
+SURELY_TEXT, MOST_EXPANSION = 256 << 20, 100
+"""A gzipped file that has given so many bytes, and so many times its own, is no text but a bomb."""
+
 
 def find_file(folder: Path, name: str) -> Path:
     """``folder/name``, or ``folder/name.gz``; ``DataError`` where there is neither or both."""
@@ -30,12 +36,20 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     characters that ``str.splitlines`` takes for line ends.
 
     Raises:
-        DataError: for a line that isn't UTF-8, and a file that can't be read to its end.
+        DataError: for a line that isn't UTF-8 or has no end, and a file that can't be read to its end or that unpacks
+            to a hundred times its size.
     """
-    number = 0
+    number = total = 0
+    most = max(SURELY_TEXT, MOST_EXPANSION * path.stat().st_size)
     try:
         with cast(BinaryIO, gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")) as handle:
-            for number, raw in enumerate(handle, start=1):
+            while raw := handle.readline(MOST_IN_A_LINE + 1):
+                number += 1
+                total += len(raw)
+                if len(raw) > MOST_IN_A_LINE:
+                    raise DataError(f"this line is longer than {MOST_IN_A_LINE:,} bytes", path, number)
+                if total > most:
+                    raise DataError(f"the file unpacks to more than {most:,} bytes, which no text does", path, number)
                 content = raw.removeprefix(_BOM) if number == 1 else raw
                 line = content.decode("utf-8").removesuffix("\n").removesuffix("\r")
                 if line and not line.isspace():

@@ -18,10 +18,24 @@ from hardwood.data._table import TextTable, TextTableBuilder
 from hardwood.errors import DataError
 
 BATCH_ROWS = 8192  # Python objects alive at a time
+_NAMES = ("_id", "title", "text")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _INT32 = np.iinfo(np.int32)
 _UNNAMEABLE = re.compile(r"[\t\r\n]")  # an id with one of these can't stand in a qrels file
 _QRELS_SUFFIXES = (".tsv", ".tsv.gz")
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; one that says twice what its id or text is says nothing."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        for name in _NAMES:
+            if sum(name == other for other, _ in pairs) > 1:
+                raise ValueError(f"it has two {name}")
+    return members
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_members)
 
 
 def read_table(path: Path, what: str, titles: bool) -> TextTable:
@@ -127,7 +141,7 @@ def check_all_judged(queries: TextTable, splits: dict[str, Judgements], path: Pa
 
 def _parse_record(line: str, path: Path, number: int, titles: bool) -> tuple[str, str, str]:
     try:
-        record: Any = json.loads(line)
+        record: Any = _JSON.decode(line)
     except (ValueError, RecursionError) as error:
         raise DataError(f"this line is not JSON: {error}", path, number) from error
     if not isinstance(record, dict):

@@ -107,6 +107,19 @@ class CorrectorDrift(DriftModel):
     def _row_bytes(self) -> int:
         return super()._row_bytes() + 16 * self.hidden
 
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        parameters = _state.checked(self.name, dict(state), self._layout())[1]
+        if parameters:
+            try:
+                torch.Generator().set_state(parameters["order"])
+            except (RuntimeError, TypeError) as error:
+                raise ValueError(f"'order' is not the state of a random generator ({error})") from None
+            if parameters["scale"].dtype != torch.float32:
+                raise ValueError(f"a corrector's numbers are float32, got {parameters['scale'].dtype}")
+            if not (parameters["scale"] > 0 and parameters["steps"] >= 0):
+                raise ValueError(f"'scale' and 'steps' are {parameters['scale']} and {parameters['steps']}")
+        super().load_state_dict(state)
+
     def _layout(self) -> _state.Layout:
         shapes: dict[str, tuple[str | int, ...]] = {
             "weight_in": (self.hidden, "d"),

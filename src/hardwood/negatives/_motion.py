@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hardwood.negatives._state import FLOATS, INTEGERS, Wanted
+
 Floats = NDArray[np.float32]
 
 TRUE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -91,6 +93,30 @@ class TrueEncodings:
             "landmarks": torch.from_numpy(self.landmarks),
             "history": torch.from_numpy(np.stack(self.history)),
         }
+
+    @staticmethod
+    def layout(num_targets: int, dimension: int) -> dict[str, Wanted]:
+        """What `state_dict` gives, for `hardwood.negatives._state.expect`."""
+        return {
+            "encodings": (FLOATS, (num_targets, dimension)),
+            "period": ((torch.int16,), (num_targets,)),
+            "landmarks": (INTEGERS, (None,)),
+            "history": ((torch.float32,), (None, None, dimension)),
+        }
+
+    @staticmethod
+    def check_state(state: dict[str, torch.Tensor]) -> None:
+        """Whether the tensors of a state fit each other.
+
+        Raises:
+            ValueError: naming what does not.
+        """
+        landmarks, period, history = (state[name] for name in ("landmarks", "period", "history"))
+        inside = int(landmarks[0]) >= 0 and int(landmarks[-1]) < len(period)
+        if not inside or not bool((landmarks[1:] > landmarks[:-1]).all()):
+            raise ValueError("the checkpoint's landmarks are not targets of this corpus, each once, ascending")
+        if history.shape[1] != len(landmarks) or not 0 <= int(period.min()) <= int(period.max()) < len(history):
+            raise ValueError("the checkpoint's periods and its history of the landmarks do not belong together")
 
     @classmethod
     def from_state(cls, state: dict[str, torch.Tensor]) -> TrueEncodings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,20 +50,34 @@ def loaded_index(folder: str, targets: Targets, cost: Cost) -> tuple[Any, Floats
         DataError: there is no index in the folder, or a damaged one.
         ValueError: it is not of this corpus and model.
     """
+    with cost.timed("index"):
+        index = saved_index(folder, targets)
+        return index, index.vectors(np.arange(len(index)))
+
+
+def saved_index(folder: str | Path, targets: Targets) -> Any:
+    """A tree of this corpus, read and verified.
+
+    Args:
+        folder: what `hardwood.tree.TargetIndex.save` wrote; ids are rows of the corpus.
+        targets: the corpus.
+
+    Raises:
+        DataError: there is no index in the folder, or a damaged one.
+        ValueError: it is not of this corpus and model.
+    """
     from hardwood.tree import TargetIndex
 
-    with cost.timed("index"):
-        index = TargetIndex.load(folder, mmap=False)
-        wanted = (targets.num_targets, targets.dimension)
-        if (len(index), index.dimension) != wanted:
-            raise ValueError(
-                f"the index in {folder} has {len(index):,} targets in {index.dimension} dimensions, but this corpus "
-                f"and model need {wanted[0]:,} in {wanted[1]}: build it from this corpus with this model"
-            )
-        rows = np.arange(len(index))
-        if not np.array_equal(index.ids, rows):
-            raise ValueError(
-                f"the ids in {folder} are not the rows 0 to {len(index) - 1} of the corpus: build it without ids, with "
-                "the vectors in the corpus's order"
-            )
-        return index, index.vectors(rows)
+    index = TargetIndex.load(folder, mmap=False, verify=True)
+    wanted = (targets.num_targets, targets.dimension)
+    if (len(index), index.dimension) != wanted:
+        raise ValueError(
+            f"the index in {folder} has {len(index):,} targets in {index.dimension} dimensions, but this corpus "
+            f"and model need {wanted[0]:,} in {wanted[1]}: build it from this corpus with this model"
+        )
+    if not np.array_equal(index.ids, np.arange(len(index))):
+        raise ValueError(
+            f"the ids in {folder} are not the rows 0 to {len(index) - 1} of the corpus: build it without ids, with "
+            "the vectors in the corpus's order"
+        )
+    return index

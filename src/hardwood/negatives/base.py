@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hardwood._files import written_whole
 from hardwood.negatives._draws import Draw, Request, Targets
+from hardwood.negatives._state import read_state, write_state
 from hardwood.negatives.cost import Cost
 
 STATE_FILE = "source.safetensors"
@@ -95,16 +96,17 @@ class NegativeSource(ABC):
 
     def save_state(self, folder: Path) -> None:
         """Write the state into ``folder``, which exists; by default `state_dict` as ``source.safetensors``."""
-        from safetensors.torch import save_file
-
         with written_whole(folder / STATE_FILE) as temporary:
-            save_file({name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()}, temporary)
+            write_state(self.state_dict(), temporary)
 
     def load_state(self, folder: Path) -> None:
-        """Take up what `save_state` wrote; called after `attach`."""
-        from safetensors.torch import load_file
+        """Take up what `save_state` wrote; called after `attach`.
 
-        self.load_state_dict(load_file(folder / STATE_FILE))
+        Raises:
+            DataError: the file is missing or damaged.
+            ValueError: it is the state of another source, corpus or model; this source is as it was.
+        """
+        self.load_state_dict(read_state(folder / STATE_FILE))
 
     def settings(self) -> dict[str, Any]:
         """The options that made this source, for run files."""

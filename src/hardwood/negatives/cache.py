@@ -11,6 +11,7 @@ from torch import Tensor
 from hardwood._ragged import RaggedRows
 from hardwood.negatives._draws import Draw, Request, Targets
 from hardwood.negatives._softmax_index import SoftmaxIndex
+from hardwood.negatives._state import FLOATS, INTEGERS, Wanted, expect
 from hardwood.negatives.base import NegativeSource
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.indexed import masked_log_proposal
@@ -114,16 +115,26 @@ class CacheNegatives(NegativeSource):
         targets = self._attached()
         if not state:
             return
-        shape = (len(self._row_of_slot), targets.dimension)
-        if state["vectors"].shape != shape:
+        size = len(self._row_of_slot)
+        shapes: dict[str, Wanted] = {
+            "vectors": (FLOATS, (size, targets.dimension)),
+            "row_of_slot": (INTEGERS, (size,)),
+            "position": (INTEGERS, (2,)),
+        }
+        expect(state, shapes, self.name)
+        following, last_step = (int(value) for value in state["position"])
+        rows = state["row_of_slot"].numpy().copy()
+        # Each slot holds the last that came its way in this order.
+        latest = following - 1 - (following - 1 - np.arange(size)) % size
+        if following < size or not np.array_equal(rows, self._order[latest % targets.num_targets]):
             raise ValueError(
-                f"the checkpoint's cache is {tuple(state['vectors'].shape)}, but this run needs {shape}: resume with "
-                "the data, model and cache_size it was made with"
+                "the checkpoint's cache was filled in another order: resume with the data and seed it was made with"
             )
-        self._index = SoftmaxIndex(state["vectors"].to(targets.device))
-        self._row_of_slot = state["row_of_slot"].numpy().copy()
-        self._slot_of_row[self._row_of_slot] = np.arange(len(self._row_of_slot))
-        self._next, self._last_step = (int(value) for value in state["position"])
+        self._index = SoftmaxIndex(state["vectors"].to(targets.device, torch.float32))
+        self._row_of_slot = rows
+        self._slot_of_row[:] = -1
+        self._slot_of_row[rows] = np.arange(size)
+        self._next, self._last_step = following, last_step
 
     def settings(self) -> dict[str, Any]:
         return {

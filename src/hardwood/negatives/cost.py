@@ -65,10 +65,22 @@ class Cost:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on counting from a checkpoint."""
-        self.targets_reencoded = int(state["targets_reencoded"])
-        self.texts_encoded = int(state["texts_encoded"])
-        self.seconds.update(state["seconds"])
+        """Go on counting from a checkpoint.
+
+        Raises:
+            ValueError: for anything but what `state_dict` gave; the counters are as they were.
+        """
+        counts, seconds = [state.get(name) for name in ("targets_reencoded", "texts_encoded")], state.get("seconds")
+        if not all(type(count) is int and count >= 0 for count in counts) or not isinstance(seconds, dict):
+            raise ValueError(f"the costs of a run are counts and seconds by part, got {str(state)[:200]}")
+        if set(seconds) != set(PARTS) or not all(_is_duration(value) for value in seconds.values()):
+            raise ValueError(f"the seconds of a run are numbers for {', '.join(PARTS)}, got {str(seconds)[:200]}")
+        self.targets_reencoded, self.texts_encoded = int(state["targets_reencoded"]), int(state["texts_encoded"])
+        self.seconds.update(seconds)
+
+
+def _is_duration(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
 
 
 def _synchronize() -> None:

@@ -12,19 +12,23 @@ from torch import Tensor
 
 from hardwood import losses
 from hardwood._ragged import RaggedRows
+from hardwood.errors import DataError
 from hardwood.negatives._draws import NO_TARGET, Draw, Request, Targets
 from hardwood.negatives._fits import DriftFits
 from hardwood.negatives._landmarks import oldest, spread_over
 from hardwood.negatives._motion import TRUE_DTYPES, TrueEncodings
 from hardwood.negatives._staleness import Staleness, measure_staleness
-from hardwood.negatives._start import encoded_index, loaded_index
-from hardwood.negatives.base import NegativeSource
+from hardwood.negatives._start import encoded_index, loaded_index, saved_index
+from hardwood.negatives._state import INTEGERS, Wanted, expect, read_state
+from hardwood.negatives.base import STATE_FILE, NegativeSource
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.indexed import masked_log_proposal
 
 _INDEX_FOLDER = "index"
 _SEARCHED = 64
 """Best targets of a query among which the margin filter looks for false negatives before the draw."""
+
+_PROGRESS: dict[str, Wanted] = {"staleness": ((torch.float64,), (3,)), "last_refresh": (INTEGERS, (2,))}
 
 _SETTINGS = (
     "start_step",
@@ -224,11 +228,13 @@ class DynamicNegatives(NegativeSource):
             self._index.save(folder / _INDEX_FOLDER)
 
     def load_state(self, folder: Path) -> None:
-        super().load_state(folder)
-        if (folder / _INDEX_FOLDER).exists():
-            from hardwood.tree import TargetIndex
-
-            self._index = TargetIndex.load(folder / _INDEX_FOLDER, mmap=False)
+        state, inside = read_state(folder / STATE_FILE), folder / _INDEX_FOLDER
+        if bool(state) != inside.exists():
+            missing = inside if state else folder / STATE_FILE
+            raise DataError("is missing or empty, and the rest is there: the checkpoint is not whole.", missing)
+        index = saved_index(inside, self._attached()) if state else None
+        self.load_state_dict(state)
+        self._index = index
 
     def state_dict(self) -> dict[str, Tensor]:
         if self._true is None:
@@ -243,17 +249,14 @@ class DynamicNegatives(NegativeSource):
         targets = self._attached()
         if not state:
             return
-        shape = (targets.num_targets, targets.dimension)
-        if tuple(state["encodings"].shape) != shape:
-            raise ValueError(
-                f"the checkpoint's encodings are {tuple(state['encodings'].shape)}, but this corpus and model need "
-                f"{shape}: resume with the data and model it was made with"
-            )
+        drift = {name.removeprefix("drift."): tensor for name, tensor in state.items() if name.startswith("drift.")}
+        own = {name: tensor for name, tensor in state.items() if not name.startswith("drift.")}
+        expect(own, TrueEncodings.layout(targets.num_targets, targets.dimension) | _PROGRESS, self.name)
+        TrueEncodings.check_state(own)
+        self._fits.load_state_dict(drift)
         self._true = TrueEncodings.from_state(state)
         self._staleness = Staleness(*state["staleness"].tolist())
         self._last_refresh, self._since_refresh = (int(number) for number in state["last_refresh"])
-        drift = {name.removeprefix("drift."): tensor for name, tensor in state.items() if name.startswith("drift.")}
-        self._fits.load_state_dict(drift)
 
     def settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _SETTINGS}

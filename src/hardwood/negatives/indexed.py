@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hardwood.negatives._draws import Draw, Request, Targets, seen_mask
 from hardwood.negatives._softmax_index import SoftmaxIndex
+from hardwood.negatives._state import FLOATS, expect
 from hardwood.negatives.base import NegativeSource
 from hardwood.negatives.cost import Cost
 
@@ -107,12 +108,8 @@ class IndexedNegatives(NegativeSource):
         if not state:
             self._index = None
             return
+        expect(state, {"vectors": (FLOATS, (targets.num_targets, targets.dimension))}, self.name)
         vectors = state["vectors"]
-        if vectors.shape != (targets.num_targets, targets.dimension):
-            raise ValueError(
-                f"the checkpoint's index is {tuple(vectors.shape)}, but this corpus and model need "
-                f"{(targets.num_targets, targets.dimension)}: resume with the data and model it was made with"
-            )
         device = self.index_device or targets.device
         self._index = SoftmaxIndex(vectors.to(device, INDEX_DTYPES[self.index_dtype]))
 

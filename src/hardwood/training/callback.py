@@ -13,6 +13,8 @@ import torch
 from transformers import TrainerCallback
 
 from hardwood._files import written_whole
+from hardwood._json import read_object, stamped, without_stamp
+from hardwood.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from hardwood.training.softmax_loss import CorpusSoftmaxLoss
 
 STATE_FOLDER = "hardwood"
+DESCRIPTION = "source.json"
 
 
 class NegativesCallback(TrainerCallback):
@@ -88,16 +91,16 @@ class NegativesCallback(TrainerCallback):
             "weights": weights_fingerprint(self.loss.targets.model),
             "cost": self.loss.cost.state_dict(),
         }
-        with written_whole(folder / "source.json") as temporary:
-            temporary.write_text(json.dumps(description, indent=1))
+        with written_whole(folder / DESCRIPTION) as temporary:
+            temporary.write_text(json.dumps(stamped(description), indent=1))
 
     def _load(self, folder: Path) -> None:
-        if not (folder / "source.json").is_file():
+        if not (folder / DESCRIPTION).is_file():
             raise ValueError(
                 f"{folder} does not hold the state of a source of negatives: this checkpoint was saved without "
                 "NegativesCallback. Start anew, or resume from a checkpoint that has it"
             )
-        description = json.loads((folder / "source.json").read_text())
+        description = read_description(folder)
         source = self.loss.source
         if description["negatives"] != source.name:
             raise ValueError(
@@ -110,7 +113,24 @@ class NegativesCallback(TrainerCallback):
                 "the same checkpoint, or start anew"
             )
         source.load_state(folder)
-        self.loss.cost.load_state_dict(description["cost"])
+        try:
+            self.loss.cost.load_state_dict(description["cost"])
+        except ValueError as error:
+            raise DataError(f"{error}: it is damaged.", folder / DESCRIPTION) from None
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of its source: ``"negatives"``, ``"weights"`` and ``"cost"``.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    path = folder / DESCRIPTION
+    description = without_stamp(read_object(path), path)
+    kinds = {"negatives": str, "weights": str, "cost": dict}
+    if set(description) != set(kinds) or not all(isinstance(description[key], kind) for key, kind in kinds.items()):
+        raise DataError(f"must hold {', '.join(kinds)} and nothing else: it is damaged.", path)
+    return description
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:

@@ -163,6 +163,19 @@ class RunConfig:
                 raise ValueError(f"the setting {name!r} is missing")
         return cls(**{name: value for name, value in settings.items() if name != _MADE_WITH})
 
+    @classmethod
+    def load(cls, path: str | Path) -> RunConfig:
+        """The settings in a run file.
+
+        Raises:
+            ValueError: as `read_settings` and `from_mapping`; it names the file.
+        """
+        settings = read_settings(path)
+        try:
+            return cls.from_mapping(settings)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
     def save(self, path: str | Path) -> None:
         """Write all settings, and the versions of what they were run with, as YAML."""
         import yaml
@@ -178,8 +191,12 @@ class RunConfig:
             if value is None and "None" in kinds:
                 continue
             fits = any(isinstance(value, _KINDS[kind]) for kind in kinds if kind in _KINDS)
+            if "list[str]" in allowed and isinstance(value, list):
+                fits = all(isinstance(item, str) for item in value)
             if not fits or (isinstance(value, bool) and "bool" not in kinds):
-                raise ValueError(f"{f.name} must be of type {allowed}, got {value!r}")
+                raise ValueError(f"{f.name} must be of type {allowed}, got {repr(value)[:200]}")
+            if isinstance(value, int) and abs(value) >= 2**63:
+                raise ValueError(f"{f.name} is a number of {value.bit_length()} bits; 63 are the most")
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -188,15 +205,12 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: no such file, no YAML, or no mapping.
     """
-    import yaml
+    from hardwood.training._yaml import read_yaml
 
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no run file {path}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a YAML file: {error}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ValueError(f"{path} must hold settings by name, such as 'negatives: exact', got {type(content).__name__}")
     return content

@@ -15,8 +15,8 @@ from hardwood.data import RetrievalDataset
 from hardwood.encoders import document_prompt, has_router, load_encoder, query_prompt
 from hardwood.evaluation import evaluate_splits
 from hardwood.negatives.cost import reset_peaks
-from hardwood.training.callback import STATE_FOLDER, NegativesCallback
-from hardwood.training.config import RunConfig, read_settings
+from hardwood.training.callback import DESCRIPTION, STATE_FOLDER, NegativesCallback
+from hardwood.training.config import RunConfig
 from hardwood.training.evaluator import RetrievalEvaluator
 from hardwood.training.figure import training_curve
 from hardwood.training.softmax_loss import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss
@@ -234,7 +234,7 @@ def _evaluation_splits(config: RunConfig, data: RetrievalDataset) -> list[str]:
 
 def _check_same_run(config: RunConfig, run_file: Path) -> None:
     """A resumed run may be longer or run elsewhere, but it must be the same run."""
-    there = RunConfig.from_mapping(read_settings(run_file))
+    there = RunConfig.load(run_file)
     different = [
         f.name
         for f in dataclasses.fields(config)
@@ -248,7 +248,8 @@ def _check_same_run(config: RunConfig, run_file: Path) -> None:
 
 def _newest_checkpoint(output: Path) -> Path:
     # The source's state is written last: without it a checkpoint is half one.
-    found = [path.parent.parent for path in (output / CHECKPOINTS).glob(f"checkpoint-*/{STATE_FOLDER}/source.json")]
+    there = (output / CHECKPOINTS).glob(f"checkpoint-*/{STATE_FOLDER}/{DESCRIPTION}")
+    found = [path.parent.parent for path in there if path.parent.parent.name.removeprefix("checkpoint-").isdecimal()]
     if not found:
         raise ValueError(f"nothing to resume: no checkpoint in {output / CHECKPOINTS} (train with --save-every)")
     return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hardwood.tree._bounds import RADIUS, REACH, SPREAD
+from hardwood.tree._bounds import LOG_COUNT, RADIUS, REACH, SPREAD
 from hardwood.tree._build import decoded
 from hardwood.tree._nodes import Nodes, group_lists
 from hardwood.tree._repair import MERGE_BELOW
@@ -100,6 +100,10 @@ def _check_leaves(tree: Tree, leaves: np.ndarray) -> None:
         "a target lies outside its leaf's radius",
     )
     _must((nodes.leaf_stats[leaves, REACH] >= reach).all(), "a target is longer than its leaf's reach")
+    counted = np.log(nodes.leaf_count[leaves])
+    _must(
+        (np.abs(nodes.leaf_stats[leaves, LOG_COUNT] - counted) <= 1e-12).all(), "a leaf's count has another logarithm"
+    )
 
 
 def _check_group(nodes: Nodes, group: int) -> None:
@@ -110,5 +114,6 @@ def _check_group(nodes: Nodes, group: int) -> None:
     stats = nodes.group_stats[group]
     _must(stats[RADIUS] >= gap.max(), "a leaf's ball reaches out of its group's")
     _must(stats[REACH] >= nodes.leaf_stats[leaves, REACH].max(), "a group's reach is below a leaf's")
+    _must(abs(stats[LOG_COUNT] - np.log(counts.sum())) <= 1e-12, "a group's count has another logarithm")
     drift = np.sqrt(((counts @ means / counts.sum() - nodes.group_mean[group]) ** 2).sum())
     _must(drift <= 1e-6 * stats[REACH] + 1e-37, "a group's mean is not the mean of its targets")

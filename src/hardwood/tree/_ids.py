@@ -90,6 +90,12 @@ class IdMap:
         at = np.minimum(np.searchsorted(self._keys, ids), len(self._keys) - 1)
         return np.where(self._keys[at] == ids, self._rows[at], -1)
 
+    def are_distinct(self) -> bool:
+        """Whether no two targets that the map was made of have the same id."""
+        if self._table is not None:
+            return int(np.count_nonzero(self._table >= 0)) == self._count
+        return bool((self._keys[1:] != self._keys[:-1]).all())
+
     def place(self, ids: Ints, rows: Ints) -> None:
         """Ids that are known have moved to these rows."""
         if self._table is not None:

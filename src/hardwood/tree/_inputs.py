@@ -15,6 +15,8 @@ from hardwood._ragged import RaggedRows
 from hardwood.tree._cluster import Floats
 from hardwood.tree._ids import Ints
 
+DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
+METRICS = ("dot", "cosine")
 MAX_DIMENSION = 4096
 # Squared norms must fit float32 while clusters are sought; larger vectors belong into the scale.
 MAX_NORM = 1e18

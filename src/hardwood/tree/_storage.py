@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -18,14 +19,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hardwood._json import read_object
 from hardwood._version import __version__
 from hardwood.errors import DataError
+from hardwood.tree._inputs import DTYPES, METRICS
 from hardwood.tree._nodes import Nodes, group_lists
 from hardwood.tree._tree import Tree
+from hardwood.tree._trust import TYPES, believe, believe_vectors, read_header
 
 FORMAT, VERSION = "hardwood.tree", 1
 MANIFEST, VECTORS, NODES = "manifest.json", "vectors.safetensors", "nodes.safetensors"
-TYPES = {"F32": np.float32, "BF16": np.uint16, "F64": np.float64, "I64": np.int64, "I32": np.int32}
+FACTS = ("metric", "leaf_size", "targets", "dimension", "dtype")
 PIECE = 1 << 24
 # Nodes that can be made from the others are not stored.
 DERIVED = {"rows", "group_offsets", "group_leaves"}
@@ -55,13 +59,11 @@ def save(tree: Tree, metric: str, folder: Path) -> None:
         small["reference"] = tree.reference
         files = {
             VECTORS: _write(fresh / VECTORS, {"rows": nodes.rows[:used]}),
-            NODES: _write(fresh / NODES, small),
+            NODES: _write(fresh / NODES, small, _facts(tree, metric)),
         }
         manifest = {
-            "format": FORMAT, "version": VERSION, "hardwood": __version__, "metric": metric,
-            "leaf_size": tree.leaf_size,
-            "targets": len(tree.ids), "dimension": int(nodes.rows.shape[1]),
-            "dtype": "float32" if tree.dtype == np.float32 else "bfloat16", "files": files,
+            "format": FORMAT, "version": VERSION, "hardwood": __version__,
+            **_facts(tree, metric), "files": files,
         }  # fmt: skip
         with (fresh / MANIFEST).open("w") as file:
             json.dump(manifest, file, indent=2)
@@ -93,11 +95,21 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _write(path: Path, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+def _facts(tree: Tree, metric: str) -> dict[str, Any]:
+    """What an index is, beside its arrays. It stands in the manifest, for people and programs, and in the nodes' file,
+    whose checksum the manifest has: so neither can change alone."""
+    return {
+        "metric": metric, "leaf_size": tree.leaf_size, "targets": len(tree.ids),
+        "dimension": int(tree.nodes.rows.shape[1]), "dtype": "float32" if tree.dtype == np.float32 else "bfloat16",
+    }  # fmt: skip
+
+
+def _write(path: Path, arrays: dict[str, NDArray[Any]], facts: dict[str, Any] | None = None) -> dict[str, Any]:
     """A safetensors file, written piece by piece (the library would want every byte in memory twice). Returns
     its size and checksum."""
     names = {np.dtype(kind): name for name, kind in TYPES.items()}
-    header: dict[str, Any] = {"__metadata__": {"format": FORMAT}}
+    about = {name: str(value) for name, value in (facts or {}).items()}
+    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, **about}}
     at = 0
     for name, array in arrays.items():
         header[name] = {
@@ -152,21 +164,27 @@ def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise DataError(f"is not an index: it has no {MANIFEST}.", folder)
-    try:
-        manifest = json.loads(path.read_text())
-    except ValueError:
-        raise DataError("is not readable JSON: the index is damaged.", path) from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    manifest = read_object(path)
+    if manifest.get("format") != FORMAT:
         raise DataError(f"does not describe a {FORMAT} index.", path)
-    if manifest.get("version") != VERSION:
-        raise DataError(f"has format version {manifest.get('version')}; this hardwood reads {VERSION}.", path)
+    if type(manifest.get("version")) is not int or manifest["version"] != VERSION:
+        raise DataError(f"has format version {str(manifest.get('version'))[:40]}; this hardwood reads {VERSION}.", path)
     wanted = {"files": dict, "metric": str, "leaf_size": int, "targets": int, "dimension": int, "dtype": str}
     for key, kind in wanted.items():
-        if not isinstance(manifest.get(key), kind):
+        if type(manifest.get(key)) is not kind:
             raise DataError(f"lacks {key!r}: the index is damaged.", path)
+    for key, allowed in (("metric", METRICS), ("dtype", tuple(DTYPES))):
+        if manifest[key] not in allowed:
+            raise DataError(f"has {manifest[key][:40]!r} as {key}; it must be one of {', '.join(allowed)}.", path)
+    if not 1 <= manifest["leaf_size"] < 2**31:
+        raise DataError("has a leaf_size out of range: the index is damaged.", path)
     for name in (VECTORS, NODES):
         entry = manifest["files"].get(name)
-        if not isinstance(entry, dict) or not isinstance(entry.get("bytes"), int) or "sha256" not in entry:
+        if (
+            not isinstance(entry, dict)
+            or type(entry.get("bytes")) is not int
+            or not isinstance(entry.get("sha256"), str)
+        ):
             raise DataError(f"lacks the size and checksum of {name}: the index is damaged.", path)
         if not (folder / name).is_file():
             raise DataError("is missing: the index is damaged.", folder / name)
@@ -178,28 +196,20 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _read(path: Path, mapped: bool) -> dict[str, NDArray[Any]]:
-    """The arrays of a safetensors file whose size is known to be right; mapped copy-on-write, or read."""
+def _read(path: Path, mapped: bool) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """The arrays of a safetensors file, mapped copy-on-write or read; and its metadata."""
+    entries, about = read_header(path)
+    arrays: dict[str, NDArray[Any]] = {}
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > path.stat().st_size - 8:
-            raise DataError("has a damaged header.", path)
-        try:
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            entries = [
-                (name, TYPES[e["dtype"]], tuple(e["shape"]), int(e["data_offsets"][0])) for name, e in header.items()
-            ]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            raise DataError("has a damaged header.", path) from None
-        arrays: dict[str, NDArray[Any]] = {}
         for name, kind, shape, at in entries:
-            if mapped and int(np.prod(shape)):
-                arrays[name] = np.memmap(path, dtype=kind, mode="c", offset=8 + length + at, shape=shape)
+            size = math.prod(shape)
+            # Numbers that begin at odd places can't be mapped for kernels; ours never do.
+            if mapped and size and at % np.dtype(kind).itemsize == 0:
+                arrays[name] = np.memmap(path, dtype=kind, mode="c", offset=at, shape=shape)
             else:
-                file.seek(8 + length + at)
-                arrays[name] = np.fromfile(file, dtype=kind, count=int(np.prod(shape))).reshape(shape)
-    return arrays
+                file.seek(at)
+                arrays[name] = np.fromfile(file, dtype=kind, count=size).reshape(shape)
+    return arrays, about
 
 
 def load(folder: Path, mapped: bool, everything: bool) -> tuple[Tree, str, dict[str, Any]]:
@@ -214,20 +224,25 @@ def load(folder: Path, mapped: bool, everything: bool) -> tuple[Tree, str, dict[
     verify(folder, NODES, manifest["files"])
     if everything:
         verify(folder, VECTORS, manifest["files"])
-    small = _read(folder / NODES, mapped=False)
-    reference = small.pop("reference", None)
-    rows = _read(folder / VECTORS, mapped).get("rows")
-    expected = set(Nodes._fields) - DERIVED
-    kind = np.float32 if manifest["dtype"] == "float32" else np.uint16
-    if (
-        rows is None or reference is None or set(small) != expected or rows.dtype != kind
-        or rows.shape != (len(small["row_id"]), manifest["dimension"])
-    ):  # fmt: skip
-        raise DataError("its files do not belong together: the index is damaged.", folder)
+    small, about = _read(folder / NODES, mapped=False)
+    told = {name: about[name] for name in FACTS if name in about}  # none in indexes of before they were written there
+    if told and told != {name: str(manifest[name]) for name in FACTS}:
+        raise DataError("says otherwise than the index was saved: it is damaged.", folder / MANIFEST)
+    rows = _read(folder / VECTORS, mapped)[0].get("rows")
+
+    def fail(what: str) -> DataError:
+        return DataError(f"its files do not belong together ({what}): the index is damaged.", folder)
+
+    if rows is None or rows.dtype != DTYPES[manifest["dtype"]] or rows.shape[1:] != (manifest["dimension"],):
+        raise fail("its vectors are not what the manifest says")
+    believe(small, rows, fail)
+    reference = small.pop("reference")
     offsets, leaves = group_lists(small["leaf_group"], len(small["group_count"]))
     # A plain array over the mapping: kernels are compiled for those.
     nodes = Nodes(rows=rows.view(np.ndarray), group_offsets=offsets, group_leaves=leaves, **small)
+    if everything:
+        believe_vectors(nodes, folder / VECTORS)
     tree = Tree(nodes, len(small["row_id"]), manifest["leaf_size"], reference)
-    if len(tree.ids) != manifest["targets"]:
-        raise DataError("its files do not belong together: the index is damaged.", folder)
+    if len(tree.ids) != manifest["targets"] or not tree.ids.are_distinct():
+        raise fail("an id stands twice, or some are missing")
     return tree, manifest["metric"], manifest

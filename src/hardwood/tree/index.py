@@ -9,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardwood.tree import _inputs
+from hardwood.tree._inputs import DTYPES, METRICS
 from hardwood.tree._reading import ReadableIndex
 from hardwood.tree._repair import repair
 from hardwood.tree._threads import default_threads
-
-DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
-METRICS = ("dot", "cosine")
 
 
 class TargetIndex(ReadableIndex):
@@ -285,8 +283,9 @@ class TargetIndex(ReadableIndex):
             folder: what `save` wrote.
             mmap: map the vectors instead of reading them: instant, and pages come as they are needed. Changes
                 stay in memory (copy on write); the folder changes only by `save`.
-            verify: also check the vectors against their checksum (reads all of them); the rest is always
-                checked. `check` does it too.
+            verify: also check the vectors: their checksum, and that each is finite (reads all of them); the rest is
+                always checked, so that no file, however it came about, can lead a kernel astray. `check` finds
+                statistics that are not true of the vectors.
             threads: as in `build`.
 
         Raises:

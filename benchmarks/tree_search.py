@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -78,9 +79,9 @@ def contenders(arguments: argparse.Namespace, targets: Array, queries: Array) ->
             lambda batch: torch.topk(torch.as_tensor(batch) @ rows.T, K).indices.numpy(),
         )
     ]
-    for size in arguments.leaf_sizes:
-        spent, index = timed(partial(_ours.build, targets, arguments.threads, leaf_size=size))
-        name = f"Hardwood, leaves of {size}"
+    for size, spill in itertools.product(arguments.leaf_sizes, (False, True)):
+        spent, index = timed(partial(_ours.build, targets, arguments.threads, leaf_size=size, spill=spill))
+        name = f"Hardwood, leaves of {size}" + (", spilled" if spill else "")
         for probes in arguments.probes:
             row = {"what": name, "effort": probes, "visited": _ours.search_opened(index, queries, probes)}
             found.append(({**row, "build s": spent}, partial(_search, index, probes)))
@@ -137,9 +138,9 @@ def draw_figure(arguments: argparse.Namespace, name: str, rows: list[Row]) -> No
     kinds = [what for what in dict.fromkeys(row["what"] for row in rows) if not what.startswith("exact")]
     with figure(arguments, name, panels=2) as axes:
         for axis, across in zip(axes, ("µs/query", "visited"), strict=True):
-            for what, line in zip(kinds, ("-", "--", "-", "-") if len(kinds) > 3 else "---", strict=False):
+            for what in kinds:
                 mine = [row for row in rows if row["what"] == what]
-                curve(axis, mine, across, "recall@10", what, linestyle=line)
+                curve(axis, mine, across, "recall@10", what, linestyle="--" if what.endswith("spilled") else "-")
             log_ticks(axis, "x")
             axis.set_ylabel("recall@10")
         axes[0].axvline(rows[0]["µs/query"], color="#444444", linewidth=1, label="exact (torch)")

@@ -88,6 +88,32 @@ def best_groups(points, begin, end, centres, half, every, scores, near):  # type
 
 
 @jit
+def by_group(points, begin, end, group_centres, group_half, offsets, looked):  # type: ignore[no-untyped-def]
+    """The points ``begin <= i < end`` listed by group, each under its ``looked`` nearest groups: ``order`` has those of
+    group ``g`` from ``edges[g]`` to ``edges[g + 1]``. And the largest number of leaves or groups to score at once."""
+    G = group_centres.shape[0]
+    near, order = np.empty((end - begin, looked), np.int32), np.empty((end - begin) * looked, np.int64)
+    edges, every, widest = np.zeros(G + 2, np.int64), np.arange(G), G
+    for g in range(G):
+        widest = max(widest, offsets[g + 1] - offsets[g])
+    scores = np.empty((4, widest + 1), np.float32)
+    best_groups(points, begin, end, group_centres, group_half, every, scores, near)
+    # Counts two places on, so that filling a group in leaves its beginning where it belongs.
+    for i in range(end - begin):
+        for f in range(looked):
+            if near[i, f] >= 0:
+                edges[near[i, f] + 2] += 1
+    for g in range(G):
+        edges[g + 2] += edges[g + 1]
+    for i in range(end - begin):
+        for f in range(looked):
+            if near[i, f] >= 0:
+                order[edges[near[i, f] + 1]] = begin + i
+                edges[near[i, f] + 1] += 1
+    return order, edges, widest
+
+
+@jit
 def nearest_leaves(points, group_centres, group_half, offsets, leaves, centres, half, looked, begin, end, best, leaf):  # type: ignore[no-untyped-def]
     """For points ``begin <= i < end``: the nearest centre among the leaves of their ``looked`` nearest groups.
 
@@ -96,35 +122,16 @@ def nearest_leaves(points, group_centres, group_half, offsets, leaves, centres, 
     `CHUNK` at a time and group by group, so that a group's centres stay in the cache.
     """
     G = group_centres.shape[0]
-    looked = min(looked, G)
-    size = min(CHUNK, end - begin)
-    near, order = np.empty((size, looked), np.int32), np.empty(size * looked, np.int64)
-    edges, every = np.empty(G + 1, np.int64), np.arange(G)
-    widest = G
-    for g in range(G):
-        widest = max(widest, offsets[g + 1] - offsets[g])
-    scores = np.empty((4, widest + 1), np.float32)
     for start in range(begin, end, CHUNK):
         stop = min(start + CHUNK, end)
-        best_groups(points, start, stop, group_centres, group_half, every, scores, near)
-        edges[:] = 0
-        for i in range(stop - start):
-            best[start + i], leaf[start + i] = -np.inf, -1
-            for f in range(looked):
-                if near[i, f] >= 0:
-                    edges[near[i, f] + 1] += 1
+        order, edges, widest = by_group(points, start, stop, group_centres, group_half, offsets, min(looked, G))
+        scores = np.empty((4, widest + 1), np.float32)
+        for i in range(start, stop):
+            best[i], leaf[i] = -np.inf, -1
         for g in range(G):
-            edges[g + 1] += edges[g]
-        for i in range(stop - start):
-            for f in range(looked):
-                if near[i, f] >= 0:
-                    order[edges[near[i, f]]] = start + i
-                    edges[near[i, f]] += 1
-        # Each edge now stands at the end of its group, where the next one begins.
-        for g in range(G):
-            first = edges[g - 1] if g > 0 else 0
             best_of(
-                points, order, first, edges[g], centres, half, leaves, offsets[g], offsets[g + 1], scores, best, leaf
+                points, order, edges[g], edges[g + 1], centres, half, leaves, offsets[g], offsets[g + 1], scores, best,
+                leaf,
             )  # fmt: skip
 
 

@@ -40,7 +40,8 @@ def stats(tree: Tree) -> dict[str, float]:
         "changed": int(tree.changed),
         "wear_mean": float(worn.mean()) if len(worn) else 1.0,
         "wear_max": float(worn.max(initial=1.0)),
-        "bytes": int(sum(array.nbytes for array in nodes)),
+        "spilled": len(tree.spill.rows),
+        "bytes": int(sum(array.nbytes for array in (*nodes, *tree.spill))),
     }
 
 

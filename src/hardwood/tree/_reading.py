@@ -198,7 +198,8 @@ class ReadableIndex:
 
     def search(self, queries: Any, k: int, *, probes: int = PROBES) -> Hits:
         """The ``k`` targets of largest inner product among the ``probes`` leaves that promise most (mean
-        score and three standard deviations), best first.
+        score and three standard deviations), best first. After `spill`, leaves also show the targets near their
+        borders: the same probes find more.
 
         Args:
             queries: ``(B, d)``.
@@ -212,10 +213,10 @@ class ReadableIndex:
 
         x, size, opens = self._queries(queries), _inputs.count(k, "k"), _inputs.count(probes, "probes")
         with self._lock.reading():
-            nodes = self._ready()
+            nodes, spill = self._ready(), self._tree.spill
             rows, scores = np.zeros((len(x), size), dtype=np.int64), np.zeros((len(x), size))
             inside = self._groups(opens, LEAVES_LOOKED_AT // 2 + 32 * opens)
-            self._run(lambda a, b: search(nodes, x, opens, inside, a, b, rows, scores), len(x))
+            self._run(lambda a, b: search(nodes, spill, x, opens, inside, a, b, rows, scores), len(x))
             found = np.where(rows >= 0, nodes.row_id[np.maximum(rows, 0)], -1)
         return Hits(_inputs.like(queries, found), _inputs.like(queries, scores))
 

@@ -64,27 +64,43 @@ def promise(offsets, leaves, order, groups, spread, root, dots, leaf_of):  # typ
 
 
 @jit
-def best_targets(nodes, x, leaf_of, pick, opened, best, best_row):  # type: ignore[no-untyped-def]
-    """The targets of largest product with ``x`` in the leaves ``leaf_of[pick[:opened]]``: products and rows, best
-    first, into ``best`` and ``best_row`` (k,). Returns how many were found."""
-    k, found, rows = best.shape[0], 0, nodes.rows
+def keep(row, s, best, best_row, found):  # type: ignore[no-untyped-def]
+    """Puts a target among the best so far, best first, unless it is there; returns how many there are then."""
+    k = best.shape[0]
+    if found == k and not s > best[k - 1]:
+        return found
+    for at in range(found - 1, -1, -1):  # a target that two leaves show has one and the same score
+        if best[at] > s:
+            break
+        if best_row[at] == row:
+            return found
+    at = min(found, k - 1)
+    while at > 0 and best[at - 1] < s:
+        best[at], best_row[at] = best[at - 1], best_row[at - 1]
+        at -= 1
+    best[at], best_row[at] = s, row
+    return min(found + 1, k)
+
+
+@jit
+def best_targets(nodes, spill, x, leaf_of, pick, opened, best, best_row):  # type: ignore[no-untyped-def]
+    """The targets of largest product with ``x`` in the leaves ``leaf_of[pick[:opened]]``, and of those that they show
+    beside their own: products and rows, best first, into ``best`` and ``best_row`` (k,). Returns how many were
+    found."""
+    found, rows, offsets, others = 0, nodes.rows, spill.offsets, spill.rows
     for t in range(opened):
         leaf = leaf_of[pick[t]]
         start = nodes.leaf_start[leaf]
         for row in range(start, start + nodes.leaf_count[leaf]):
-            s = dot(x, rows, row)
-            if found < k or s > best[found - 1]:
-                at = min(found, k - 1)
-                while at > 0 and best[at - 1] < s:
-                    best[at], best_row[at] = best[at - 1], best_row[at - 1]
-                    at -= 1
-                best[at], best_row[at] = s, row
-                found = min(found + 1, k)
+            found = keep(row, dot(x, rows, row), best, best_row, found)
+        if others.shape[0] > 0:
+            for i in range(offsets[leaf], offsets[leaf + 1]):
+                found = keep(others[i], dot(x, rows, others[i]), best, best_row, found)
     return found
 
 
 @jit
-def search(nodes, queries, probes, groups, begin, end, rows, scores):  # type: ignore[no-untyped-def]
+def search(nodes, spill, queries, probes, groups, begin, end, rows, scores):  # type: ignore[no-untyped-def]
     """For queries ``begin <= b < end``: rows and inner products of the ``k`` best targets of the ``probes`` most
     promising leaves of the best ``groups`` groups, into ``rows`` and ``scores`` (B, k)."""
     k, offsets, leaves = rows.shape[1], nodes.group_offsets, nodes.group_leaves
@@ -103,7 +119,7 @@ def search(nodes, queries, probes, groups, begin, end, rows, scores):  # type: i
             seen = promise(offsets, leaves, order[q], inside[q], spread, root, dots, leaf_of)
             opened = min(probes, seen)
             top(dots, seen, opened, pick)
-            found = best_targets(nodes, x, leaf_of, pick, opened, best, best_row)
+            found = best_targets(nodes, spill, x, leaf_of, pick, opened, best, best_row)
             for j in range(k):
                 rows[low + q, j] = best_row[j] if j < found else -1
                 scores[low + q, j] = norm[q] * best[j] if j < found else -np.inf

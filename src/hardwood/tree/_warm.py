@@ -22,6 +22,7 @@ def warmup() -> float:
         index = TargetIndex.build(y, dtype=dtype, leaf_size=2, threads=1, progress=False)
         for options in ({}, {"replace": False}, {"exact": True}):
             index.sample(y[:2], 2, probes=1, exclude=[[1], []], seed=0, **options)
+        index.spill()
         index.search(y[:2], 2, probes=1)
         index.log_partition(y[:2], 1.0)
         index.expectation(y[:2], 1.0, probes=1)

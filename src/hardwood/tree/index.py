@@ -58,7 +58,8 @@ class TargetIndex(ReadableIndex):
             dtype or metric.
             TypeError: for what is not numbers.
 
-        The tree is two levels of k-means: about ``sqrt(n / leaf_size)`` groups, each of as many leaves.
+        The tree is two levels of k-means: ``n / leaf_size`` leaves in about four times the square root of as many
+        groups.
         """
         from hardwood.tree._make import make
 
@@ -209,7 +210,8 @@ class TargetIndex(ReadableIndex):
         All statistics are recomputed. Groups whose leaves have become ``factor`` times as wide (mean squared
         distance) as when they were built, or are on average less than a third full, get new leaves; leaves of
         less than an eighth of ``leaf_size`` are dissolved into their neighbours; where that frees more than a
-        quarter of the rows in use, leaves move together, in place; and when an eighth of the targets has
+        quarter of the rows in use, leaves move together, in place; where there are twice the groups that a new tree
+        would have, the smallest are dissolved; and when an eighth of the targets has
         changed, covariance shapes are measured anew. `stats` tells what is worn, small or idle.
 
         Returns:
@@ -224,6 +226,19 @@ class TargetIndex(ReadableIndex):
             if not len(self._tree.ids):
                 return {"groups_rebuilt": 0, "leaves_merged": 0, "rows_given_back": 0, "groups": 0}
             return repair(self._tree, limit, self._threads)
+
+    def spill(self) -> None:
+        """Show every target in a second leaf too, so that `search` finds it from both sides of a border (SOAR: Sun et
+        al., NeurIPS 2023, arXiv:2404.00774): more found for the same ``probes``, and twice the targets looked at.
+
+        For an index that is searched and not changed: costs 8 bytes a target and about as long as assigning all of them
+        once, is dropped by the next change, and is not saved. `sample` and all else are as before.
+        """
+        from hardwood.tree._spill import spilled
+
+        with self._lock.writing():
+            if len(self._tree.ids):
+                self._tree.spill = spilled(self._tree, self._threads)
 
     def _pairs(self, ids: Any, vectors: Any) -> tuple[Any, Any]:
         numbers, block = _inputs.ids(ids), _inputs.vectors(vectors, self.dimension, "vectors")

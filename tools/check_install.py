@@ -1,4 +1,4 @@
-"""What others get: builds wheel and sdist, looks at what they hold, and tests the installed wheel outside the repository.
+"""What others get: builds wheel and sdist, looks at what they hold, and tests the installed wheel elsewhere.
 
 ``python tools/check_install.py ENVIRONMENT [--constraints FILE] [--python PYTHON] [pytest's options]`` makes a new
 virtual environment in the folder ENVIRONMENT, installs the wheel there with its test requirements, unpacks the sdist
@@ -33,7 +33,9 @@ def main() -> int:
     options, pytest_options = parse()
     environment = Path(options.environment).resolve()
     if environment.is_relative_to(ROOT):
-        raise SystemExit(f"{environment} lies in the repository, whose src could stand in for the wheel: choose another")
+        raise SystemExit(
+            f"{environment} lies in the repository, whose src could stand in for the wheel: choose another"
+        )
     shutil.rmtree(environment, ignore_errors=True)
     began = time.perf_counter()
     wheel, sdist = build(environment / "dist")
@@ -66,7 +68,9 @@ def build(folder: Path) -> tuple[Path, Path]:
 
 def tracked() -> set[str]:
     """The repository's files, as git knows them."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        [shutil.which("git") or "git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
     return {name for name in listed.split("\0") if name}
 
 
@@ -107,7 +111,9 @@ def install(environment: Path, interpreter: str, wheel: Path, constraints: str |
 
 def versions(python: str) -> str:
     names = ("hardwood", "torch", "sentence-transformers", "transformers", "datasets", "numba", "numpy", "pyarrow")
-    code = f"import sys; from importlib.metadata import version; print(*(n + ' ' + version(n) for n in {names}), sep=', ')"
+    code = (
+        f"import sys; from importlib.metadata import version; print(*(n + ' ' + version(n) for n in {names}), sep=', ')"
+    )
     return subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
 

@@ -41,7 +41,7 @@ def load_encoder(
         vocabulary_size: of static embeddings.
         seed: initial static embeddings.
         device: where to put it; ``None``: an accelerator if there is one.
-        trust_remote_code: run code that comes with a hub model. Off unless you trust its authors.
+        trust_remote_code: run code that comes with a model, on the hub or in a folder. Off unless you trust it.
 
     Raises:
         ValueError: nothing loadable goes by that name, or the options don't fit together.
@@ -158,7 +158,12 @@ def _load_sentence_transformer(name: str, *, device: str | None, trust_remote_co
         raise ValueError(f"no encoder at {name!r}: there is no such folder")
     try:
         return SentenceTransformer(path, device=device, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a folder can be wrong in more ways than its loader foresees
+        if not trust_remote_code and "trust_remote_code" in str(error):
+            raise ValueError(
+                f"the encoder {name!r} comes with code of its own, which is not run unless you say so: read it, and if "
+                f"you trust it, pass trust_remote_code=True (--trust-remote-code). The loader said: {error}"
+            ) from error
         raise ValueError(
             f"could not load the encoder {name!r}: give 'static', a local sentence-transformers folder, or the name of "
             f"a model on the hub (needs a connection, or a copy in the cache). The loader said: {error}"

@@ -20,7 +20,7 @@ def evaluate(
     split: Annotated[list[str] | None, typer.Option(help="Split to measure; repeatable.")] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the measures to this JSON file.")] = None,
     ignore_unjudged: Annotated[bool, typer.Option(help="Accept queries that no split judges.")] = False,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a hub model.")] = False,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda; default: what there is.")] = None,
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:

@@ -35,7 +35,7 @@ def mine(
     scores: Annotated[bool, typer.Option(help="Write similarities.")] = True,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
     ignore_unjudged: Annotated[bool, typer.Option(help="Accept queries that no split judges.")] = False,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with a hub model.")] = False,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda; default: what there is.")] = None,
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:

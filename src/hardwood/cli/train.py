@@ -72,7 +72,7 @@ ReportTo = Annotated[
     list[str] | None, typer.Option(help="tensorboard, wandb, …; repeatable.", rich_help_panel=_TRAINING)
 ]
 IgnoreUnjudged = Annotated[bool, typer.Option(help="Accept queries that no split judges.")]
-TrustRemoteCode = Annotated[bool, typer.Option(help="Run code that comes with a hub model.", rich_help_panel=_MODEL)]
+TrustRemoteCode = Annotated[bool, typer.Option(help="Run code that comes with the model.", rich_help_panel=_MODEL)]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda; default: what there is.")]
 Threads = Annotated[int | None, typer.Option(help="Of PyTorch; default: OMP_NUM_THREADS, or all cores.")]
 Quiet = Annotated[bool, typer.Option(help="No progress bars.")]
@@ -194,6 +194,11 @@ def _run_config(options: dict[str, Any]) -> Any:
 
     config = options.pop("config")
     settings = {} if config is None else read_settings(config)
+    if settings.get("trust_remote_code") and not options["trust_remote_code"]:
+        raise ValueError(
+            f"{config} asks to run code that comes with the encoder {settings.get('encoder')!r}: a file can't allow "
+            "that, so if you trust that code, add --trust-remote-code"
+        )
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     if given.pop("ignore_unjudged", False):
         given["unjudged"] = "ignore"

@@ -137,7 +137,11 @@ def _train_in_process(run: PlannedRun) -> dict[str, Any]:
     # The child must find this very package, however it was made importable here.
     path = os.pathsep.join(entry for entry in sys.path if entry)
     command = [sys.executable, "-m", "hardwood", "train", "--config", str(settings), "--overwrite", "--quiet"]
-    finished = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False)
+    if run.config.trust_remote_code:  # a run file can't say so
+        command.append("--trust-remote-code")
+    # Nothing is imported from the current folder, which may hold anybody's files (Python 3.11 and newer heed this).
+    safe = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    finished = subprocess.run(command, env=safe, check=False)
     if finished.returncode != 0:
         raise RuntimeError(f"the run {folder.name} failed (exit code {finished.returncode}); its settings: {settings}")
     settings.unlink()

@@ -382,4 +382,4 @@ def _rank() -> int:
 
 def _mix(*numbers: int) -> int:
     """One seed of many numbers."""
-    return int(np.random.SeedSequence([n % 2**32 for n in numbers]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([n % 2**32 for n in numbers]).generate_state(1, np.uint64)[0]) >> 1

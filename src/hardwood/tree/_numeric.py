@@ -14,6 +14,8 @@ import numba
 import numpy as np
 from numba.extending import overload
 
+from hardwood.tree._cache import keep
+
 # The one set of relaxations used anywhere. Never `nnan` or `ninf`: kernels rely on infinities (an excluded
 # target scores -inf).
 FASTMATH = frozenset({"nsz", "arcp", "contract", "afn", "reassoc"})
@@ -22,14 +24,12 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def jit(function: _F, inline: str = "never") -> _F:
-    """Compile on first call; keep the machine code on disk where some cache folder is writable."""
+    """Compile on first call; keep the machine code on disk where some cache folder is writable (see `_cache`)."""
     options: dict[str, Any] = {
         "fastmath": set(FASTMATH), "nogil": True, "error_model": "numpy", "inline": inline,
     }  # fmt: skip
-    try:
-        compiled: _F = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # "no locator available": read-only installation and home
-        compiled = numba.njit(**options)(function)
+    compiled: _F = numba.njit(**options)(function)
+    keep(compiled, function)
     return compiled
 
 

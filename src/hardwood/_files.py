@@ -105,7 +105,7 @@ def sweep(path: str | Path) -> None:
     """
     path = Path(path)
     prefix, suffix = f".{path.name}.", ".tmp"
-    with suppress(FileNotFoundError), os.scandir(path.parent) as entries:
+    with suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
             if not (entry.name.startswith(prefix) and entry.name.endswith(suffix)):
                 continue
@@ -114,7 +114,7 @@ def sweep(path: str | Path) -> None:
                 _remove(Path(entry.path))
 
 
-def istemporary_beside(path: Path) -> bool:
+def is_temporary(path: Path) -> bool:
     """Whether that is a name which `written_whole` writes under."""
     middle = path.name.removesuffix(".tmp").rsplit(".", 1)[-1]
     return path.name.startswith(".") and path.name.endswith(".tmp") and _TAG.fullmatch(middle) is not None
@@ -141,7 +141,7 @@ def _is_abandoned(entry: os.DirEntry[str], host: str, process: int) -> bool:
 def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)  # asks, and does nothing
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         return True  # another user's

@@ -139,7 +139,9 @@ def _train_in_process(run: PlannedRun) -> dict[str, Any]:
     command = [sys.executable, "-m", "hardwood", "train", "--config", str(settings), "--overwrite", "--quiet"]
     finished = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False)
     if finished.returncode != 0:
-        raise RuntimeError(f"the run {folder.name} failed (exit code {finished.returncode}); its settings: {settings}")
+        code = finished.returncode
+        how = f"was killed by signal {-code}" if code < 0 else f"failed (exit code {code})"
+        raise RuntimeError(f"the run {folder.name} {how}; its settings: {settings}")
     settings.unlink()
     metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return metrics

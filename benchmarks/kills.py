@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ import numpy as np  # noqa: E402
 from _kills import Ended, Tally, moment, run_forked, temporaries  # noqa: E402
 
 STEPS = 12
-TRAIN = ["--negatives", "dynamic", "--steps", str(STEPS), "--save-every", "2", "--batch-size", "16", "--num-negatives", "4",
-         "--dimension", "16", "--device", "cpu", "--quiet", "--source-option", "refresh_every=3",
+TRAIN = ["--negatives", "dynamic", "--steps", str(STEPS), "--save-every", "2", "--batch-size", "16",
+         "--num-negatives", "4", "--dimension", "16", "--device", "cpu", "--quiet", "--source-option", "refresh_every=3",
          "--source-option", "landmarks=20", "--source-option", "leaf_size=8", "--source-option", "probes=3"]  # fmt: skip
 
 
@@ -100,11 +101,6 @@ class Train(Part):
     def result(self, folder: Path) -> Any:
         run = folder / "run"
         metrics = json.loads((run / "metrics.json").read_text())
-        timeless = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos")
-        log = [
-            {k: v for k, v in record.items() if k not in timeless}
-            for record in json.loads((run / "log.json").read_text())
-        ]
         return (
             metrics["test"],
             metrics["dev"],
@@ -112,7 +108,6 @@ class Train(Part):
             metrics["cost"]["texts_encoded"],
             (run / "model" / "model.safetensors").read_bytes(),
             (run / "suspected_false_negatives.jsonl").read_bytes(),
-            log,
         )
 
 
@@ -216,13 +211,13 @@ class Mine(Part):
 
     def job(self, folder: Path) -> Callable[[], None]:
         def mine() -> None:
-            for name in ("n.jsonl", "rows"):
-                try:
-                    command("mine", self.data.parent / "model", self.data, "--num-negatives", 3, "--quiet",
-                            "--output", folder / name, "--overwrite", "--device", "cpu")  # fmt: skip
-                except SystemExit as ended:
-                    if ended.code:
-                        raise
+            mined("n.jsonl")
+            mined("rows")
+
+        def mined(name: str) -> None:
+            with suppress(SystemExit):
+                command("mine", self.data.parent / "model", self.data, "--num-negatives", 3, "--quiet",
+                        "--output", folder / name, "--overwrite", "--device", "cpu")  # fmt: skip
 
         return mine
 
@@ -329,7 +324,7 @@ def main() -> int:
         (work / name).mkdir()
         tally = campaign(PARTS[name](data), options.kills, options.seed, work / name)
         row = [name, tally.kills, tally.at_operations, f"{tally.started} / {tally.resumed}", tally.cut_short,
-               tally.compared, len(tally.problems), round(time.perf_counter() - began)]  # fmt: skip
+               tally.leftovers_swept, tally.compared, len(tally.problems), round(time.perf_counter() - began)]  # fmt: skip
         print("| " + " | ".join(map(str, row)) + " |", flush=True)
         for problem in tally.problems:
             print(problem)

@@ -17,7 +17,7 @@ _EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.listdir
 
 @dataclass
 class Ended:
-    """How a job ended: ``code`` is an exit code, or minus the signal; operations on its files are told if it finished."""
+    """How a job ended: an exit code, or minus the signal; how many operations on its files, if it finished."""
 
     code: int
     seconds: float
@@ -29,8 +29,9 @@ class Tally:
     """What a campaign counts.
 
     ``kills``, of which ``at_operations`` on files; what can go on after them: ``started`` anew, ``resumed`` from a
-    checkpoint; ``cut_short``: checkpoints found half-written; ``leftovers_swept``: temporary files that were there before
-    the last start and not after it; ``compared``: ends held against the unbroken run; ``problems``: what should not be.
+    checkpoint; ``cut_short``: checkpoints found half-written; ``leftovers_swept``: temporary files that were there
+    before the last start, and not after it; ``compared``: ends held against the unbroken run; ``problems``: what
+    should not be.
     """
 
     kills: int = 0

@@ -32,9 +32,10 @@ import numpy as np  # noqa: E402
 from _kills import Ended, Tally, moment, run_forked, temporaries  # noqa: E402
 
 STEPS = 12
+OPTIONS = ("refresh_every=3", "landmarks=20", "leaf_size=8", "probes=3")
 TRAIN = ["--negatives", "dynamic", "--steps", str(STEPS), "--save-every", "2", "--batch-size", "16",
-         "--num-negatives", "4", "--dimension", "16", "--device", "cpu", "--quiet", "--source-option", "refresh_every=3",
-         "--source-option", "landmarks=20", "--source-option", "leaf_size=8", "--source-option", "probes=3"]  # fmt: skip
+         "--dimension", "16", "--num-negatives", "4", "--device", "cpu", "--quiet",
+         *(word for option in OPTIONS for word in ("--source-option", option))]  # fmt: skip
 
 
 class Part:
@@ -314,17 +315,17 @@ def main() -> int:
     options = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="hardwood-kills-"))
     data = prepare(work)
-    print(
-        "| part | kills | at a file operation | then anew / resumed | checkpoints cut short | ends compared | problems | seconds |"
-    )
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    columns = ["part", "kills", "at a file operation", "then anew / resumed", "checkpoints cut short", "leftovers",
+               "ends compared", "problems", "seconds"]  # fmt: skip
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|", flush=True)
     failed = False
     for name in PARTS if options.part == "all" else [options.part]:
         began = time.perf_counter()
         (work / name).mkdir()
         tally = campaign(PARTS[name](data), options.kills, options.seed, work / name)
         row = [name, tally.kills, tally.at_operations, f"{tally.started} / {tally.resumed}", tally.cut_short,
-               tally.leftovers_swept, tally.compared, len(tally.problems), round(time.perf_counter() - began)]  # fmt: skip
+               tally.leftovers_swept, tally.compared, len(tally.problems),
+               round(time.perf_counter() - began)]  # fmt: skip
         print("| " + " | ".join(map(str, row)) + " |", flush=True)
         for problem in tally.problems:
             print(problem)

@@ -33,7 +33,7 @@ def make(
     if not hasattr(vectors, "__iter__"):
         raise TypeError(f"vectors must be an array, a tensor or an iterator of chunks; got {type(vectors).__name__}.")
     # A file without a name: whatever becomes of this process, nothing of it stays on the disk.
-    with tempfile.TemporaryFile(prefix="hardwood-") as file:
+    with tempfile.TemporaryFile(prefix="hardwood-", buffering=0) as file:
         return _make(_spool(vectors, file), ids, dtype, cosine, leaf_size, seed, threads, progress)
 
 
@@ -44,8 +44,9 @@ def _spool(chunks: Any, file: Any) -> Any:
         block = _inputs.vectors(chunk, width, "a chunk of vectors")
         width = block.shape[1]
         try:
-            file.write(block.data)
-            file.flush()
+            left = memoryview(block).cast("B")
+            while len(left):
+                left = left[file.write(left) :]
         except OSError as error:
             room = f"{(rows + len(block)) * width * 4:,} bytes of vectors"
             raise OSError(

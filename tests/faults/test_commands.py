@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import re
 import resource
@@ -11,6 +9,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ CPU_MEMORY = (
 FAULTS: dict[str, tuple[int, bool, Callable[[Tensor], Tensor], int, str]] = {
     # the number of the encoder's call, whether with gradient, what happens, the exit code, what is said
     "raises": (STEP_7, True, raising(ValueError("no such token")), 2, "error: no such token"),
-    "raises what nobody foresaw": (STEP_7 + 1, True, raising(KeyError("w")), 1, "error: KeyError: 'w' (.*line"),
+    "raises what nobody foresaw": (STEP_7 + 1, True, raising(KeyError("w")), 1, r"error: KeyError: 'w' \(.*line \d+;"),
     "raises in the first encoding": (0, False, raising(ValueError("in the build")), 2, "error: in the build"),
     "raises in a refresh": (1, False, raising(ValueError("in the refresh")), 2, "error: in the refresh"),
     "NaN in queries": (STEP_7, True, poisoned(torch.nan), 2, "error: the encoding of query 'q.* in step 7"),
@@ -140,13 +139,9 @@ def test_a_disk_that_fails_in_mid_run(
 
 def _fill(path: Path) -> None:
     """Until nothing more fits."""
-    with path.open("wb") as file:
-        try:
-            while True:
-                file.write(bytes(65536))
-                file.flush()
-        except OSError as error:
-            assert error.errno == errno.ENOSPC
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(65536)):
+            pass
 
 
 def test_a_folder_that_can_not_be_written(dataset_folder: Path, tmp_path: Path) -> None:
@@ -273,8 +268,10 @@ def test_an_encoder_that_fails_while_it_is_measured_or_mined(
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
 
 
-def test_an_overwritten_run_survives_bad_settings(unbroken: Path, dataset_folder: Path, tmp_path: Path) -> None:
+def test_an_overwritten_run_survives_bad_settings(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    shutil.copytree(unbroken, run)
-    assert hardwood("train", "nowhere", "--output", run, "--overwrite", *TRAIN).exit_code == 2
-    assert json.loads((run / "metrics.json").read_text()) == json.loads((unbroken / "metrics.json").read_text())
+    run.mkdir()
+    for name in ("run.yaml", "metrics.json"):
+        (run / name).write_text("of days of work")
+    assert "nowhere" in said(hardwood("train", "nowhere", "--output", run, "--overwrite", *TRAIN))[0]
+    assert sorted(path.name for path in run.iterdir()) == ["metrics.json", "run.yaml"]

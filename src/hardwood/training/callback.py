@@ -110,32 +110,40 @@ class NegativesCallback(TrainerCallback):
         }
         seal(checkpoint, description)
 
-    def _load(self, checkpoint: Path) -> None:
-        from safetensors.torch import load_file
+    def check(self, checkpoint: Path) -> dict[str, Any]:
+        """Whether the trainer may resume from ``checkpoint``, before it has loaded anything; gives its description.
 
+        Raises:
+            ValueError: it is not whole, or of another source or other data.
+        """
         description = read_seal(checkpoint)
         if description is None:
             raise ValueError(
                 f"{checkpoint} is not whole: a crash has cut it short, or it was saved without NegativesCallback. "
                 "Resume from hardwood.training.last_checkpoint(output_dir), or start anew"
             )
-        source = self.loss.source
-        if description["negatives"] != source.name:
+        if description["negatives"] != self.loss.source.name:
             raise ValueError(
                 f"the checkpoint in {checkpoint} was trained with {description['negatives']!r} negatives, this run "
-                f"asks for {source.name!r}: resume with the same source, or start anew"
+                f"asks for {self.loss.source.name!r}: resume with the same source, or start anew"
             )
         if description["data"] != self._data_fingerprint():
             raise ValueError(
                 f"the checkpoint in {checkpoint} was made with other data: corpus, queries or positives have changed "
                 "since. Resume with the same, or start anew"
             )
+        return description
+
+    def _load(self, checkpoint: Path) -> None:
+        from safetensors.torch import load_file
+
+        description = self.check(checkpoint)
         if description["weights"] != weights_fingerprint(self.loss.targets.model):
             raise ValueError(
                 f"the state in {checkpoint} belongs to other weights than the model has now: resume with the weights "
                 "of the same checkpoint, or start anew"
             )
-        source.load_state(checkpoint / STATE_FOLDER)
+        self.loss.source.load_state(checkpoint / STATE_FOLDER)
         self.loss.suspects.load_state_dict(load_file(checkpoint / STATE_FOLDER / _SUSPECTS))
         self.loss.cost.load_state_dict(description["cost"])
 

@@ -154,6 +154,9 @@ def make_trainer(
     """A plain ``SentenceTransformerTrainer`` with this run's arguments."""
     from sentence_transformers import SentenceTransformerTrainer
 
+    callback = NegativesCallback(loss, resume_from=resume_from)
+    if resume_from is not None:
+        callback.check(resume_from)
     evaluator = None
     if config.evaluate_every is not None:
         data.split(config.curve_split)  # a clear error now rather than in mid-run
@@ -164,7 +167,7 @@ def make_trainer(
         train_dataset=data.training_pairs(config.train_split),
         loss=loss,
         evaluator=evaluator,
-        callbacks=[NegativesCallback(loss, resume_from=resume_from)],
+        callbacks=[callback],
     )
     if quiet:
         from transformers import PrinterCallback

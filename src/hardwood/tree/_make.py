@@ -44,7 +44,7 @@ def _spool(chunks: Any, file: Any) -> Any:
         block = _inputs.vectors(chunk, width, "a chunk of vectors")
         width = block.shape[1]
         try:
-            left = memoryview(block).cast("B")
+            left = block.data.cast("B")
             while len(left):
                 left = left[file.write(left) :]
         except OSError as error:

@@ -141,10 +141,11 @@ def test_a_failed_rename_puts_the_old_folder_back(make_folder: MakeFolder, monke
     rename = Path.rename
 
     def fail_for_new(self: Path, target: Path) -> Path:
-        if self.name.endswith(".new"):
+        if self.name.endswith(".tmp"):
             raise OSError("busy")
         return rename(self, target)
 
+    monkeypatch.setattr("hardwood._files._exchange", lambda *_: False)  # as where folders can't be swapped
     monkeypatch.setattr(Path, "rename", fail_for_new)
     with pytest.raises(OSError, match="busy"):
         dataset.save(folder, overwrite=True)

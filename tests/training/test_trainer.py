@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,13 @@ from sentence_transformers import (
 )
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from hardwood._json import stamped, without_stamp
 from hardwood.data import RetrievalDataset
 from hardwood.encoders import separate_towers
 from hardwood.evaluation import evaluate
 from hardwood.negatives import SOURCES, make_source
-from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RunConfig, train
+from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RunConfig, last_checkpoint, train
+from hardwood.training.checkpoints import remove_cut_short, seal
 from hardwood.training.config import read_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning", "ignore:.*lr_scheduler.step.*:UserWarning")
@@ -168,17 +169,22 @@ def test_a_resumed_run_ends_like_an_unbroken_one(
 
 
 def test_resuming_passes_over_a_checkpoint_that_was_not_finished(tmp_path: Path) -> None:
-    from hardwood.training.run import _newest_checkpoint
-
+    for step in (5, 10, 100):
+        (tmp_path / f"checkpoint-{step}/hardwood").mkdir(parents=True)
+        (tmp_path / f"checkpoint-{step}/optimizer.pt").write_bytes(b"12345")
+    (tmp_path / "checkpoint-last").mkdir()  # no checkpoint of a trainer
+    assert last_checkpoint(tmp_path) is None
     for step in (5, 10):
-        (tmp_path / f"checkpoints/checkpoint-{step}/hardwood").mkdir(parents=True)
-        (tmp_path / f"checkpoints/checkpoint-{step}/trainer_state.json").touch()
-    (tmp_path / "checkpoints/checkpoint-5/hardwood/source.json").touch()
-    assert _newest_checkpoint(tmp_path).name == "checkpoint-5"
+        seal(tmp_path / f"checkpoint-{step}", {"negatives": "static", "weights": "", "data": "", "cost": {}})
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    (tmp_path / "checkpoint-10/optimizer.pt").write_bytes(b"1234")
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
+    remove_cut_short(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-5", "checkpoint-last"]
 
 
 def test_resuming_with_another_source_is_an_error(dataset: RetrievalDataset, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nothing to resume: no checkpoint"):
+    with pytest.raises(ValueError, match="nothing to resume: no whole checkpoint"):
         train(config(tmp_path / "run"), resume=True, quiet=True, dataset=dataset)
     train(config(tmp_path / "run", save_every=5), quiet=True, dataset=dataset)
     other = config(tmp_path / "run", negatives="uniform", negatives_options={}, steps=20)
@@ -193,10 +199,10 @@ def test_a_checkpoint_of_another_source_is_an_error(
 ) -> None:
     model = make_static()
     exact = NegativesCallback(CorpusSoftmaxLoss(model, dataset, "exact"))
-    exact._save(tmp_path / "hardwood")
+    exact._save(tmp_path / "checkpoint-1")
     uniform = NegativesCallback(CorpusSoftmaxLoss(model, dataset, "uniform"))
     with pytest.raises(ValueError, match="trained with 'exact' negatives, this run asks for 'uniform'"):
-        uniform._load(tmp_path / "hardwood")
+        uniform._load(tmp_path / "checkpoint-1")
     with pytest.raises(ValueError, match="saved without NegativesCallback"):
         uniform._load(tmp_path / "elsewhere")
 
@@ -218,10 +224,9 @@ def test_devices_that_will_not_do_are_errors(dataset: RetrievalDataset, tmp_path
 
 def test_a_state_of_other_weights_is_an_error(dataset: RetrievalDataset, tmp_path: Path) -> None:
     train(config(tmp_path / "a", save_every=5), quiet=True, dataset=dataset)
-    train(config(tmp_path / "b", save_every=5, seed=1), quiet=True, dataset=dataset)
-    newest = "checkpoints/checkpoint-12/hardwood"
-    shutil.rmtree(tmp_path / "a" / newest)
-    shutil.copytree(tmp_path / "b" / newest, tmp_path / "a" / newest)
+    path = tmp_path / "a/checkpoints/checkpoint-12/hardwood/source.json"
+    description = without_stamp(json.loads(path.read_text()), path)
+    path.write_text(json.dumps(stamped({**description, "weights": "of another model"})))
     with pytest.raises(ValueError, match="belongs to other weights than the model has now"):
         train(config(tmp_path / "a", save_every=5), resume=True, quiet=True, dataset=dataset)
 

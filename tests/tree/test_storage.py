@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import shutil
 from pathlib import Path
 
 import naive
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from hardwood import DataError, TargetIndex
+from hardwood import DataError, TargetIndex, _files
 from hardwood.tree import _storage
 
 
@@ -119,6 +118,11 @@ def test_no_folder_and_foreign_folders(index, tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
 
 
+def _killed_between_renames(fresh, folder):
+    folder.rename(_files._aside(folder))
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("moment", ["writing", "renaming"])
 def test_a_crash_leaves_the_old_index(index, tmp_path, monkeypatch, moment):
     index.save(tmp_path / "index")
@@ -129,11 +133,9 @@ def test_a_crash_leaves_the_old_index(index, tmp_path, monkeypatch, moment):
         raise KeyboardInterrupt
 
     if moment == "writing":
-        monkeypatch.setattr(_storage.json, "dump", crash)
-    else:
-        rename = Path.rename
-        monkeypatch.setattr(Path, "rename", lambda a, b: crash() if ".new-" in a.name else rename(a, b))
-        monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        monkeypatch.setattr(_storage.json, "dumps", crash)
+    else:  # where the system can't swap folders, and a kill prevents any cleaning up
+        monkeypatch.setattr(_files, "_put_in_place", _killed_between_renames)
     with pytest.raises(KeyboardInterrupt):
         changed.save(tmp_path / "index")
     monkeypatch.undo()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -117,21 +116,20 @@ def train(
     ignore_unjudged: IgnoreUnjudged = False,
     device: Device = None,
     threads: Threads = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint in the folder.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in the folder from its last checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Remove what the folder holds.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train an encoder and measure it: writes model, metrics, run file and training curve."""
     options = {**locals()}
     run_flags = {name: options.pop(name) for name in ("resume", "overwrite", "quiet")}
+    if resume and config is None and output is not None:
+        options["config"] = _run_file(output)
     run_config = _run_config(options)
     from hardwood.cli.evaluate import print_measures
     from hardwood.training import train as train_run
 
-    if run_flags["resume"] and run_flags["overwrite"]:
-        raise ValueError("--resume goes on with what the folder holds, --overwrite removes it: give one of them")
-    _prepare_output(Path(run_config.output), run_flags["overwrite"])
-    result = train_run(run_config, resume=run_flags["resume"], quiet=quiet)
+    result = train_run(run_config, **run_flags)
     if not quiet:
         print_measures({name: m for name, m in result.metrics.items() if name not in ("cost", "training")})
         Console().print(f"model, metrics.json, run.yaml and training_curve.png are in {run_config.output}")
@@ -224,6 +222,14 @@ def _run_config(options: dict[str, Any]) -> Any:
         raise ValueError(f"{config}: {error}" if config is not None else str(error)) from error
 
 
+def _run_file(output: Path) -> Path:
+    """The settings of the run that ``output`` holds."""
+    path = output / "run.yaml"
+    if not path.is_file():
+        raise ValueError(f"nothing to resume: {output} holds no run (there is no {path})")
+    return path
+
+
 def _named_values(words: list[str]) -> dict[str, Any]:
     """``["write_back=false", "probes=64"]`` as a mapping; values are YAML, as in a run file."""
     import yaml
@@ -235,10 +241,3 @@ def _named_values(words: list[str]) -> dict[str, Any]:
             raise ValueError(f"--source-option takes NAME=VALUE, such as write_back=false, got {word!r}")
         named[name] = yaml.safe_load(value)
     return named
-
-
-def _prepare_output(output: Path, overwrite: bool) -> None:
-    if overwrite and output.exists():
-        if any(output.iterdir()) and not (output / "run.yaml").is_file():
-            raise ValueError(f"{output} does not look like a run's folder (it has no run.yaml): remove it yourself")
-        shutil.rmtree(output)

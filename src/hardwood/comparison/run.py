@@ -143,6 +143,8 @@ def _train_in_process(run: PlannedRun) -> dict[str, Any]:
     safe = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
     finished = subprocess.run(command, env=safe, check=False)
     if finished.returncode != 0:
-        raise RuntimeError(f"the run {folder.name} failed (exit code {finished.returncode}); its settings: {settings}")
+        code = finished.returncode
+        how = f"was killed by signal {-code}" if code < 0 else f"failed (exit code {code})"
+        raise RuntimeError(f"the run {folder.name} {how}; its settings: {settings}")
     settings.unlink()
     return read_object(folder / "metrics.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -127,6 +128,17 @@ class TextTable:
         joined = pc.binary_join_element_wise(self._column("title", rows), self._column("text", rows), space)
         return pc.utf8_trim_whitespace(joined)
 
+    def fingerprint(self) -> str:
+        """A hash of all ids, titles and texts in their order: the same for the same rows, however they were read."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name in _COLUMNS:
+            columns = [chunk.column(name) for chunk in self._chunks]
+            for column in columns:
+                digest.update(np.asarray(pc.binary_length(column), dtype=np.int64).data)
+            for column in columns:
+                digest.update(_bytes_of(column))
+        return digest.hexdigest()
+
     def first_duplicate(self) -> tuple[int, int] | None:
         """The first two rows of an id that several rows have, or None where all ids differ."""
         ids = self.id_array()
@@ -208,6 +220,13 @@ def _string_array(column: Any) -> pa.Array:
         column = column.combine_chunks()
         column = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
     return column.cast(_TEXT_TYPE) if isinstance(column, pa.Array) else pa.array(column, type=_TEXT_TYPE)
+
+
+def _bytes_of(column: pa.Array) -> Any:
+    """All texts of a large-string array, one after another, without a copy."""
+    _, offsets, content = column.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int64)[column.offset : column.offset + len(column) + 1]
+    return b"" if content is None else memoryview(content)[ends[0] : ends[-1]]
 
 
 def _first_true(mask: Any) -> int | None:

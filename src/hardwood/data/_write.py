@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import uuid
 from pathlib import Path
 
+from hardwood._files import folder_written_whole
 from hardwood.data._judgements import Judgements
 from hardwood.data._table import TextTable
 from hardwood.errors import DataError
@@ -21,33 +19,19 @@ _BATCH = 65536
 def write_folder(
     folder: Path, corpus: TextTable, queries: TextTable, splits: dict[str, Judgements], overwrite: bool
 ) -> None:
-    """Write everything beside ``folder`` first, then rename it."""
-    folder = folder.resolve()
+    """Write everything beside ``folder`` first, then put it there."""
     for name in splits:
         if not _SPLIT_NAME.fullmatch(name):
             raise DataError(f"a split named {name!r} can't be a file; rename it")
+    folder = folder.resolve()
     _check_free(folder, overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    tag = uuid.uuid4().hex[:8]
-    fresh, old = (folder.with_name(f".{folder.name}.{tag}.{kind}") for kind in ("new", "old"))
-    try:
-        (fresh / "qrels").mkdir(parents=True)
+    with folder_written_whole(folder) as fresh:
+        (fresh / "qrels").mkdir()
         _write_table(fresh / "corpus.jsonl", corpus, titles=True)
         _write_table(fresh / "queries.jsonl", queries, titles=False)
         for name, judgements in splits.items():
             _write_qrels(fresh / "qrels" / f"{name}.tsv", judgements, queries, corpus)
         _check_free(folder, overwrite)  # writing takes a while
-        if folder.exists():
-            folder.rename(old)
-        try:
-            fresh.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)  # only once the new folder stands
 
 
 def _check_free(folder: Path, overwrite: bool) -> None:
@@ -67,8 +51,6 @@ def _write_table(path: Path, table: TextTable, titles: bool) -> None:
         for row in table.iter_fields():
             record = {"_id": row["id"], **({"title": row["title"]} if titles else {}), "text": row["text"]}
             handle.write(json.dumps(record, ensure_ascii=False) + "\n")
-        handle.flush()
-        os.fsync(handle.fileno())
 
 
 def _write_qrels(path: Path, judgements: Judgements, queries: TextTable, corpus: TextTable) -> None:
@@ -83,5 +65,3 @@ def _write_qrels(path: Path, judgements: Judgements, queries: TextTable, corpus:
                 judgements.grades[block],
             )
             handle.writelines(f"{query}\t{target}\t{grade}\n" for query, target, grade in zip(*columns, strict=True))
-        handle.flush()
-        os.fsync(handle.fileno())

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from hardwood._files import folder_written_whole, temporary_beside, written_whole
 from hardwood.errors import DataError
 
 if TYPE_CHECKING:
@@ -88,7 +86,6 @@ def write_negatives(
             f"lower the margins or skip_top, or raise depth"
         )
     make = {"triplets": _triplets, "tevatron": _tevatron, "flagembedding": _flagembedding}[format]
-    path.parent.mkdir(parents=True, exist_ok=True)
     batches = (
         make(mined, dataset, entries[start : start + _ENTRIES_AT_A_TIME], scores)
         for start in range(0, len(entries), _ENTRIES_AT_A_TIME)
@@ -210,7 +207,7 @@ def _check_free(path: Path, folder: bool, overwrite: bool) -> None:
 
 def _write_lines(path: Path, batches: Iterator[list[Record]]) -> int:
     rows = 0
-    with _whole_file(path) as handle:
+    with written_whole(path.resolve()) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as handle:
         for batch in batches:
             handle.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in batch)
             rows += len(batch)
@@ -224,31 +221,15 @@ def _write_folder(path: Path, batches: Iterator[list[Record]], k: int, scores: b
     texts = ["anchor", "positive", *(f"negative_{j}" for j in range(1, k + 1))]
     columns = [(name, pa.large_string()) for name in texts]
     schema = pa.schema([*columns, ("scores", pa.list_(pa.float32()))] if scores else columns)
-    path = path.resolve()
-    work = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
-    rows = 0
-    try:
-        work.mkdir()
-        with pa.OSFile(str(work / "rows.arrow"), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
+    path, rows = path.resolve(), 0
+    # The library refuses to write into the folder that it reads from.
+    with temporary_beside(path.with_name(f"{path.name}.rows")) as arrow, folder_written_whole(path) as fresh:
+        with pa.OSFile(str(arrow), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
             for batch in batches:
                 stream.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
                 rows += len(batch)
         with _quiet(datasets):
-            datasets.Dataset.from_file(str(work / "rows.arrow")).save_to_disk(work / "dataset")
-        for file in (work / "dataset").iterdir():
-            _sync(file)
-        old = work / "old"
-        if path.exists():
-            path.rename(old)
-        try:
-            (work / "dataset").rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
-        _sync(path.parent)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+            datasets.Dataset.from_file(str(arrow)).save_to_disk(fresh)
     return rows
 
 
@@ -262,27 +243,3 @@ def _quiet(datasets: Any) -> Iterator[None]:
     finally:
         if not was_off:
             datasets.enable_progress_bars()
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[TextIO]:
-    """A file that appears under its name only once all of it is on the disk."""
-    path = path.resolve()
-    work = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
-    try:
-        with work.open("x", encoding="utf-8", newline="\n") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        work.replace(path)
-        _sync(path.parent)
-    finally:
-        work.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -81,6 +81,9 @@ class NegativeSource(ABC):
             vectors: ``(m, d)`` their fresh encodings, detached.
         """
 
+    def warm_up(self) -> None:
+        """Do what costs time just once in a process, such as compiling, before the first step is timed."""
+
     def diagnostics(self) -> dict[str, float]:
         """Figures for the trainer's log, the same names from the first step on; none by default."""
         return {}

@@ -64,15 +64,13 @@ class CacheNegatives(NegativeSource):
     def begin_step(self, step: int) -> None:
         if step < self.start_step or step == self._last_step:
             return
-        self._last_step = step
         size = len(self._row_of_slot)
         if self._index is None:
-            targets = self._attached()
-            self._index = SoftmaxIndex(torch.empty(size, targets.dimension, device=targets.device))
             self._enter(size)
         else:
             per_step = max(1, size // 64) if self.refresh_size is None else self.refresh_size
             self._enter(min(per_step, size))
+        self._last_step = step
 
     def is_ready(self, step: int) -> bool:
         return super().is_ready(step) and self._index is not None
@@ -149,13 +147,20 @@ class CacheNegatives(NegativeSource):
         size, num_targets = len(self._row_of_slot), len(self._slot_of_row)
         slots = np.arange(self._next, self._next + count) % size
         rows = self._order[np.arange(self._next, self._next + count) % num_targets]
-        self._next += count
-        slot_of_row = dict(zip(rows.tolist(), slots.tolist(), strict=True))
-        index = self._filled()
-        for block_rows, vectors in self._attached().encode(torch.from_numpy(rows)):
+        targets = self._attached()
+        place_of_row = {row: place for place, row in enumerate(rows.tolist())}
+        fresh = torch.empty(count, targets.dimension, device=targets.device)
+        for block_rows, vectors in targets.encode(torch.from_numpy(rows)):
             with self.cost.timed("index"):
-                block_slots = torch.tensor([slot_of_row[row] for row in block_rows.tolist()])
-                index.vectors[block_slots.to(index.vectors.device)] = vectors.to(index.vectors.device)
+                places = torch.tensor([place_of_row[row] for row in block_rows.tolist()])
+                fresh[places.to(fresh.device)] = vectors.to(fresh.device)
+        # Only now, when nothing can fail any more: vectors and the rows they belong to change together.
+        if self._index is None:  # the first time all slots are filled, in order
+            self._index = SoftmaxIndex(fresh)
+        else:
+            with self.cost.timed("index"):
+                self._index.vectors[torch.from_numpy(slots).to(fresh.device)] = fresh
+        self._next += count
         evicted = self._row_of_slot[slots]
         self._slot_of_row[evicted[evicted >= 0]] = -1
         self._row_of_slot[slots] = rows

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -142,12 +144,20 @@ class DynamicNegatives(NegativeSource):
         self._staleness = Staleness()
         self._last_refresh = -1
         self._since_refresh = 0  # measures of staleness
+        self._is_whole = True
 
     def attach(self, targets: Targets, cost: Cost) -> None:
         super().attach(targets, cost)
         self._index = self._true = None
         self._fits, self._staleness = DriftFits(self.drift), Staleness()
         self._last_refresh, self._since_refresh = -1, 0
+        self._is_whole = True
+
+    def warm_up(self) -> None:
+        """Compile the tree's kernels, or load them: half a minute the first time on a machine."""
+        from hardwood.tree import warmup
+
+        warmup()
 
     def begin_step(self, step: int) -> None:
         if step < self.start_step:
@@ -215,14 +225,20 @@ class DynamicNegatives(NegativeSource):
                 old = self._true.period[ids.numpy()] == 0
                 self._fits.observe(self._true.read(ids.numpy()[old]), fresh.numpy()[old])
             if self.write_back:
-                self._true.write(ids.numpy(), fresh.numpy())
-                self._index.update(ids.numpy(), fresh.numpy())
+                with self._changing():
+                    self._index.update(ids.numpy(), fresh.numpy())
+                    self._true.write(ids.numpy(), fresh.numpy())
 
     def diagnostics(self) -> dict[str, float]:
         cosine, score, rank = self._staleness.astuple()
         return {"stale_cosine_error": cosine, "stale_score_error": score, "stale_rank_changes": rank}
 
     def save_state(self, folder: Path) -> None:
+        if not self._is_whole:
+            raise RuntimeError(
+                "the dynamic source's last change failed half-way, and its state is not saved: resume from the last "
+                "whole checkpoint"
+            )
         super().save_state(folder)
         if self._index is not None:
             self._index.save(folder / _INDEX_FOLDER)
@@ -294,12 +310,13 @@ class DynamicNegatives(NegativeSource):
     def _build(self) -> None:
         targets = self._attached()
         if self.index is None:
-            self._index, encodings = encoded_index(targets, self.cost, leaf_size=self.leaf_size, dtype=self.index_dtype)
+            index, encodings = encoded_index(targets, self.cost, leaf_size=self.leaf_size, dtype=self.index_dtype)
         else:
-            self._index, encodings = loaded_index(self.index, targets, self.cost)
+            index, encodings = loaded_index(self.index, targets, self.cost)
         with self.cost.timed("index"):
-            landmarks = spread_over(self._index, self.landmarks, self.seed)
+            landmarks = spread_over(index, self.landmarks, self.seed)
             self._true = TrueEncodings(encodings, landmarks, dtype=self.true_dtype)
+        self._index = index
 
     def _refresh(self) -> None:
         """Encode the landmarks and the oldest, predict everybody, write them into the tree, repair it."""
@@ -311,7 +328,7 @@ class DynamicNegatives(NegativeSource):
         periods[landmarks] = len(self._true.history)
         renewed = oldest(self._index, periods, self.reencode, self._last_refresh)
         fresh = self._encoded(np.concatenate([landmarks, renewed]))
-        with self.cost.timed("index"):
+        with self.cost.timed("index"), self._changing():
             self._true.begin_period(fresh[: len(landmarks)])
             self._true.write(renewed, fresh[len(landmarks) :])
             if self.drift != "stale":
@@ -322,6 +339,13 @@ class DynamicNegatives(NegativeSource):
                 self._index.update(np.concatenate([landmarks, renewed]), fresh)
             if self.repair:
                 self._index.repair()
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Tree and true encodings change together: if that fails half-way, what is there must not be kept."""
+        was_whole, self._is_whole = self._is_whole, False
+        yield
+        self._is_whole = was_whole
 
     def _encoded(self, rows: np.ndarray) -> np.ndarray:
         """Current encodings of ``rows``, each once, in this order: ``(m, d)`` float32."""

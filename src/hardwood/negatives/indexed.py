@@ -62,18 +62,17 @@ class IndexedNegatives(NegativeSource):
 
     def refresh(self) -> None:
         """Encode every target with the current model, in place of what was there."""
-        targets = self._attached()
-        if self._index is None:
+        targets, index = self._attached(), self._index
+        if index is None:
             with self.cost.timed("index"):
                 device = self.index_device or targets.device
                 shape = (targets.num_targets, targets.dimension)
-                self._index = SoftmaxIndex(torch.empty(shape, dtype=INDEX_DTYPES[self.index_dtype], device=device))
+                index = SoftmaxIndex(torch.empty(shape, dtype=INDEX_DTYPES[self.index_dtype], device=device))
         # Consumed block by block, so that encodings never exist twice.
         for rows, vectors in targets.encode():
             with self.cost.timed("index"):
-                self._index.vectors[rows.to(self._index.vectors.device)] = vectors.to(
-                    self._index.vectors.device, self._index.vectors.dtype
-                )
+                index.vectors[rows.to(index.vectors.device)] = vectors.to(index.vectors.device, index.vectors.dtype)
+        self._index = index  # not before: if encoding fails, there is none rather than one of uninitialised memory
 
     def sample(self, request: Request) -> Draw:
         with self.cost.timed("sample"):

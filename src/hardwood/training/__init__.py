@@ -4,6 +4,7 @@
 """
 
 from hardwood.training.callback import NegativesCallback
+from hardwood.training.checkpoints import last_checkpoint
 from hardwood.training.config import RunConfig
 from hardwood.training.evaluator import RetrievalEvaluator
 from hardwood.training.run import RunResult, encoder_arguments, train
@@ -17,5 +18,6 @@ __all__ = [
     "RunConfig",
     "RunResult",
     "encoder_arguments",
+    "last_checkpoint",
     "train",
 ]

@@ -1,11 +1,16 @@
-"""Batches of tokenised texts: moving them, and cutting them into mini-batches."""
+"""Batches of tokenised texts: moving them, cutting them into mini-batches, and looking at what they are encoded to."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from hardwood.data import TextTable
 
 
 def to_device(features: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -14,6 +19,41 @@ def to_device(features: dict[str, Any], device: torch.device) -> dict[str, Any]:
         key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
         for key, value in features.items()
     }
+
+
+def check_finite(encodings: Tensor, rows: Tensor | np.ndarray, table: TextTable, kind: str, step: int) -> None:
+    """``ValueError`` naming the first text whose encoding is not finite.
+
+    Without it a model that has diverged goes on for as long as the run has steps: the trainer logs no NaN.
+
+    Args:
+        encodings: ``(n, d)``.
+        rows: ``(n,)`` rows of ``table``.
+        table: the texts.
+        kind: ``"query"`` or ``"target"``.
+        step: the optimiser step, from 0; below 0: before the first.
+    """
+    finite = torch.isfinite(encodings.detach())
+    if finite.all():
+        return
+    bad = (~finite.all(dim=1)).nonzero().flatten().cpu()
+    row = int(rows[int(bad[0])])
+    others = f", and of {len(bad) - 1:,} more of its batch," if len(bad) > 1 else ""
+    raise ValueError(
+        f"the encoding of {kind} {table.ids([row])[0]!r} (row {row}){others} holds NaN or infinite numbers in step "
+        f"{step + 1}: the model has diverged (lower the learning rate), or its precision is too small"
+    )
+
+
+def two_columns(sentence_features: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The features of queries and of positives; ``ValueError`` where there are more columns, or fewer."""
+    columns = list(sentence_features)
+    if len(columns) != 2:
+        raise ValueError(
+            f"the training set must have two text columns, the query and its positive, but it has {len(columns)}: "
+            "use dataset.training_pairs(); negatives come from the source, not from a column"
+        )
+    return columns[0], columns[1]
 
 
 def split_features(features: dict[str, Any], batch_size: int, size: int) -> list[dict[str, Any]]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hardwood._files import written_whole
+from hardwood._files import folder_written_whole, written_whole
 from hardwood.data import RetrievalDataset
 from hardwood.encoders import document_prompt, has_router, load_encoder, query_prompt
 from hardwood.evaluation import evaluate_splits
 from hardwood.negatives.cost import reset_peaks
-from hardwood.training.callback import DESCRIPTION, STATE_FOLDER, NegativesCallback
+from hardwood.training._folder import CHECKPOINTS, METRICS, begin, checkpoint_to_resume, claimed, what_is_kept_is_noted
+from hardwood.training.callback import NegativesCallback
 from hardwood.training.config import RunConfig
 from hardwood.training.evaluator import RetrievalEvaluator
 from hardwood.training.figure import training_curve
@@ -24,8 +23,6 @@ from hardwood.training.softmax_loss import CachedCorpusSoftmaxLoss, CorpusSoftma
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 
-CHECKPOINTS = "checkpoints"
-_MAY_DIFFER = ("output", "data", "steps", "epochs", "save_every", "evaluate_every", "report_to", "device", "threads")
 SUSPECTS = "suspected_false_negatives.jsonl"
 
 
@@ -45,7 +42,12 @@ class RunResult:
 
 
 def train(
-    config: RunConfig, *, resume: bool = False, quiet: bool = False, dataset: RetrievalDataset | None = None
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    dataset: RetrievalDataset | None = None,
 ) -> RunResult:
     """Train as ``config`` says and write the run's folder.
 
@@ -56,49 +58,63 @@ def train(
 
     Args:
         config: the settings.
-        resume: go on from the newest checkpoint in the folder.
+        resume: go on from the newest whole checkpoint in the folder; the end is that of a run which was not broken
+            off.
+        overwrite: remove the run that the folder holds, once this one's data and encoder are loaded.
         quiet: no progress bars.
         dataset: use this one instead of reading ``config.data`` (which still names it in ``run.yaml``).
 
     Raises:
-        ValueError: bad settings or data, an output folder in use, or nothing to resume from.
+        ValueError: bad settings or data, an output folder in use, nothing to resume from, or an encoder that diverges.
+            An error in mid-run carries a note (``__notes__``) of the checkpoint to go on from.
     """
     import torch
     from transformers import set_seed
 
     output = Path(config.output)
-    checkpoint = _newest_checkpoint(output) if resume else None
-    if resume:
-        _check_same_run(config, output / "run.yaml")
-    if not resume and output.exists() and any(output.iterdir()):
-        raise ValueError(f"the output folder {output} is not empty: choose another, remove it, or resume (--resume)")
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    device = _device(config.device)
-    reset_peaks()
-    set_seed(config.seed)
-    data = RetrievalDataset.load(config.data, unjudged=config.unjudged) if dataset is None else dataset
-    splits = _evaluation_splits(config, data)
-    model = load_encoder(
-        config.encoder,
-        data,
-        towers=config.towers,
-        dimension=config.dimension,
-        vocabulary_size=config.vocabulary_size,
-        seed=config.seed,
-        device=device,
-        trust_remote_code=config.trust_remote_code,
-    )
-    loss = make_loss(model, data, config)
-    loss.targets.progress = not quiet
-    # An example for the model card; without one the trainer reads a thousand texts to choose some.
-    model.model_card_data.widget = [{"text": data.queries.texts([0])[0]}]
-    config.save(output / "run.yaml")
-    trainer = make_trainer(model, data, loss, config, quiet=quiet, resume_from=checkpoint)
+    with claimed(output):
+        checkpoint = checkpoint_to_resume(config, output, resume=resume, overwrite=overwrite)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        device = _device(config.device)
+        reset_peaks()
+        set_seed(config.seed)
+        data = RetrievalDataset.load(config.data, unjudged=config.unjudged) if dataset is None else dataset
+        splits = _evaluation_splits(config, data)
+        model = load_encoder(
+            config.encoder,
+            data,
+            towers=config.towers,
+            dimension=config.dimension,
+            vocabulary_size=config.vocabulary_size,
+            seed=config.seed,
+            device=device,
+            trust_remote_code=config.trust_remote_code,
+        )
+        loss = make_loss(model, data, config)
+        loss.targets.progress = not quiet
+        # An example for the model card; without one the trainer reads a thousand texts to choose some.
+        model.model_card_data.widget = [{"text": data.queries.texts([0])[0]}]
+        trainer = make_trainer(model, data, loss, config, quiet=quiet, resume_from=checkpoint)
+        begin(config, output, resume=resume, overwrite=overwrite)
+        with what_is_kept_is_noted(output):
+            return _trained(trainer, data, loss, config, splits, checkpoint, quiet)
+
+
+def _trained(
+    trainer: SentenceTransformerTrainer,
+    data: RetrievalDataset,
+    loss: CorpusSoftmaxLoss,
+    config: RunConfig,
+    splits: list[str],
+    checkpoint: Path | None,
+    quiet: bool,
+) -> RunResult:
+    """Train, measure, and write what is found."""
+    model, output = loss.targets.model, Path(config.output)
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.perf_counter() - began
-
     # The trainer leaves its autocast around the model's forward: measure what is saved, as it will be loaded.
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     metrics: dict[str, Any] = dict(evaluate_splits(model, data, splits, progress=False if quiet else None))
@@ -138,6 +154,9 @@ def make_trainer(
     """A plain ``SentenceTransformerTrainer`` with this run's arguments."""
     from sentence_transformers import SentenceTransformerTrainer
 
+    callback = NegativesCallback(loss, resume_from=resume_from)
+    if resume_from is not None:
+        callback.check(resume_from)
     evaluator = None
     if config.evaluate_every is not None:
         data.split(config.curve_split)  # a clear error now rather than in mid-run
@@ -148,7 +167,7 @@ def make_trainer(
         train_dataset=data.training_pairs(config.train_split),
         loss=loss,
         evaluator=evaluator,
-        callbacks=[NegativesCallback(loss, resume_from=resume_from)],
+        callbacks=[callback],
     )
     if quiet:
         from transformers import PrinterCallback
@@ -232,37 +251,13 @@ def _evaluation_splits(config: RunConfig, data: RetrievalDataset) -> list[str]:
     return config.evaluation_splits
 
 
-def _check_same_run(config: RunConfig, run_file: Path) -> None:
-    """A resumed run may be longer or run elsewhere, but it must be the same run."""
-    there = RunConfig.load(run_file)
-    different = [
-        f.name
-        for f in dataclasses.fields(config)
-        if f.name not in _MAY_DIFFER and getattr(there, f.name) != getattr(config, f.name)
-    ]
-    if different:
-        raise ValueError(
-            f"{run_file} was started with other settings ({', '.join(different)}): resume with the same, or start anew"
-        )
-
-
-def _newest_checkpoint(output: Path) -> Path:
-    # The source's state is written last: without it a checkpoint is half one.
-    there = (output / CHECKPOINTS).glob(f"checkpoint-*/{STATE_FOLDER}/{DESCRIPTION}")
-    found = [path.parent.parent for path in there if path.parent.parent.name.removeprefix("checkpoint-").isdecimal()]
-    if not found:
-        raise ValueError(f"nothing to resume: no checkpoint in {output / CHECKPOINTS} (train with --save-every)")
-    return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]))
-
-
 def _write_outputs(
     output: Path, model: SentenceTransformer, metrics: dict[str, Any], history: list[dict[str, Any]], config: RunConfig
 ) -> None:
-    model.save_pretrained(str(output / "model"))
-    with suppress(OSError):  # the trainer makes this folder even when it saves nothing
-        (output / CHECKPOINTS).rmdir()
+    with folder_written_whole(output / "model") as fresh:
+        model.save_pretrained(str(fresh))
     with written_whole(output / "log.json") as temporary:
         temporary.write_text(json.dumps(history, indent=1))
     training_curve(history, output / "training_curve.png", title=f"{config.negatives} negatives, {config.encoder}")
-    with written_whole(output / "metrics.json") as temporary:  # last: its presence says that the run is complete
+    with written_whole(output / METRICS) as temporary:  # last: its presence says that the run is complete
         temporary.write_text(json.dumps(metrics, indent=1))

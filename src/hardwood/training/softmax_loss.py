@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from hardwood.encoders import document_prompt, has_router
 from hardwood.encoding import similarity_of
 from hardwood.negatives import Cost, Draw, MarginFilter, NegativeSource, Request, make_source, seen_mask
 from hardwood.negatives._draws import NO_TARGET
-from hardwood.training._features import split_features, to_device
+from hardwood.training._features import check_finite, split_features, to_device, two_columns
 from hardwood.training._tokens import TargetFeatures
 from hardwood.training.suspects import SuspectedNegatives
 from hardwood.training.targets import CorpusTargets
@@ -134,6 +135,7 @@ class CorpusSoftmaxLoss(nn.Module):
         )
         self.source.attach(self.targets, self.cost)
         self.suspects = SuspectedNegatives(len(dataset.corpus))
+        self._queries = dataset.queries
         self._known = dataset.known_positives(split)
         self._known_in_evaluation = _all_positives(dataset)
         self._step = -1
@@ -144,6 +146,15 @@ class CorpusSoftmaxLoss(nn.Module):
         """Forget what an earlier training run has left in the source; `NegativesCallback` calls it."""
         self._step = -1
         self.source.attach(self.targets, self.cost)
+
+    def data_fingerprint(self) -> str:
+        """A hash of corpus, queries and known positives: a checkpoint belongs to its data."""
+        digest = hashlib.blake2b(digest_size=16)
+        for table in (self.targets.corpus, self._queries):
+            digest.update(table.fingerprint().encode())
+        for array in (self._known.offsets, self._known.values):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     def begin_step(self, step: int) -> None:
         """Announce optimiser step ``step`` (from 0): the source refreshes what is due. `NegativesCallback` calls it."""
@@ -160,19 +171,26 @@ class CorpusSoftmaxLoss(nn.Module):
         Returns:
             `LossTerms` ``{"log_partition", "positive_score"}``, scalars whose sum is the loss, and the source's
             diagnostics, which the trainer logs beside them.
+
+        Raises:
+            ValueError: labels or columns that are not those of ``training_pairs()``, or an encoding that is not
+                finite; names the text. The source has not been told of the step then.
         """
-        query_features, positive_features = _two_columns(sentence_features)
+        query_features, positive_features = two_columns(sentence_features)
         query_rows, positive_rows = _rows_of(labels)
         is_training = torch.is_grad_enabled() and self.model.training
         if is_training and not self._steps_are_announced:
             self._begin_step(self._step + 1)
         queries = self._embed_features(query_features, len(query_rows))
         positives = self._embed_features(positive_features, len(query_rows))
+        check_finite(queries, query_rows, self._queries, "query", self._step)
+        check_finite(positives, positive_rows, self.targets.corpus, "target", self._step)
         known = self._known if is_training else self._known_in_evaluation
         request = self._request(queries.detach(), positives.detach(), query_rows, positive_rows, known, is_training)
         draw = self._draw(request)
 
         candidates = self._candidates(positives, request, draw)
+        check_finite(candidates.encodings, candidates.ids, self.targets.corpus, "target", self._step)
         terms = self._cross_entropy(queries, candidates, request, draw, query_rows if is_training else None)
         if is_training:
             self.cost.texts_encoded += 2 * len(query_rows) + len(candidates.drawn)
@@ -337,16 +355,6 @@ def _with_own(known: RaggedRows, own: np.ndarray) -> RaggedRows:
     """Each query's known positives and the positive at hand, which may be from another split."""
     rows = np.concatenate([known.row_ids(), np.arange(len(own))])
     return RaggedRows.from_pairs(rows, np.concatenate([known.values, own]), len(own))
-
-
-def _two_columns(sentence_features: Iterable[Features]) -> tuple[Features, Features]:
-    columns = list(sentence_features)
-    if len(columns) != 2:
-        raise ValueError(
-            f"the training set must have two text columns, the query and its positive, but it has {len(columns)}: "
-            "use dataset.training_pairs(); negatives come from the source, not from a column"
-        )
-    return columns[0], columns[1]
 
 
 def _rows_of(labels: Tensor | None) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hardwood._files import written_whole
 
@@ -63,6 +65,17 @@ class SuspectedNegatives:
             )
             for i in order
         ]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What was counted so far, as tensors for a checkpoint."""
+        self._settle()
+        parts = {"keys": self._keys, "counts": self._counts, "leads": self._leads}
+        return {name: torch.from_numpy(array) for name, array in parts.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on counting from what `state_dict` gave."""
+        self._keys, self._counts, self._leads = (state[name].numpy().copy() for name in ("keys", "counts", "leads"))
+        self._pending, self._num_pending = [], 0
 
     def write(self, path: Path, dataset: RetrievalDataset, split: str = "train", limit: int = 1000) -> int:
         """Write the report as JSON lines, with texts; returns how many pairs it holds.

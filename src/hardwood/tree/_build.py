@@ -74,8 +74,9 @@ def build(
     starts = np.cumsum(rooms) - rooms
     used = int(rooms.sum())
     capacity = used + n // 16 + 64
-    rows = np.empty((capacity, d), dtype=dtype)
-    row_id, row_leaf = np.empty(capacity, dtype=np.int64), np.empty(capacity, dtype=np.int32)
+    # Zeros, not whatever memory held: rooms without a target are saved too, and same targets make the same file.
+    rows = np.zeros((capacity, d), dtype=dtype)
+    row_id, row_leaf = np.zeros(capacity, dtype=np.int64), np.zeros(capacity, dtype=np.int32)
     row_leaf[:used] = np.repeat(np.arange(len(counts), dtype=np.int32), rooms)
     # The source is read once, in its own order: no second array as long as it, and no leaps over a disk.
     cursor, at = starts.copy(), np.empty(CHUNK, dtype=np.int64)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,22 +32,32 @@ def make(
         return _make(array, ids, dtype, cosine, leaf_size, seed, threads, progress)
     if not hasattr(vectors, "__iter__"):
         raise TypeError(f"vectors must be an array, a tensor or an iterator of chunks; got {type(vectors).__name__}.")
-    with tempfile.TemporaryDirectory(prefix="hardwood-") as folder:
-        return _make(_spool(vectors, Path(folder) / "vectors"), ids, dtype, cosine, leaf_size, seed, threads, progress)
+    # A file without a name: whatever becomes of this process, nothing of it stays on the disk.
+    with tempfile.TemporaryFile(prefix="hardwood-", buffering=0) as file:
+        return _make(_spool(vectors, file), ids, dtype, cosine, leaf_size, seed, threads, progress)
 
 
-def _spool(chunks: Any, path: Path) -> Any:
+def _spool(chunks: Any, file: Any) -> Any:
     """Chunks written one after another to a file, which is then mapped: memory holds one chunk at a time."""
     rows, width = 0, None
-    with path.open("wb") as file:
-        for chunk in chunks:
-            block = _inputs.vectors(chunk, width, "a chunk of vectors")
-            width = block.shape[1]
-            rows += len(block)
-            file.write(block.data)
+    for chunk in chunks:
+        block = _inputs.vectors(chunk, width, "a chunk of vectors")
+        width = block.shape[1]
+        try:
+            left = block.data.cast("B")
+            while len(left):
+                left = left[file.write(left) :]
+        except OSError as error:
+            room = f"{(rows + len(block)) * width * 4:,} bytes of vectors"
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: no room for {room} so far in {tempfile.gettempdir()}; set TMPDIR to a larger disk, "
+                "or pass an array or a memmap",
+            ) from error
+        rows += len(block)
     if not rows or width is None:
         raise ValueError("vectors is an iterator without any rows; an index needs at least one target.")
-    return np.memmap(path, dtype=np.float32, mode="r", shape=(rows, width))
+    return np.memmap(file, dtype=np.float32, mode="r", shape=(rows, width))
 
 
 def _make(

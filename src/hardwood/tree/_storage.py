@@ -1,9 +1,8 @@
 """An index as a folder: two safetensors files and a manifest with version, shapes and checksums. Nothing is
 ever unpickled.
 
-The folder is written beside its destination and renamed over it, so a crash leaves either the old index or
-the new one. The vectors' file can be
-mapped instead of read: then only its size and header are checked, until `verify`.
+The folder is written beside its destination and put in its place, so a crash leaves either the old index or the new
+one. The vectors' file can be mapped instead of read: then only its size and header are checked, until `verify`.
 """
 
 from __future__ import annotations
@@ -11,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hardwood._files import folder_written_whole, recover
 from hardwood._json import read_object
 from hardwood._version import __version__
 from hardwood.errors import DataError
@@ -35,24 +33,15 @@ PIECE = 1 << 24
 DERIVED = {"rows", "group_offsets", "group_leaves"}
 
 
-def _aside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.old")
-
-
 def save(tree: Tree, metric: str, folder: Path) -> None:
     """Writes the index to ``folder``, in place of an index that is there.
 
     Raises:
         DataError: if something else than an index is there.
     """
-    folder = Path(os.path.abspath(folder))
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError("is there already and is not an index; choose another name.", folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.with_name(f".{folder.name}.new-{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    try:
+    with folder_written_whole(folder) as fresh:
         nodes, used = tree.nodes, tree.used
         small: dict[str, NDArray[Any]] = {name: array for name, array in nodes._asdict().items() if name not in DERIVED}
         small["row_id"], small["row_leaf"] = small["row_id"][:used], small["row_leaf"][:used]
@@ -65,34 +54,7 @@ def save(tree: Tree, metric: str, folder: Path) -> None:
             "format": FORMAT, "version": VERSION, "hardwood": __version__,
             **_facts(tree, metric), "files": files,
         }  # fmt: skip
-        with (fresh / MANIFEST).open("w") as file:
-            json.dump(manifest, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        old = _aside(folder)
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
-        _sync_folder(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        if not folder.exists() and _aside(folder).exists():
-            _aside(folder).rename(folder)
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes renames last through a power cut, where folders can be synced."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2))
 
 
 def _facts(tree: Tree, metric: str) -> dict[str, Any]:
@@ -129,8 +91,6 @@ def _write(path: Path, arrays: dict[str, NDArray[Any]], facts: dict[str, Any] | 
                 digest.update(piece)
                 file.write(piece)
             size += len(view)
-        file.flush()
-        os.fsync(file.fileno())
     return {"bytes": size, "sha256": digest.hexdigest()}
 
 
@@ -215,9 +175,7 @@ def _read(path: Path, mapped: bool) -> tuple[dict[str, NDArray[Any]], dict[str, 
 def load(folder: Path, mapped: bool, everything: bool) -> tuple[Tree, str, dict[str, Any]]:
     """The tree, its metric and its manifest. Checks everything but the vectors' bytes, and these too where
     asked."""
-    folder = Path(os.path.abspath(folder))
-    if not folder.exists() and _aside(folder).exists():
-        _aside(folder).rename(folder)  # a crash between the two renames of `save`
+    recover(folder)
     if not folder.is_dir():
         raise DataError("there is no such folder.", folder)
     manifest = _manifest(folder)

@@ -68,6 +68,7 @@ class ReadWriteLock:
     the parent's holders do not exist. A thread must not ask twice."""
 
     def __init__(self) -> None:
+        self._unfinished: str | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -91,6 +92,7 @@ class ReadWriteLock:
                 condition.wait()
             self._readers += 1
         try:
+            self._check_whole()
             yield
         finally:
             with condition:
@@ -110,8 +112,24 @@ class ReadWriteLock:
             finally:
                 self._waiting -= 1
         try:
+            self._check_whole()
             yield
         finally:
             with condition:
                 self._writing = False
                 condition.notify_all()
+
+    @contextmanager
+    def changing(self, what: str) -> Iterator[None]:
+        """Held by a writer once nothing it was asked for can be refused any more. If the end of the block is not
+        reached (Ctrl-C, no memory), arrays do not belong together, and nobody gets to them again."""
+        self._unfinished = what
+        yield
+        self._unfinished = None
+
+    def _check_whole(self) -> None:
+        if self._unfinished is not None:
+            raise RuntimeError(
+                f"{self._unfinished} was broken off half-way, and the index is no longer whole: load it, or build it "
+                "anew."
+            )

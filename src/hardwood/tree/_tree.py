@@ -274,7 +274,7 @@ class Tree:
         resized = {}
         for name in ("rows", "row_id", "row_leaf"):
             old = getattr(self.nodes, name)
-            resized[name] = np.empty((capacity, *old.shape[1:]), dtype=old.dtype)
+            resized[name] = np.zeros((capacity, *old.shape[1:]), dtype=old.dtype)
             resized[name][: self.used] = old[: self.used]
         self.nodes = self.nodes._replace(**resized)
 

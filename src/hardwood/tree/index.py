@@ -21,7 +21,8 @@ class TargetIndex(ReadableIndex):
 
     Make one with `build` or `load`. Reading (`sample`, `search`, `log_partition`, `expectation`,
     `log_proposal`, `vectors`, ...) is safe from many threads at once; a change (`add`, `remove`, `update`,
-    `repair`) waits for readers and runs alone. A call that raises has changed nothing. Queries and vectors
+    `repair`) waits for readers and runs alone. A call that raises has changed nothing; one that is broken off half-way
+    (Ctrl-C, no memory) leaves an index that refuses everything. Queries and vectors
     may be NumPy arrays or torch tensors; results are torch tensors, on the queries' device, when the queries
     were. Scores are ``s_i = scale · x·y_i`` in float32 products, returned in float64.
     """
@@ -168,7 +169,8 @@ class TargetIndex(ReadableIndex):
             if not len(new):
                 return
             if len(self._tree.ids):
-                self._tree.add(new, block, self._threads)
+                with self._lock.changing("add"):
+                    self._tree.add(new, block, self._threads)
             else:
                 from hardwood.tree._make import from_array
 
@@ -185,7 +187,8 @@ class TargetIndex(ReadableIndex):
         with self._lock.writing():
             self._rows(gone)
             if len(gone):
-                self._tree.remove(gone, self._threads)
+                with self._lock.changing("remove"):
+                    self._tree.remove(gone, self._threads)
 
     def update(self, ids: Any, vectors: Any) -> int:
         """Write new vectors for targets that are here, and make everything true again: means, radii, and the
@@ -202,7 +205,10 @@ class TargetIndex(ReadableIndex):
         known, block = self._pairs(ids, vectors)
         with self._lock.writing():
             rows = self._rows(known)
-            return self._tree.write(rows, block, self._threads) if len(rows) else 0
+            if not len(rows):
+                return 0
+            with self._lock.changing("update"):
+                return self._tree.write(rows, block, self._threads)
 
     def repair(self, *, factor: float = 1.15) -> dict[str, int]:
         """Bring the tree back to the shape of a fresh one where changes have worn it, and leave the rest alone.
@@ -225,7 +231,8 @@ class TargetIndex(ReadableIndex):
         with self._lock.writing():
             if not len(self._tree.ids):
                 return {"groups_rebuilt": 0, "leaves_merged": 0, "rows_given_back": 0, "groups": 0}
-            return repair(self._tree, limit, self._threads)
+            with self._lock.changing("repair"):
+                return repair(self._tree, limit, self._threads)
 
     def spill(self) -> None:
         """Show every target in a second leaf too, so that `search` finds it from both sides of a border (SOAR: Sun et

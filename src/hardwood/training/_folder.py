@@ -1,0 +1,158 @@
+"""A run's folder: one process at a time, cleared only when asked, resumed only with the settings that began it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from hardwood._files import sweep
+from hardwood.training.checkpoints import last_checkpoint, remove_cut_short
+from hardwood.training.config import RunConfig, read_settings
+
+CHECKPOINTS, RUN_FILE, METRICS = "checkpoints", "run.yaml", "metrics.json"
+_MAY_DIFFER = ("output", "data", "steps", "epochs", "save_every", "evaluate_every", "report_to", "device", "threads")
+_LITTLE_ROOM = 16 << 20
+
+
+@contextmanager
+def claimed(output: Path) -> Iterator[None]:
+    """Keep all other runs out of the folder, which is made, and removed again if nothing has come into it.
+
+    A run whose parent was killed goes on without it; a second one beside it would write into the same files. The
+    claim dies with the process. Processes that train together (torchrun) are one run: the first one claims.
+
+    Raises:
+        ValueError: another process has claimed it.
+    """
+    existed = output.exists()
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(output):
+            yield
+    finally:
+        for folder in (output / CHECKPOINTS, output):  # the trainer makes the first one even when it saves nothing
+            with suppress(OSError):
+                if folder != output or not existed:
+                    folder.rmdir()
+
+
+def checkpoint_to_resume(config: RunConfig, output: Path, *, resume: bool, overwrite: bool) -> Path | None:
+    """Whether a run may begin here, and from which checkpoint; changes nothing.
+
+    Raises:
+        ValueError: the folder is in use, holds another run or something else, or there is nothing to resume.
+    """
+    if resume and overwrite:
+        raise ValueError("resume goes on with what the folder holds, overwrite removes it: give one of them")
+    if resume:
+        checkpoint = last_checkpoint(output / CHECKPOINTS)
+        if checkpoint is None:
+            raise ValueError(
+                f"nothing to resume: no whole checkpoint in {output / CHECKPOINTS}. Start anew (--overwrite), with "
+                "--save-every to have checkpoints"
+            )
+        _check_same_run(config, output / RUN_FILE)
+        return checkpoint
+    sweep(output / RUN_FILE)  # a run that was killed before it had written anything
+    used = any(output.iterdir())
+    if used and not overwrite:
+        raise ValueError(
+            f"the output folder {output} is not empty: choose another, go on with the run in it (--resume), or remove "
+            "it (--overwrite)"
+        )
+    if used and not (output / RUN_FILE).is_file():
+        raise ValueError(f"{output} does not look like a run's folder (it has no {RUN_FILE}): remove it yourself")
+    return None
+
+
+def begin(config: RunConfig, output: Path, *, resume: bool, overwrite: bool) -> None:
+    """Clear away what is in the way of the run, and write its run file."""
+    if not is_first_process():
+        return
+    # First of all what says that a run is complete: from here on it is another one.
+    (output / METRICS).unlink(missing_ok=True)
+    if overwrite:
+        _clear(output)
+    if resume:
+        remove_cut_short(output / CHECKPOINTS)
+    config.save(output / RUN_FILE)
+
+
+@contextmanager
+def what_is_kept_is_noted(output: Path) -> Iterator[None]:
+    """If training stops by an error or a signal, say with the error what there is to go on from."""
+    try:
+        yield
+    except BaseException as error:
+        with suppress(OSError):
+            notes = [_what_is_kept(output)]
+            room = shutil.disk_usage(output).free
+            if room < _LITTLE_ROOM:
+                notes.append(f"the disk of {output} is full: {room:,} bytes are free")
+            # As `add_note` of Python 3.11 keeps them.
+            error.__notes__ = [*getattr(error, "__notes__", []), *notes]
+        raise
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process of the run, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _what_is_kept(output: Path) -> str:
+    checkpoint = last_checkpoint(output / CHECKPOINTS)
+    if checkpoint is None:
+        return "no checkpoint was written yet: start anew with --overwrite (and --save-every, to have checkpoints)"
+    step = checkpoint.name.rsplit("-", 1)[1]
+    return f"the last whole checkpoint is that of step {step}; go on with: hardwood train --resume --output {output}"
+
+
+def _clear(output: Path) -> None:
+    """Remove what a run has left, its run file last: after a crash it still looks like a run's folder."""
+    for entry in output.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != RUN_FILE:
+            entry.unlink()
+    (output / RUN_FILE).unlink(missing_ok=True)
+
+
+def _check_same_run(config: RunConfig, run_file: Path) -> None:
+    """A resumed run may be longer or run elsewhere, but it must be the same run."""
+    there = RunConfig.from_mapping(read_settings(run_file))
+    different = [
+        f.name
+        for f in dataclasses.fields(config)
+        if f.name not in _MAY_DIFFER and getattr(there, f.name) != getattr(config, f.name)
+    ]
+    if different:
+        raise ValueError(
+            f"{run_file} was started with other settings ({', '.join(different)}): resume with the same, or start anew"
+        )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if is_first_process():
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"another process is training in {folder}: wait for it, end it, or choose another folder"
+                ) from None
+            except OSError:
+                pass  # a disk without locks
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,104 @@
+"""Which of a trainer's checkpoints are whole.
+
+The trainer writes a checkpoint's files in place, one after another, and a crash leaves whatever was written until then.
+`NegativesCallback` writes a list of all files with their sizes, last of all, once the disk holds them: a checkpoint is
+whole if it has that list and the files in it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from hardwood._files import is_temporary, sync_all, written_whole
+from hardwood._json import read_object, stamped, without_stamp
+
+STATE_FOLDER = "hardwood"
+_SEAL = Path(STATE_FOLDER) / "source.json"
+_DESCRIBES = {"negatives": str, "weights": str, "data": str, "cost": dict, "files": dict}
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def seal(checkpoint: Path, description: dict[str, Any]) -> None:
+    """Declare a checkpoint whole, once the disk holds all of it.
+
+    Args:
+        checkpoint: the folder ``checkpoint-STEP``.
+        description: kept beside the list of files.
+    """
+    sync_all(checkpoint)
+    files = {name: size for name, size in _sizes(checkpoint).items() if name != _SEAL.as_posix()}
+    with written_whole(checkpoint / _SEAL) as temporary:
+        temporary.write_text(json.dumps(stamped({**description, "files": files}), indent=1), encoding="utf-8")
+
+
+def unseal(checkpoint: Path) -> None:
+    """Declare a checkpoint not whole: it is about to be written over.
+
+    Args:
+        checkpoint: the folder; need not be there.
+    """
+    (checkpoint / _SEAL).unlink(missing_ok=True)
+
+
+def read_seal(checkpoint: Path) -> dict[str, Any] | None:
+    """The description of a whole checkpoint; ``None`` if it is not whole, or the description is damaged.
+
+    Args:
+        checkpoint: the folder ``checkpoint-STEP``.
+    """
+    try:
+        description = without_stamp(read_object(checkpoint / _SEAL), checkpoint / _SEAL)
+        found = _sizes(checkpoint)
+    except (OSError, ValueError):
+        return None
+    if not all(isinstance(description.get(name), kind) for name, kind in _DESCRIBES.items()):
+        return None
+    return description if all(found.get(name) == size for name, size in description["files"].items()) else None
+
+
+def last_checkpoint(folder: str | Path) -> Path | None:
+    """The newest whole checkpoint of a trainer with `NegativesCallback`, to resume from after a crash.
+
+    ``trainer.train(resume_from_checkpoint=True)`` takes the newest of all, even one that a crash has cut short.
+
+    Args:
+        folder: the trainer's ``output_dir``.
+
+    Returns:
+        The folder ``checkpoint-STEP``, or ``None`` where none is whole.
+    """
+    for checkpoint in _newest_first(Path(folder)):
+        if read_seal(checkpoint) is not None:
+            return checkpoint
+    return None
+
+
+def remove_cut_short(folder: Path) -> None:
+    """Remove the checkpoints that are not whole: the trainer would count them among those it keeps.
+
+    Args:
+        folder: the trainer's ``output_dir``.
+    """
+    for checkpoint in _newest_first(folder):
+        if read_seal(checkpoint) is None:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    by_step = {int(name[1]): path for path in folder.iterdir() if (name := _NAME.fullmatch(path.name))}
+    return [by_step[step] for step in sorted(by_step, reverse=True)]
+
+
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    """Bytes of every file by its place in the checkpoint; temporary ones left out."""
+    return {
+        path.relative_to(checkpoint).as_posix(): path.stat().st_size
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file() and not is_temporary(path)
+    }

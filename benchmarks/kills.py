@@ -4,7 +4,7 @@ After each kill every file under its final name must be whole; in the end the re
 bit for bit, with no temporary file left.
 
     python benchmarks/kills.py --part train --kills 100
-    python benchmarks/kills.py --part all --kills 100
+    python benchmarks/kills.py --part index,train,trainer,mine,data --kills 100
 """
 
 from __future__ import annotations
@@ -308,7 +308,7 @@ def prepare(work: Path) -> Path:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=[*PARTS, "all"], default="all")
+    parser.add_argument("--part", default=",".join(PARTS), help="one or several, separated by commas")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", action="store_true", help="keep the folders")
@@ -319,7 +319,7 @@ def main() -> int:
                "ends compared", "problems", "seconds"]  # fmt: skip
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|", flush=True)
     failed = False
-    for name in PARTS if options.part == "all" else [options.part]:
+    for name in options.part.split(","):
         began = time.perf_counter()
         (work / name).mkdir()
         tally = campaign(PARTS[name](data), options.kills, options.seed, work / name)

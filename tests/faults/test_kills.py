@@ -42,9 +42,10 @@ def test_a_killed_run_is_resumed_to_the_same_end(dataset_folder: Path, unbroken:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["train", "trainer", "index", "mine"])
-def test_a_handful_of_random_kills(part: str) -> None:
-    command = [sys.executable, "benchmarks/kills.py", "--part", part, "--kills", "6", "--seed", "1"]
+def test_a_handful_of_random_kills() -> None:
+    parts = ("train", "trainer", "index", "mine")
+    command = [sys.executable, "benchmarks/kills.py", "--part", ",".join(parts), "--kills", "4", "--seed", "1"]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"| {part} | 6 |" in done.stdout
+    for part in parts:
+        assert f"| {part} | 4 |" in done.stdout

@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-fast lint types docs table clean
+.PHONY: demo test test-fast test-lowest test-newest wheel-test audit lint types docs table clean
 
 demo: $(INSTALLED)  ## HPO data, in-batch against exact and dynamic softmax negatives: table, models, figures in runs/demo
 	[ -f data/hpo/corpus.jsonl ] || $(RUN)/hardwood data hpo data/hpo
@@ -19,6 +19,21 @@ test: $(INSTALLED)  ## all tests, slow ones too
 
 test-fast: $(INSTALLED)
 	$(RUN)/pytest -n 2 -m "not slow"
+
+# Each of these three builds wheel and sdist and tests the installed wheel in an empty environment, outside the repository.
+ELSEWHERE ?= /tmp/hardwood-elsewhere
+wheel-test: $(INSTALLED)  ## the versions of constraints.txt
+	$(RUN)/python tools/check_install.py $(ELSEWHERE)/pinned --constraints constraints.txt --python $(PYTHON)
+
+test-lowest: $(INSTALLED)  ## the lowest versions that pyproject.toml allows
+	$(RUN)/python tools/check_install.py $(ELSEWHERE)/lowest --constraints constraints-lowest.txt --python $(PYTHON)
+
+test-newest: $(INSTALLED)  ## the newest versions that there are today, but for torch
+	$(RUN)/python tools/check_install.py $(ELSEWHERE)/newest --pin torch --python $(PYTHON)
+
+audit: $(INSTALLED)  ## known vulnerabilities of the versions in constraints.txt; fails where PyPI's data can't be had
+	$(RUN)/python -m pip install --quiet -c constraints.txt pip-audit
+	$(RUN)/pip-audit --strict --disable-pip --no-deps -r constraints.txt
 
 lint: $(INSTALLED)
 	$(RUN)/ruff check .

@@ -19,8 +19,8 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parent.parent
-# Makes a BEIR folder and trains on it, with every kernel of the tree that training needs.
-SMALL_RUN = """
+# Makes a BEIR folder for the small run, and sees that the package is the installed one.
+SMALL_DATA = """
 import sys
 from conftest import make_dataset
 import hardwood
@@ -43,10 +43,10 @@ def main() -> int:
     if problems:
         print("\n".join(problems))
         return 1
-    python = install(environment, options.python, wheel, options.constraints)
+    python = install(environment, options.python, wheel, constraint_files(options, environment))
     print(f"built and installed in {time.perf_counter() - began:.0f} s: {versions(python)}", flush=True)
     folder = unpack(sdist, environment / "sdist")
-    run([python, "-m", "pytest", *(pytest_options or ["-m", "not slow", "-p", "no:cacheprovider"])], folder)
+    run([python, "-m", "pytest", *(pytest_options or ["-n", "2", "-m", "not slow", "-p", "no:cacheprovider"])], folder)
     small_run(python, folder)
     print(f"{wheel.name} and {sdist.name} hold, in {time.perf_counter() - began:.0f} s")
     return 0
@@ -56,6 +56,9 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("environment", help="folder to make; it must not lie in the repository")
     parser.add_argument("--constraints", default=None, help="versions to install, such as constraints-lowest.txt")
+    parser.add_argument(
+        "--pin", action="append", default=[], help="a package to take from constraints.txt all the same"
+    )
     parser.add_argument("--python", default=sys.executable, help="interpreter of the new environment")
     return parser.parse_known_args()
 
@@ -100,10 +103,22 @@ def difference(what: str, there: set[str], expected: set[str]) -> list[str]:
     ]
 
 
-def install(environment: Path, interpreter: str, wheel: Path, constraints: str | None) -> str:
+def constraint_files(options: argparse.Namespace, folder: Path) -> list[Path]:
+    """Absolute paths of pip's constraints: the file asked for, and one for what is pinned by name."""
+    files = [] if options.constraints is None else [Path(options.constraints).resolve()]
+    if options.pin:
+        known = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
+        pinned = folder / "pinned.txt"
+        pinned.write_text("".join(f"{name}=={known[name]}\n" for name in options.pin))
+        files.append(pinned)
+    return files
+
+
+def install(environment: Path, interpreter: str, wheel: Path, constraints: list[Path]) -> str:
+    """A virtual environment with the wheel and what its tests require; returns its Python."""
     run([interpreter, "-m", "venv", str(environment / "venv")], ROOT)
     python = str(environment / "venv" / "bin" / "python")
-    versions = [] if constraints is None else ["-c", str(Path(constraints).resolve())]
+    versions = [word for file in constraints for word in ("-c", str(file))]
     run([python, "-m", "pip", "install", "--quiet", *versions, f"{wheel}[test]"], environment, quiet=True)
     run([python, "-m", "pip", "check"], environment, quiet=True)
     return python
@@ -129,7 +144,7 @@ def unpack(sdist: Path, folder: Path) -> Path:
 def small_run(python: str, folder: Path) -> None:
     hardwood = str(Path(python).with_name("hardwood"))
     run([hardwood, "--help"], folder, quiet=True)
-    run([python, "-c", SMALL_RUN, "ailments"], folder, PYTHONPATH=str(folder / "tests"))
+    run([python, "-c", SMALL_DATA, "ailments"], folder, PYTHONPATH=str(folder / "tests"))
     settings = "--steps 20 --dimension 16 --batch-size 16 --num-negatives 4 --negatives dynamic --device cpu --quiet"
     run([hardwood, "train", "ailments", "--output", "run", *settings.split()], folder)
     run([hardwood, "evaluate", "run/model", "ailments", "--quiet", "--output", "measures.json"], folder)

@@ -113,8 +113,9 @@ def test_each_key_has_a_file_of_its_own(tmp_path: Path) -> None:
     assert KernelFiles(str(tmp_path), "kernel-1.py311", "changed source").load("float32") is None
 
 
-def test_the_digest_follows_helpers_of_other_files(tmp_path: Path) -> None:
+def test_the_digest_follows_helpers_of_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through any number of files: their code is copied into the kernel."""
+    monkeypatch.setattr(_cache, "_FOLDER", tmp_path)
     (tmp_path / "a.py").write_text("from hardwood.tree.b import first\n")
     (tmp_path / "b.py").write_text("from hardwood.tree.c import (\n    second,\n)\n")
     (tmp_path / "c.py").write_text("second = 2\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import platform
+import sys
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -110,6 +111,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         self._check_types()
+        for name in ("data", "output", "encoder"):
+            _readable(name, getattr(self, name))
         for name in ("num_negatives", "batch_size", "gradient_accumulation", "dimension"):
             _at_least_one(name, getattr(self, name))
         for name in ("steps", "mini_batch_size", "evaluate_every", "save_every", "threads"):
@@ -221,6 +224,17 @@ def versions() -> dict[str, str]:
     packages = ("torch", "sentence-transformers", "transformers", "datasets", "tokenizers", "numpy")
     found = {"hardwood": __version__, "python": platform.python_version()}
     return found | {package: metadata.version(package) for package in packages}
+
+
+def _readable(name: str, text: str) -> None:
+    """Refuse a path whose bytes Python could not read: other libraries, and the run file, could not name it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{name} is {text!r}, which this process can't read as text (it takes file names for "
+            f"{sys.getfilesystemencoding()}): set PYTHONUTF8=1 or a UTF-8 locale such as LC_ALL=C.UTF-8"
+        ) from None
 
 
 def _at_least_one(name: str, value: int) -> None:

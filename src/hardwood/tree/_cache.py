@@ -27,6 +27,7 @@ from numba.core import serialize
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 _IMPORTED = re.compile(rb"^from hardwood\.tree\.(\w+) import", re.MULTILINE)
+_FOLDER = Path(__file__).parent
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -65,11 +66,11 @@ def _tell() -> None:
 
 @functools.cache
 def source_digest(path: Path) -> bytes:
-    """A hash of a kernel's file and of the files of its folder that it imports, whose helpers are compiled into it."""
+    """A hash of a kernel's file and of this folder's files that it imports, whose helpers are compiled into it."""
     text = path.read_bytes()
     digest = hashlib.sha256(text)
     for name in sorted(set(_IMPORTED.findall(text))):
-        digest.update(source_digest(path.with_name(name.decode() + ".py")))
+        digest.update(source_digest(_FOLDER / f"{name.decode()}.py"))
     return digest.digest()
 
 

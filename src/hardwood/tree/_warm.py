@@ -10,8 +10,8 @@ import numpy as np
 def warmup() -> float:
     """Compile every kernel of the tree, for both dtypes, and return the seconds it took.
 
-    The machine code is kept on disk (Numba's cache: beside the package, or in the user's cache folder), so
-    that later processes only load it; where neither can be written, call this once in each process, and in a
+    The machine code is kept on disk (beside the package, in the user's cache folder, or in ``NUMBA_CACHE_DIR``), so
+    that later processes only load it; where none can be written, call this once in each process, and in a
     DataLoader before its workers are forked.
     """
     from hardwood.tree.index import TargetIndex

@@ -111,8 +111,9 @@ def test_changes_keep_every_invariant(name, dtype):
 @EVERY_CORPUS
 @EVERY_DTYPE
 def test_draws_follow_their_probabilities(name, dtype, options):
-    """Null: 4 000 first draws (400 where there are 4 096 dimensions) have the probabilities of `log_proposal` (of the softmax for ``exact``); chi-squared over
-    cells of at least 10 expected draws, the rarest pooled; 108 tests at a false-alarm rate of 1e-4 each."""
+    """Null: 4 000 first draws (400 where there are 4 096 dimensions) have the probabilities of `log_proposal` (of the
+    softmax for ``exact``); chi-squared over cells of at least 10 expected draws, the rarest pooled; 108 tests at a
+    false-alarm rate of 1e-4 each."""
     index, x = made(name, dtype)
     size = 4000 if index.dimension < 100 else 400
     scale = 1.0 if CORPORA[name][1] else 20.0

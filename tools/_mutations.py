@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 
 TOKENS = (
-    b"", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\xc3\x28", b"\n", b"\r\n", b"\r", b"\t", b'"', b"{", b"}", b"[", b"]", b":", b",",
-    b"\\ud800", b"\\u0000", b"NaN", b"-Infinity", b"1e999", b"-1", b"9223372036854775808", b"1" * 5000, b"null", b"true",
-    b"[" * 2000, b'{"a":' * 500, b"_id", b"text", b"q1\td1\t1\n", b"\xe2\x80\xa8", b"&a [*a]", b"*a", b"!!python/object:os.system",
-    b"!!timestamp x", b"!!int x", b"!!bool x", b"<<: ", b"? ", b"- ", b"|\n", b"%YAML 9.9\n", b"--- ", b"0x" + b"f" * 300,
+    b"", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\xc3\x28", b"\n", b"\r\n", b"\r", b"\t", b'"', b"{", b"}", b"[", b"]",
+    b":", b",", b"\\ud800", b"\\u0000", b"NaN", b"-Infinity", b"1e999", b"-1", b"9223372036854775808", b"1" * 5000,
+    b"null", b"true", b"[" * 2000, b'{"a":' * 500, b"_id", b"text", b"q1\td1\t1\n", b"\xe2\x80\xa8", b"&a [*a]", b"*a",
+    b"!!python/object:os.system", b"!!timestamp x", b"!!int x", b"!!bool x", b"<<: ", b"? ", b"- ", b"|\n",
+    b"%YAML 9.9\n", b"--- ", b"0x" + b"f" * 300,
 )  # fmt: skip
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 10**15, 10**400, 0.5, 1e308, float("nan"), float("inf"), "", "x", "../../x",
-    "/etc/passwd", "\ud800", "a\tb", [], {}, [[]], ["x"], {"x": 1}, "9" * 50, [0, 10**15], "dot", "cosine", "bfloat16", "I64",
+    None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 10**15, 10**400, 0.5, 1e308, float("nan"), float("inf"), "",
+    "x", "../../x", "/etc/passwd", "\ud800", "a\tb", [], {}, [[]], ["x"], {"x": 1}, "9" * 50, [0, 10**15], "dot",
+    "cosine", "bfloat16", "I64",
 )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """Feed damaged files to every reader, and count what came of it.
 
-Each reader runs in a process of its own, with kernels that check their bounds (``NUMBA_BOUNDSCHECK=1``), so that a crash
-of the interpreter, a read out of bounds, a hang and memory out of proportion are all seen, and told with the number of
-the input: ``--target T --seed S --only N`` does it again. Ends with status 1 where there was any.
+Each reader runs in a process of its own, with kernels that check their bounds (``NUMBA_BOUNDSCHECK=1``), so that a
+crash of the interpreter, a read out of bounds, a hang and memory out of proportion are all seen, and told with the
+number of the input: ``--target T --seed S --only N`` does it again. Ends with status 1 where there was any.
 
     python -m tools.fuzz --count 2000
     python -m tools.fuzz --seconds 600 --target forged-index
@@ -26,7 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tools._fuzz_targets import TARGETS, Fault, Target
+from tools._fuzz_data import Dataset, Metrics, Pairs, RunFile
+from tools._fuzz_state import Checkpoint, Drift, ForgedIndex, Index
+from tools._fuzz_target import Fault, Target
+
+TARGETS: dict[str, type[Target]] = {
+    "dataset": Dataset, "pairs": Pairs, "run-file": RunFile, "index": Index, "forged-index": ForgedIndex,
+    "checkpoint": Checkpoint, "drift": Drift, "metrics": Metrics,
+}  # fmt: skip
 
 ROOT = Path(__file__).resolve().parent.parent
 SLOW_SECONDS, ANY_MEMORY, MEMORY_A_BYTE = 20, 96 << 20, 64
@@ -94,7 +101,7 @@ def run_child(name: str, arguments: argparse.Namespace) -> tuple[Counter[str], l
     count = arguments.count or (1000 if arguments.seconds is None else 10**9)
     environment = {
         **os.environ, "NUMBA_BOUNDSCHECK": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
-        "NUMBA_CACHE_DIR": os.environ.get("HARDWOOD_FUZZ_CACHE", str(Path(tempfile.gettempdir()) / "hardwood-fuzz-numba")),
+        "NUMBA_CACHE_DIR": str(Path(tempfile.gettempdir()) / "hardwood-fuzz-numba"),
     }  # fmt: skip
     while first < count:
         words = [
@@ -109,9 +116,8 @@ def run_child(name: str, arguments: argparse.Namespace) -> tuple[Counter[str], l
             str(count),
         ]
         words += [] if left is None else ["--seconds", str(left)]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tools.fuzz", *words], stdout=subprocess.PIPE, env=environment, cwd=ROOT
-        )
+        command = [sys.executable, "-m", "tools.fuzz", *words]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, cwd=ROOT)
         timer, began = Watch(process), time.perf_counter()
         number, ended = first, False
         assert process.stdout is not None
@@ -168,7 +174,6 @@ def child(arguments: argparse.Namespace) -> None:
     name = arguments.target[0]
     with tempfile.TemporaryDirectory(prefix="hardwood-fuzz-") as folder:
         target = TARGETS[name](Path(folder))
-        target.run(np.random.default_rng(0)) if name == "never" else None
         deadline = time.monotonic() + (arguments.seconds or 1e18)
         number = arguments.only
         while number < arguments.count and time.monotonic() < deadline:

@@ -78,8 +78,9 @@ class NystromDrift(DriftModel):
         points = old - mean  # the kernel knows distances only; without the mean they cancel less
         # An exponent of -γ |a - b|² / 2s² is γ (cos - 1) where s = 1 and lengths are 1.
         square = 1.0 if are_unit(old) else float(points.square().sum(dim=1).mean()) or 1.0
-        width, penalty = self._choose(old, points / square**0.5, motion)
-        kernel = _kernel(points, points, width / (2 * square))
+        points = points / square**0.5  # of length about 1: squares of 1e-30 or 1e30 would be lost in float32
+        width, penalty = self._choose(old, points, motion)
+        kernel = _kernel(points, points, width / 2)
         average = kernel.mean(dim=0)
         centred = kernel - average - average[:, None] + average.mean()
         rest = motion - motion.mean(dim=0)
@@ -98,8 +99,8 @@ class NystromDrift(DriftModel):
 
     def _motion(self, old: Tensor, parameters: Parameters) -> Tensor:
         width, _, square = parameters["chosen"].tolist()
-        points = old.to(parameters["mean"].dtype) - parameters["mean"]
-        kernel = _kernel(points, parameters["landmarks"], width / (2 * square))
+        points = (old.to(parameters["mean"].dtype) - parameters["mean"]) / square**0.5
+        kernel = _kernel(points, parameters["landmarks"], width / 2)
         return torch.addmm(parameters["shift"], kernel, parameters["coefficients"]).to(old.dtype)
 
     def _row_bytes(self) -> int:

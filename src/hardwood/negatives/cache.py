@@ -122,9 +122,11 @@ class CacheNegatives(NegativeSource):
         expect(state, shapes, self.name)
         following, last_step = (int(value) for value in state["position"])
         rows = state["row_of_slot"].numpy().copy()
+        if not size <= following < 2**62:
+            raise ValueError(f"the checkpoint's cache says that {following} targets have entered it, which can't be")
         # Each slot holds the last that came its way in this order.
         latest = following - 1 - (following - 1 - np.arange(size)) % size
-        if following < size or not np.array_equal(rows, self._order[latest % targets.num_targets]):
+        if not np.array_equal(rows, self._order[latest % targets.num_targets]):
             raise ValueError(
                 "the checkpoint's cache was filled in another order: resume with the data and seed it was made with"
             )

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-MOST_BYTES, MOST_VALUES, MOST_DEPTH = 1 << 18, 20_000, 50
+MOST_BYTES, MOST_VALUES, MOST_DEPTH = 1 << 16, 20_000, 50
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -196,6 +196,8 @@ class RunConfig:
             fits = any(isinstance(value, _KINDS[kind]) for kind in kinds if kind in _KINDS)
             if "list[str]" in allowed and isinstance(value, list):
                 fits = all(isinstance(item, str) for item in value)
+            if isinstance(value, dict):
+                fits = fits and all(isinstance(key, str) for key in value)
             if not fits or (isinstance(value, bool) and "bool" not in kinds):
                 raise ValueError(f"{f.name} must be of type {allowed}, got {repr(value)[:200]}")
             if isinstance(value, int) and abs(value) >= 2**63:

@@ -55,6 +55,11 @@ def split_large(
     waiting = [np.flatnonzero(labels == c) for c in np.flatnonzero(counts > limit)]
     while waiting:
         members = waiting.pop()
+        if (points[members] == points[members[0]]).all():  # by the hundred thousand, no search finds a cut
+            pieces = np.arange(len(members)) * -(-2 * len(members) // limit) // len(members)
+            labels[members[pieces > 0]] = k + pieces[pieces > 0] - 1
+            k += int(pieces[-1])
+            continue
         side = nearest(points[members], kmeans(points[members], 2, 4, rng)).astype(bool)
         if min(side.sum(), len(side) - side.sum()) < limit // 8 + 1:  # hardly a cut: along the widest direction instead
             part = points[members] - points[members].mean(axis=0)

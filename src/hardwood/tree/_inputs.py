@@ -20,6 +20,7 @@ METRICS = ("dot", "cosine")
 MAX_DIMENSION = 4096
 # Squared norms must fit float32 while clusters are sought; larger vectors belong into the scale.
 MAX_NORM = 1e18
+MAX_SCALE = 1e100
 
 
 def is_tensor(x: Any) -> bool:
@@ -136,13 +137,15 @@ def count(k: Any, name: str) -> int:
 
 
 def positive(x: Any, name: str) -> float:
-    """A finite number above zero."""
+    """A number above zero, and no larger than any scale or tolerance could be: scores must fit float64."""
     try:
         number = float(x)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number; got {x!r}.") from None
     if not 0.0 < number < float("inf"):
         raise ValueError(f"{name} must be positive and finite; got {number}.")
+    if number > MAX_SCALE:
+        raise ValueError(f"{name} must be at most {MAX_SCALE:.0e}; got {number}.")
     return number
 
 

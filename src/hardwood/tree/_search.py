@@ -6,7 +6,7 @@ import numpy as np
 
 from hardwood.tree._explore import along, explore, survey
 from hardwood.tree._nodes import BLOCK
-from hardwood.tree._numeric import decode, dot, exp32, jit
+from hardwood.tree._numeric import decode, dot, jit
 from hardwood.tree._numeric import unit as to_unit
 from hardwood.tree._select import top
 from hardwood.tree._tiles import group_products, leaf_products
@@ -136,37 +136,66 @@ def expect(nodes, queries, scale, probes, groups, ex_offsets, ex_rows, gamma, be
         high = min(low + BLOCK, end)
         block = survey(nodes, queries, scale, groups, ex_offsets, ex_rows, gamma, low, high)
         for b in range(low, high):
-            unit, bx = block.unit[b - low], block.bx[b - low]
+            unit, bx, near, far = (
+                block.unit[b - low],
+                block.bx[b - low],
+                block.share[b - low, 0],
+                block.share[b - low, 1],
+            )
             cut = explore(nodes, block, b - low, probes, ex_rows[ex_offsets[b] : ex_offsets[b + 1]], gamma, False)
             opened, n_tail = cut.sizes[0], cut.sizes[1]
-            log_z = cut.log_z
             total[:] = 0.0
             for t in range(opened):
                 leaf, at = cut.open_leaf[t], cut.open_at[t]
+                inside = 0.0
                 for i in range(nodes.leaf_count[leaf]):
-                    p = np.float64(exp32(bx * cut.head[at + i] - log_z))
+                    inside += cut.weight[at + i]
+                # Not exp(s - log Ẑ): of scores of 1e15 and more, differences say nothing.
+                share = cut.mass[t] / cut.total / inside if inside > 0.0 else 0.0
+                for i in range(nodes.leaf_count[leaf]):
+                    p = share * cut.weight[at + i]
                     if p > 0.0:
                         row = nodes.leaf_start[leaf] + i
                         for c in range(d):
                             total[c] += p * decode(nodes.rows[row, c])
-            leaf_tilt = group_tilt = 0.0
+            leaf_tilt = group_tilt = straight = 0.0
             for t in range(n_tail):
                 p = cut.mass[opened + t] / cut.total
                 node = cut.tail_node[t]
                 if p == 0.0:
                     continue
                 if node >= 0:
-                    leaf_tilt += p * bx * min(nodes.leaf_stats[node, 2], nodes.leaf_stats[node, 0] ** 2)
+                    along_mean, turned, ahead = pull(nodes.leaf_stats[node], nodes.leaf_mean, node, unit, bx, near)
+                    leaf_tilt += p * turned
                     for c in range(d):
-                        total[c] += p * nodes.leaf_mean[node, c]
+                        total[c] += p * along_mean * nodes.leaf_mean[node, c]
                 else:
-                    group_tilt += p * bx * nodes.group_stats[~node, 2]
+                    along_mean, turned, ahead = pull(nodes.group_stats[~node], nodes.group_mean, ~node, unit, bx, far)
+                    group_tilt += p * turned
                     for c in range(d):
-                        total[c] += p * nodes.group_mean[~node, c]
+                        total[c] += p * along_mean * nodes.group_mean[~node, c]
+                straight += p * ahead
+            for c in range(d):
+                total[c] += straight * unit[c]
             tilt(unit, nodes.leaf_shape, nodes.evenly[0], leaf_tilt, push, total)
             tilt(unit, nodes.group_shape, nodes.evenly[1], group_tilt, push, total)
             for c in range(d):
                 out[b, c] = total[c]
+
+
+@jit
+def pull(stats, means, row, unit, bx, share):  # type: ignore[no-untyped-def]
+    """The gradient of a node's `mass_estimate` by ``βx``, as ``a μ + b Σ̄ x̂ + c x̂``: returns ``a, b, c``.
+
+    Where what the ball or the longest vector allow is the smaller, the estimate is linear in ``βx``, and so bounded.
+    """
+    score, radius, reach, spread = bx * dot(unit, means, row), stats[0], stats[1], stats[2]
+    ball, longest, second = score + bx * radius, bx * reach, score + 0.5 * bx * bx * spread * share
+    if second <= ball and second <= longest:
+        return 1.0, bx * spread, 0.0
+    if ball <= longest:
+        return 1.0, 0.0, radius
+    return (0.0, 0.0, reach) if longest > score else (1.0, 0.0, 0.0)
 
 
 @jit

@@ -1,13 +1,7 @@
-"""What is fuzzed: for each reader, good files, ways to break them, and what may come of it.
-
-A target *breaks* its folder (same seed and number, same damage) and then *reads* it: it returns what came of it, or
-raises. A ``ValueError``, ``OSError`` or ``KeyError`` is a refusal; a `Fault` says that something wrong was accepted; any
-other exception is a fault too.
-"""
+"""Targets of `tools.fuzz`: saved indexes, checkpoints of sources, states of drift models."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
@@ -17,208 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tools._mutations import TOKENS, array_mutated, bytes_mutated, json_mutated, one_bit
-
-Random = np.random.Generator
-SAME, OTHER, FOUND = "accepted: as it was", "accepted: as a naive reader has it", "accepted, found by check()"
-
-
-class Fault(Exception):
-    """Something wrong was taken for good."""
-
-
-class Target:
-    """One reader."""
-
-    names_file = True  # whether every refusal must name the file
-
-    def __init__(self, folder: Path) -> None:
-        self.good, self.bad = folder / "good", folder / "bad"
-        self.good.mkdir(parents=True, exist_ok=True)
-        self.make()
-
-    def make(self) -> None:
-        """Write the good files."""
-
-    def damage(self, rng: Random) -> None:
-        """Change what lies in ``bad``, a copy of the good files: blindly, unless a target knows worse."""
-        files = sorted(path for path in self.bad.rglob("*") if path.is_file())
-        path, other = files[rng.integers(0, len(files))], files[rng.integers(0, len(files))]
-        content = path.read_bytes()
-        path.write_bytes(bytes_mutated(rng, content, other.read_bytes()))
-
-    def read(self) -> str:
-        """Read ``bad``; what came of it."""
-        raise NotImplementedError
-
-    def run(self, rng: Random) -> str:
-        """One input."""
-        shutil.rmtree(self.bad, ignore_errors=True)
-        shutil.copytree(self.good, self.bad, symlinks=True)
-        self.damage(rng)
-        return self.read()
-
-
-class Dataset(Target):
-    """BEIR folders: lines, fields, ids and scores broken, files lost, doubled, gzipped, cut."""
-
-    def make(self) -> None:
-        for name, count in (("corpus", 12), ("queries", 8)):
-            rows = [{"_id": f"{name[0]}{i}", "title": "t" * (i % 2), "text": f"text {i} é"} for i in range(count)]
-            (self.good / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (self.good / "qrels").mkdir(exist_ok=True)
-        for split, queries in (("train", range(5)), ("test", range(5, 8))):
-            lines = "".join(f"q{i}\tc{j}\t{1 + j % 2}\n" for i in queries for j in (i, i + 4))
-            (self.good / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + lines)
-
-    def damage(self, rng: Random) -> None:
-        kind, files = rng.integers(0, 12), sorted(path for path in self.bad.rglob("*") if path.is_file())
-        path = files[rng.integers(0, len(files))]
-        lines = path.read_text().splitlines(keepends=True)
-        at = int(rng.integers(0, len(lines)))
-        if kind < 4:
-            super().damage(rng)
-        elif kind < 7 and path.suffix == ".jsonl":
-            lines[at] = (
-                json_mutated(rng, json.loads(lines[at])).decode("utf-8", "surrogatepass").replace("\n", " ") + "\n"
-            )
-            path.write_bytes("".join(lines).encode("utf-8", "surrogatepass"))
-        elif kind < 9 and path.suffix == ".tsv":
-            fields = lines[at].rstrip("\n").split("\t")
-            fields[rng.integers(0, 3)] = TOKENS[rng.integers(0, len(TOKENS))].decode("latin-1")
-            lines[at] = "\t".join(fields) + "\n"
-            path.write_text("".join(lines))
-        elif kind == 9:
-            packed = gzip.compress(path.read_bytes())
-            (path.parent / (path.name + ".gz")).write_bytes(
-                packed if rng.random() < 0.3 else bytes_mutated(rng, packed)
-            )
-            path.unlink()
-        elif kind == 10:
-            shutil.copy(
-                path, files[rng.integers(0, len(files))].with_suffix(str(rng.choice([".tsv", ".jsonl", ".x", ""])))
-            )
-        else:
-            path.unlink()
-            if rng.random() < 0.5:
-                os.symlink(str(rng.choice(["/nowhere", ".", str(files[0])])), path)
-
-    def read(self) -> str:
-        from hardwood.data import RetrievalDataset
-
-        data = RetrievalDataset.load(self.bad)
-        self._compare(data)
-        return OTHER
-
-    def _compare(self, data: Any) -> None:
-        """With a reading that knows nothing of Arrow, chunks or batches."""
-        tables = {}
-        for name, table in (("corpus", data.corpus), ("queries", data.queries)):
-            rows = [json.loads(line) for line in self._lines(self.bad / f"{name}.jsonl")]
-            titles = [(row.get("title") or "") if name == "corpus" else "" for row in rows]
-            expected = [(str(r["_id"]), title, r["text"]) for r, title in zip(rows, titles, strict=True)]
-            got = [(row["id"], row["title"], row["text"]) for row in table.fields()]
-            if got != expected or len({row[0] for row in got}) < len(got):
-                raise Fault(f"{name} was read otherwise than json does")
-            tables[name] = [row[0] for row in got]
-        for split, judged in data.splits.items():
-            lines = [line.split("\t") for line in self._lines(self.bad / "qrels" / f"{split}.tsv")]
-            if not lines[0][2].strip().lstrip("+-").isdecimal():
-                lines = lines[1:]
-            expected = {(query, target) for query, target, score in lines if int(score) > 0}
-            queries, targets = judged.pairs()
-            got = {(tables["queries"][q], tables["corpus"][t]) for q, t in zip(queries, targets, strict=True)}
-            if got != expected:
-                raise Fault(f"{split} was read otherwise than by a split at tabs")
-
-    @staticmethod
-    def _lines(path: Path) -> list[str]:
-        packed = path.with_name(path.name + ".gz")
-        content = path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
-        lines = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8").split("\n")
-        return [line.removesuffix("\r") for line in lines if line.strip()]
-
-
-class Pairs(Target):
-    """Pairs of Hugging Face `datasets`, from JSON lines, CSV and Parquet files that are broken or of other types."""
-
-    names_file = False  # it is given objects, not files
-
-    def make(self) -> None:
-        (self.good / "pairs.json").write_text(json.dumps({"anchor": ["a", "b", "a"], "positive": ["x", "y", "z"]}))
-
-    def damage(self, rng: Random) -> None:
-        import pyarrow as pa
-
-        some = ["a", "b", "", " ", "\0", "é", None, 1, 2.5, True, ["a"], {"a": 1}, b"\xff", "a" * 10_000, "\u2028"]
-        columns = {}
-        for name in rng.choice(["anchor", "positive", "other"], rng.integers(1, 4), replace=False):
-            values = [some[i] for i in rng.integers(0, rng.choice([2, 6, len(some)]), rng.integers(0, 6))]
-            columns[str(name)] = values
-        size = min((len(v) for v in columns.values()), default=0)
-        kind = rng.choice(["plain", "large", "view", "dictionary", "binary"])
-        types = {"large": pa.large_string(), "view": pa.string_view(), "binary": pa.binary(),
-                 "dictionary": pa.dictionary(pa.int32(), pa.string())}  # fmt: skip
-        try:
-            arrays = {name: pa.array(values[:size], types.get(str(kind))) for name, values in columns.items()}
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-            arrays = {name: pa.array(["a"] * size) for name in columns}
-        self._table = pa.table(arrays)
-
-    def read(self) -> str:
-        import datasets
-
-        from hardwood.data import RetrievalDataset
-
-        try:
-            rows = datasets.Dataset(self._table)
-        except Exception as error:  # datasets' own refusal, before we see it
-            raise ValueError(f"datasets: {error}") from None
-        data = RetrievalDataset.from_pairs(rows)
-        pairs = list(zip(*(self._table.column(name).to_pylist() for name in ("anchor", "positive")), strict=True))
-        queries, targets = data.split("train").pairs()
-        got = set(zip(data.queries.texts(queries), data.corpus.texts(targets), strict=True))
-        if got != {(a.strip(), b.strip()) for a, b in pairs}:
-            raise Fault("other pairs than the table has")
-        return OTHER
-
-
-class RunFile(Target):
-    """``run.yaml``: YAML broken, settings of other types, aliases, tags, keys that stand twice."""
-
-    def make(self) -> None:
-        from hardwood.training import RunConfig
-
-        config = RunConfig(data="d", output="o", negatives="dynamic", negatives_options={"probes": 8, "repair": False},
-                           report_to=["tensorboard"], evaluation_splits=["dev"], margin=0.1)  # fmt: skip
-        config.save(self.good / "run.yaml")
-
-    def damage(self, rng: Random) -> None:
-        import yaml
-
-        path = self.bad / "run.yaml"
-        settings = yaml.safe_load(path.read_text())
-        kind = rng.integers(0, 5)
-        if kind < 2:
-            super().damage(rng)
-        elif kind < 4:
-            path.write_bytes(json_mutated(rng, settings))
-        else:
-            depth, width = int(rng.integers(2, 12)), int(rng.integers(2, 12))
-            lines = ["a0: &a0 [x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * width)}]" for i in range(1, depth)]
-            key = str(rng.choice(["data", "report_to", "negatives_options", "x", "<<"]))
-            path.write_text("\n".join([*lines, f"{key}: *a{depth - 1}"]) + "\n")
-
-    def read(self) -> str:
-        from hardwood.training import RunConfig
-
-        path = self.bad / "run.yaml"
-        config = RunConfig.load(path)
-        again = self.bad / "again.yaml"
-        config.save(again)
-        if RunConfig.load(again) != config:
-            raise Fault("what was read is not what is written")
-        return SAME if config == RunConfig.load(self.good / "run.yaml") else OTHER
+from tools._fuzz_target import FOUND, OTHER, SAME, Fault, Random, Target
+from tools._mutations import array_mutated, bytes_mutated, json_mutated, one_bit
 
 
 class Index(Target):
@@ -348,7 +142,7 @@ def use(index: Any, sound: bool) -> None:
         lambda: index.search(x, 3, probes=99), lambda: index.log_partition(x, 2.0, tolerance=0.1),
         lambda: index.sample(x, 3, seed=1, probes=1), lambda: index.sample(x, 1, replace=False, seed=1, probes=2),
         lambda: index.sample(x, 2, exact=True, seed=1), lambda: index.expectation(x, 2.0),
-        lambda: index.log_proposal(x, index.ids[:3]), lambda: index.spread(4), lambda: index.stats(),
+        lambda: index.log_proposal(x, index.ids[:3]), lambda: index.spread(4), index.stats,
     ]  # fmt: skip
     answers = [call() for call in calls]
     if sound:
@@ -379,7 +173,8 @@ class Checkpoint(Target):
         generator = torch.Generator().manual_seed(3)
         self.vectors = torch.nn.functional.normalize(torch.randn(40, 6, generator=generator), dim=1)
         self.options: dict[str, dict[str, Any]] = {
-            "static": {}, "cache": {"cache_size": 16}, "dynamic": {"leaf_size": 4, "landmarks": 8, "drift": "corrector"},
+            "static": {}, "cache": {"cache_size": 16},
+            "dynamic": {"leaf_size": 4, "landmarks": 8, "drift": "corrector"},
         }  # fmt: skip
         for name in self.names:
             source = self._source(name)
@@ -530,34 +325,3 @@ class Drift(Target):
             torch.equal(self.state.get(key, torch.zeros(0)), value) for key, value in self.states[self.name].items()
         )
         return SAME if same else OTHER
-
-
-class Metrics(Target):
-    """``metrics.json`` of a finished run, as a comparison takes it up."""
-
-    def make(self) -> None:
-        measures = {"mrr@10": 0.5, "recall@10": 0.6}
-        (self.good / "metrics.json").write_text(
-            json.dumps({"test": measures, "training": {"steps": 5, "seconds": 1.0}})
-        )
-
-    def damage(self, rng: Random) -> None:
-        path = self.bad / "metrics.json"
-        if rng.random() < 0.5:
-            super().damage(rng)
-        else:
-            path.write_bytes(json_mutated(rng, json.loads(path.read_text())))
-
-    def read(self) -> str:
-        from hardwood._json import read_object
-
-        value = read_object(self.bad / "metrics.json")
-        if json.loads((self.bad / "metrics.json").read_bytes()) != value and "NaN" not in repr(value):
-            raise Fault("it was read otherwise than json does")
-        return OTHER
-
-
-TARGETS: dict[str, type[Target]] = {
-    "dataset": Dataset, "pairs": Pairs, "run-file": RunFile, "index": Index, "forged-index": ForgedIndex,
-    "checkpoint": Checkpoint, "drift": Drift, "metrics": Metrics,
-}  # fmt: skip

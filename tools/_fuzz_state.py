@@ -186,7 +186,8 @@ class Checkpoint(Target):
             folder = self.good / name
             folder.mkdir(exist_ok=True)
             source.save_state(folder)
-            description = {"negatives": name, "weights": "0" * 32, "cost": Cost().state_dict()}
+            description = {"negatives": name, "weights": "0" * 32, "data": "0" * 32, "cost": Cost().state_dict()}
+            description["files"] = {}
             (folder / "source.json").write_text(json.dumps(stamped(description), indent=1))
         self.answers = {name: self._answer(self._loaded(self.good, name)) for name in self.names}
 
@@ -249,7 +250,7 @@ class Checkpoint(Target):
 
     def read(self) -> str:
         from hardwood.negatives import Cost
-        from hardwood.training.callback import read_description
+        from hardwood.training.checkpoints import read_description
 
         folder = self.bad / self.name
         description = read_description(folder)

@@ -82,7 +82,7 @@ def json_mutated(rng: np.random.Generator, value: Any) -> bytes:
         elif kind == 3 and isinstance(holder[key], (int, float)) and not isinstance(holder[key], bool):
             holder[key] = holder[key] + int(rng.choice([-1, 1, 8, 64]))
         else:
-            holder[key] = VALUES[rng.integers(0, len(VALUES))]
+            holder[key] = copy.deepcopy(VALUES[rng.integers(0, len(VALUES))])
     text = json.dumps(value, indent=int(rng.integers(0, 3)) or None)
     if rng.random() < 0.15:  # a name twice
         inside = json.dumps(value)[1:-1]

@@ -15,6 +15,7 @@ from typing import Any
 
 from hardwood._files import is_temporary, sync_all, written_whole
 from hardwood._json import read_object, stamped, without_stamp
+from hardwood.errors import DataError
 
 STATE_FOLDER = "hardwood"
 _SEAL = Path(STATE_FOLDER) / "source.json"
@@ -51,13 +52,27 @@ def read_seal(checkpoint: Path) -> dict[str, Any] | None:
         checkpoint: the folder ``checkpoint-STEP``.
     """
     try:
-        description = without_stamp(read_object(checkpoint / _SEAL), checkpoint / _SEAL)
+        description = read_description(checkpoint / STATE_FOLDER)
         found = _sizes(checkpoint)
     except (OSError, ValueError):
         return None
-    if not all(isinstance(description.get(name), kind) for name, kind in _DESCRIBES.items()):
-        return None
     return description if all(found.get(name) == size for name, size in description["files"].items()) else None
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself: ``"negatives"``, ``"weights"``, ``"data"``, ``"cost"`` and ``"files"``.
+
+    Args:
+        folder: `STATE_FOLDER` in the checkpoint.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    path = folder / _SEAL.name
+    description = without_stamp(read_object(path), path)
+    if set(description) != set(_DESCRIBES) or not all(isinstance(description[k], v) for k, v in _DESCRIBES.items()):
+        raise DataError(f"must hold {', '.join(_DESCRIBES)} and nothing else: it is damaged.", path)
+    return description
 
 
 def last_checkpoint(folder: str | Path) -> Path | None:

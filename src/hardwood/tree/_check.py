@@ -25,7 +25,9 @@ def stats(tree: Tree) -> dict[str, float]:
     live = nodes.leaf_group >= 0
     counts, n = nodes.leaf_count[live], len(tree.ids)
     filled = nodes.group_count > 0
-    worn = tree.group_spread()[filled] / np.maximum(tree.reference[filled], 1e-300)
+    spread, was = tree.group_spread()[filled], tree.reference[filled]
+    with np.errstate(over="ignore"):
+        worn = spread[was > 0] / was[was > 0]  # where targets lay in one point, nothing can be said
     return {
         "targets": n,
         "leaves": int(live.sum()),

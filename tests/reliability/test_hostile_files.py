@@ -32,7 +32,7 @@ LAUGHS = "\n".join([f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" if i else "
         ("a: &a {data: d, output: o}\n<<: *a", "could not determine a constructor"),
         (RUN + "seed: !!timestamp x", "AttributeError"),
         (RUN + "trust_remote_code: !!bool x", "KeyError"),
-        ("[" * 2_000, "is not a YAML file"),
+        ("- " * 2_000, "is not a YAML file"),
         (RUN + "x: " + "y" * 100_000, "a run file has some thousand"),
         (RUN + f"seed: {2**63}", "seed is a number of 64 bits"),
         (RUN + "report_to: [1]", r"report_to must be of type list\[str\]"),

@@ -117,6 +117,7 @@ class Tree:
         return np.flatnonzero(named)
 
     def drop(self, rows: Ints) -> None:
+        """Takes rows out of their leaves; the last target of a leaf fills a gap. Statistics are not yet true then."""
         moved = np.empty(len(rows), dtype=np.int64)
         moved = moved[: drop_rows(self.nodes, np.sort(rows)[::-1].copy(), moved)]
         owner = self.nodes.row_leaf[moved]

@@ -21,9 +21,11 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path
 def killed_when(seen: Path, *words: object) -> None:
     """Start the command and kill it as soon as the file is there."""
     process = subprocess.Popen([sys.executable, "-m", "hardwood", *map(str, words)], env=ENVIRONMENT)
-    while not seen.exists() and process.poll() is None:
-        time.sleep(0.001)
-    process.kill()
+    try:
+        while not seen.exists() and process.poll() is None:
+            time.sleep(0.001)
+    finally:
+        process.kill()
     assert process.wait() == -9, "it was over before it could be killed"
 
 

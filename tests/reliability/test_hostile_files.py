@@ -150,6 +150,15 @@ def test_a_description_is_under_its_checksum(checkpoints: Any) -> None:
         assert caught.value.path == path
 
 
+def test_a_drift_state_with_settings_that_no_model_has() -> None:
+    from hardwood.drift import make_drift
+
+    old = np.random.default_rng(0).normal(size=(30, 4))
+    model = make_drift("nystrom").fit(old, 1.1 * old)
+    with pytest.raises(ValueError, match="width and square must be positive"):
+        model.load_state_dict({**model.state_dict(), "chosen": torch.tensor([1.0, 0.1, -1.0], dtype=torch.float64)})
+
+
 def test_drift_of_any_length_is_predicted() -> None:
     """Squares of these lengths are lost in float32."""
     from hardwood.drift import make_drift

@@ -103,6 +103,12 @@ class NystromDrift(DriftModel):
         kernel = _kernel(points, parameters["landmarks"], width / 2)
         return torch.addmm(parameters["shift"], kernel, parameters["coefficients"]).to(old.dtype)
 
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        chosen = _state.checked(self.name, dict(state), self._layout())[1].get("chosen")
+        if chosen is not None and not (chosen[0] > 0 and chosen[1] >= 0 and chosen[2] > 0):
+            raise ValueError(f"'chosen' is {chosen.tolist()}; width and square must be positive, the penalty 0 or more")
+        super().load_state_dict(state)
+
     def _row_bytes(self) -> int:
         landmarks = self._parameters.get("landmarks")
         return super()._row_bytes() + (0 if landmarks is None else len(landmarks) * landmarks.element_size())

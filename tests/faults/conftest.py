@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,6 +93,7 @@ def encoder_fault(monkeypatch: pytest.MonkeyPatch) -> EncoderFault:
         return model
 
     monkeypatch.setattr(run, "load_encoder", load_faulty)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in a shell's background it is ignored from the start
     monkeypatch.setattr(hardwood.encoders, "load_encoder", load_faulty)
     return fault
 

@@ -166,12 +166,13 @@ def test_equal_targets_by_the_hundred_thousand(dtype):
     index = TargetIndex.build(y, dtype=dtype, leaf_size=64, threads=1, progress=False)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 12 * y.nbytes
+    assert peak < 16 * y.nbytes
     index.check()
     assert index.stats()["largest_leaf"] <= 128
     assert index.stats()["mean_leaf"] > 32
-    assert index.update(index.ids, rng.normal(size=y.shape)) > n // 2
-    index.repair()
+    index.update(index.ids, rng.normal(size=y.shape))  # no leaf is nearer than another, all being of one place
+    assert index.repair()["groups_rebuilt"] > 0
+    assert index.stats()["wear_max"] < 1.2
     index.check()
     index.update(index.ids, y + np.float32(1))
     index.add(np.arange(n, 2 * n), y)

@@ -36,7 +36,11 @@ def read_yaml(path: Path) -> Any:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes; a run file has some thousand")
     try:
         text = path.read_text(encoding="utf-8")
-        content = yaml.load(text, _StrictLoader)  # noqa: S506 (a SafeLoader that is stricter still)
+        loader = _StrictLoader(text)
+        try:
+            content = loader.get_single_data()
+        finally:
+            loader.dispose()
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not a YAML file: {error}") from error
     # PyYAML's own constructors raise almost anything for tags that don't fit their value.

@@ -140,3 +140,23 @@ def test_a_crash_leaves_the_old_index(index, tmp_path, monkeypatch, moment):
         changed.save(tmp_path / "index")
     monkeypatch.undo()
     assert_same(index, TargetIndex.load(tmp_path / "index"))
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_tree_that_has_shrunk_is_saved_and_loaded(tmp_path, stale):
+    """Leaves that are gone may name rows beyond the end, as they did in indexes of earlier versions."""
+    y = naive.clusters(4000, 8)
+    index = TargetIndex.build(y, leaf_size=16, progress=False)
+    index.remove(np.arange(300, 4000))
+    assert index.repair()["rows_given_back"] > 0
+    nodes = index._tree.nodes
+    assert (nodes.leaf_group < 0).any()
+    assert (nodes.leaf_start[nodes.leaf_group < 0] == 0).all()
+    if stale:
+        nodes.leaf_start[nodes.leaf_group < 0] = 10**6
+    index.save(tmp_path / "index")
+    again = TargetIndex.load(tmp_path / "index", verify=True)
+    again.check()
+    np.testing.assert_array_equal(again.vectors(np.arange(300)), index.vectors(np.arange(300)))
+    again.add(np.arange(300, 900), y[300:900])
+    again.check()

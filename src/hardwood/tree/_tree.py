@@ -204,7 +204,7 @@ class Tree:
         self._relist.add(int(nodes.leaf_group[leaf]))
         if nodes.leaf_room[leaf]:
             self.free.setdefault(int(nodes.leaf_room[leaf]), []).append(int(nodes.leaf_start[leaf]))
-        nodes.leaf_count[leaf] = nodes.leaf_room[leaf] = 0
+        nodes.leaf_start[leaf] = nodes.leaf_count[leaf] = nodes.leaf_room[leaf] = 0
         nodes.leaf_group[leaf] = -1
         self._dead.append(leaf)
 

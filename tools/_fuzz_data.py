@@ -111,7 +111,7 @@ class Pairs(Target):
             columns[str(name)] = values
         size = min((len(v) for v in columns.values()), default=0)
         kind = rng.choice(["plain", "large", "view", "dictionary", "binary"])
-        types = {"large": pa.large_string(), "view": pa.string_view(), "binary": pa.binary(),
+        types = {"large": pa.large_string(), "view": getattr(pa, "string_view", pa.string)(), "binary": pa.binary(),
                  "dictionary": pa.dictionary(pa.int32(), pa.string())}  # fmt: skip
         try:
             arrays = {name: pa.array(values[:size], types.get(str(kind))) for name, values in columns.items()}

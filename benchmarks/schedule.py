@@ -1,6 +1,7 @@
-"""When to refresh: the error of *all* vectors in the tree while the encoder moves, for several schedules, on HPO.
+"""When to refresh: the error of *all* vectors in the tree while the encoder moves, for several schedules.
 
-    python benchmarks/schedule.py                      # the table of docs/training.md; half a minute a run
+    python benchmarks/schedule.py                      # HPO: the table of docs/training.md; half a minute a run
+    python benchmarks/schedule.py --data taxa          # 200,000 targets, 1,000 steps; five minutes a run
     python benchmarks/schedule.py --steps 60 --only 1  # the first schedule, a look
 
 A run of the dynamic source, static encoder; at some steps the whole corpus is encoded anew, beside the run and not
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +21,69 @@ import numpy as np
 import torch
 from transformers import TrainerCallback, set_seed
 
-from hardwood.data import RetrievalDataset, write_hpo
+from dynamic_study import data_folder
+from hardwood.data import RetrievalDataset
 from hardwood.encoders import load_encoder
 from hardwood.encoding import target_vectors
 from hardwood.evaluation import evaluate
 from hardwood.training import RunConfig
 from hardwood.training.run import make_loss, make_trainer
 
-ROOT = Path(__file__).resolve().parent.parent
-LOOKS = (60, 100, 200, 400)
-SCHEDULES: tuple[dict[str, Any], ...] = (
-    {"start_step": 20, "refresh_every": 50, "refresh_when": None},
-    {"start_step": 20},
-    {"start_step": 5},
-    {"start_step": 0},
-    {"start_step": 10, "refresh_spacing": 20, "landmarks": 256, "reencode": 1024},
-    {"start_step": 10, "refresh_spacing": 25, "landmarks": 256, "reencode": 4096},
-    {"refresh_when": None},
-)
+SPLITS = ("test", "dev", "test_unseen")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is tried on a set: the settings of its runs, the steps to look at, the schedules."""
+
+    run: dict[str, Any]
+    looks: tuple[int, ...]
+    schedules: tuple[dict[str, Any], ...]
+
+
+STUDIES = {
+    "hpo": Study(
+        {"steps": 400},
+        (60, 100, 200, 400),
+        (
+            {"start_step": 20, "refresh_every": 50, "refresh_when": None},
+            {"start_step": 20},
+            {"start_step": 5},
+            {"start_step": 0},
+            {"start_step": 10, "refresh_spacing": 20, "landmarks": 256, "reencode": 1024},
+            {"start_step": 10, "refresh_spacing": 25, "landmarks": 256, "reencode": 4096},
+            {"refresh_when": None},
+        ),
+    ),
+    # At most 490,000 encodings: 5 % of what the oracle needs, the first 200,000 included.
+    "taxa": Study(
+        {"steps": 1000, "batch_size": 160, "num_negatives": 2},
+        (100, 200, 400, 700, 1000),
+        (
+            {},
+            {"refresh_when": None},
+            {"start_step": 60},
+            {"start_step": 100},
+            {"reencode": 8192},
+            {"start_step": 60, "reencode": 8192},
+            {"start_step": 60, "reencode": 16384, "refresh_spacing": 25},
+            {"start_step": 60, "reencode": 16384, "refresh_spacing": 25, "drift": "stale"},
+            {"landmarks": 4096},
+        ),
+    ),
+}
 
 
 class TrueError(TrainerCallback):
     """After some steps: the mean cosine error of the vectors in the tree against the model's own of that moment."""
 
-    def __init__(self, model: Any, data: RetrievalDataset, source: Any) -> None:
-        self._model, self._data, self._source = model, data, source
+    def __init__(self, model: Any, data: RetrievalDataset, source: Any, looks: tuple[int, ...]) -> None:
+        self._model, self._data, self._source, self._looks = model, data, source, looks
         self.errors: dict[int, float] = {}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Look, if it is time."""
-        if state.global_step not in LOOKS or not self._source.is_ready(state.global_step):
+        if state.global_step not in self._looks or not self._source.is_ready(state.global_step):
             return
         true = target_vectors(self._model, self._data.corpus, similarity="cosine", progress=False)
         stored = self._source.stored_vectors(torch.arange(len(true))).numpy()
@@ -56,47 +91,47 @@ class TrueError(TrainerCallback):
         self.errors[state.global_step] = float(1 - cosine.mean())
 
 
-def run(data: RetrievalDataset, options: dict[str, Any], steps: int, seed: int) -> dict[str, Any]:
+def run(data: RetrievalDataset, study: Study, options: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Train with one schedule; what it cost, how far the tree was off, what came of it."""
     output = Path(tempfile.mkdtemp(prefix="hardwood-schedule-"))
     config = RunConfig(
-        data="hpo", output=str(output), negatives="dynamic", negatives_options=options, steps=steps, seed=seed
+        data="none", output=str(output), negatives="dynamic", negatives_options=options, **{**study.run, **settings}
     )
-    set_seed(seed)
-    model = load_encoder(config.encoder, data, dimension=config.dimension, seed=seed, device="cpu")
+    set_seed(config.seed)
+    model = load_encoder(config.encoder, data, dimension=config.dimension, seed=config.seed, device="cpu")
     loss = make_loss(model, data, config)
     trainer = make_trainer(model, data, loss, config, quiet=True)
-    look = TrueError(model, data, loss.source)
+    look = TrueError(model, data, loss.source, study.looks)
     trainer.add_callback(look)
     trainer.train()
     shutil.rmtree(output)
-    return {
-        "reencoded": loss.cost.targets_reencoded,
-        "errors": look.errors,
-        "mrr@10": evaluate(model, data, split="dev", progress=False)["mrr@10"],
-    }
+    splits = [split for split in SPLITS if split in data.splits]
+    measured = [evaluate(model, data, split=split, progress=False)["mrr@10"] for split in splits]
+    return {"reencoded": loss.cost.targets_reencoded, "errors": look.errors, "mrr@10": measured}
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--data", choices=STUDIES, default="hpo")
+    parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, nargs="+", default=range(1, len(SCHEDULES) + 1), help="numbers from 1")
+    parser.add_argument("--only", type=int, nargs="+", default=None, help="numbers from 1")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    folder = ROOT / "data" / "hpo"
-    if not (folder / "corpus.jsonl").exists():
-        write_hpo(folder)
-    data = RetrievalDataset.load(folder)
-    looks = [step for step in LOOKS if step <= arguments.steps]
-    print(f"| schedule | re-encoded | error at {' / '.join(map(str, looks))} | MRR@10 dev |\n|---|---|---|---|")
-    for number in arguments.only:
-        options = SCHEDULES[number - 1]
-        found = run(data, options, arguments.steps, arguments.seed)
-        errors = " / ".join(f"{found['errors'][step]:.4f}" for step in looks)
-        name = ", ".join(f"{key}={value}" for key, value in options.items())
-        print(f"| {name} | {found['reencoded']:,} | {errors} | {found['mrr@10']:.4f} |", flush=True)
+    study = STUDIES[arguments.data]
+    data = RetrievalDataset.load(data_folder(arguments.data))
+    steps = arguments.steps or study.run["steps"]
+    looks = [step for step in study.looks if step <= steps]
+    print(f"| schedule | re-encoded | error at {' / '.join(map(str, looks))} | MRR@10 {' / '.join(SPLITS)} |")
+    print("|---|---|---|---|")
+    for number in arguments.only or range(1, len(study.schedules) + 1):
+        options = study.schedules[number - 1]
+        found = run(data, study, options, {"steps": steps, "seed": arguments.seed})
+        errors = " / ".join(f"{found['errors'][step]:.4f}" if step in found["errors"] else "-" for step in looks)
+        measured = " / ".join(f"{value:.4f}" for value in found["mrr@10"])
+        name = ", ".join(f"{key}={value}" for key, value in options.items()) or "default"
+        print(f"| {name} | {found['reencoded']:,} | {errors} | {measured} |", flush=True)
 
 
 if __name__ == "__main__":

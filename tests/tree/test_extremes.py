@@ -64,6 +64,7 @@ def test_bounds_hold_and_all_is_finite(name, dtype):
     index, x = made(name, dtype)
     index.check()
     longest = np.linalg.norm(index.vectors(index.ids).astype(np.float64), axis=1).max()
+    single = np.finfo(np.float32).eps * np.linalg.norm(x.astype(np.float64), axis=1) * longest  # of products in float32
     for scale in (1e-3, 1.0, 1e3):
         scores = naive.scores(index, x, scale)
         truth = naive.log_sum_exp(scores)
@@ -78,7 +79,9 @@ def test_bounds_hold_and_all_is_finite(name, dtype):
                 assert (draw.log_z_lower <= truth).all()
                 assert (truth <= draw.log_z_upper).all()
             every = index.log_proposal(x, index.ids, scale=scale, probes=probes)
-            assert (np.abs(naive.log_sum_exp(every)) < 1e-4 + rounding).all()
+            # Opened targets' scores and their leaf's mass come from different loops, which add in float32 in the order
+            # that the compiler likes (with Numba 0.61 another one for each).
+            assert (np.abs(naive.log_sum_exp(every)) < 1e-4 + single * scale).all()
             mean = index.expectation(x, scale, probes=probes)
             assert (np.linalg.norm(mean.astype(np.float64), axis=1) <= 3 * longest + 1e-37).all()
         np.testing.assert_allclose(mean, naive.expectation(index, x, scale), atol=1e-3 * longest)

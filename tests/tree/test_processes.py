@@ -102,6 +102,18 @@ def test_an_error_in_a_thread_reaches_the_caller():
 
     with pytest.raises(ValueError, match="here"):
         split_work(fail, 100, 4)
+
+    caller, begun = threading.current_thread(), threading.Event()
+
+    def fail_elsewhere(begin, end):
+        if threading.current_thread() is caller:
+            assert begun.wait(timeout=60)
+        else:
+            begun.set()
+            raise ValueError("there")
+
+    with pytest.raises(ValueError, match="there"):
+        split_work(fail_elsewhere, 100, 2)
     seen = np.zeros(103, dtype=int)
 
     def count(begin, end):

@@ -66,9 +66,13 @@ STUDIES = {
             {"start_step": 100},
             {"reencode": 8192},
             {"start_step": 60, "reencode": 8192},
+            {"start_step": 100, "reencode": 8192},
             {"start_step": 60, "reencode": 16384, "refresh_spacing": 25},
             {"start_step": 60, "reencode": 16384, "refresh_spacing": 25, "drift": "stale"},
             {"landmarks": 4096},
+            {"drift": "linear"},
+            {"drift": "corrector"},
+            {"rebuild_when": None},
         ),
     ),
 }

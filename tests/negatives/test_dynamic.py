@@ -16,6 +16,7 @@ from hardwood.errors import DataError
 from hardwood.negatives import Cost, Draw, Request, make_source
 from hardwood.negatives._fits import DriftFits
 from hardwood.negatives._motion import TrueEncodings
+from hardwood.negatives._schedule import RefreshSchedule
 from hardwood.negatives._staleness import Staleness, measure_staleness
 from hardwood.tree import TargetIndex
 
@@ -189,6 +190,49 @@ def test_refreshes_by_need_are_a_tenth_of_the_run_apart() -> None:
     assert found == NUM_TARGETS + due * 60
 
 
+def test_what_predictions_no_longer_hold_is_encoded_anew() -> None:
+    corpus, error, _ = run(steps=41, refresh_every=None, rebuild_when=1e-4)
+    # At step 10 by the spacing, then at twice and four times that.
+    assert corpus.cost.targets_reencoded == 4 * NUM_TARGETS
+    assert error < 1e-4
+    assert run(steps=41, refresh_every=None, rebuild_when=0.9)[0].cost.targets_reencoded == NUM_TARGETS
+    schedule = RefreshSchedule(every=None, when=None, spacing=3, rebuild_when=0.2)
+    schedule.built(5)
+    far = Staleness(0.5, 0.0, 0.0)
+    assert not schedule.rebuild_is_due(100)  # nothing was measured
+    schedule.observe(far)
+    assert [schedule.rebuild_is_due(step) for step in (7, 8)] == [False, True]
+    schedule.built(25)
+    schedule.observe(far)
+    assert [schedule.rebuild_is_due(step) for step in (44, 45)] == [False, True]
+    resumed = RefreshSchedule(every=None, when=None, spacing=3, rebuild_when=0.2)
+    resumed.load_state_dict(schedule.state_dict())
+    assert [resumed.rebuild_is_due(step) for step in (44, 45)] == [False, True]
+    resumed.forget()
+    assert not resumed.rebuild_is_due(45)
+
+
+def test_a_rebuild_that_fails_leaves_nothing_to_be_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = MovingCorpus()
+    source = make_source("dynamic", start_step=0, leaf_size=16, rebuild_when=1e-6, refresh_when=None)
+    source.attach(corpus.targets, corpus.cost)
+    source.begin_step(0)
+    corpus.move(0.3)
+    asked = request(corpus, 0)
+    source.observe(
+        asked, source.sample(asked), asked.positives.unique(), corpus.targets.vectors[asked.positives.unique()]
+    )
+
+    def fail(rows: Tensor | None = None) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(corpus.targets, "encode", fail)
+    with pytest.raises(MemoryError):
+        source.begin_step(10)
+    with pytest.raises(RuntimeError, match="failed half-way"):
+        source.save_state(tmp_path)
+
+
 def test_targets_above_the_ceiling_are_excluded_and_q_is_renormalised() -> None:
     corpus = MovingCorpus()
     source = make_source("dynamic", start_step=0, leaf_size=16, probes=60)  # every leaf is opened: the search is exact
@@ -260,6 +304,7 @@ def test_true_encodings_keep_every_target_with_its_own_period(data: st.DataObjec
         ({"refresh_every": 0}, "refresh_every must be at least 1, got 0"),
         ({"landmarks": 0}, "landmarks must be at least 1, got 0"),
         ({"refresh_when": 0.0}, "refresh_when is a cosine error above 0"),
+        ({"rebuild_when": -1.0}, "rebuild_when is a cosine error above 0, such as 0.02, got -1.0"),
         ({"refresh_spacing": 0}, "refresh_spacing must be at least 1, got 0"),
         ({"reencode": -1}, "reencode must be 0 or more, got -1"),
         ({"index_dtype": "int8"}, "index_dtype must be one of float32, bfloat16, got 'int8'"),

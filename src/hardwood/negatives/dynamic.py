@@ -19,9 +19,10 @@ from hardwood.negatives._draws import NO_TARGET, Draw, Request, Targets
 from hardwood.negatives._fits import DriftFits
 from hardwood.negatives._landmarks import oldest, spread_over
 from hardwood.negatives._motion import TRUE_DTYPES, TrueEncodings
-from hardwood.negatives._staleness import Staleness, measure_staleness
+from hardwood.negatives._schedule import RefreshSchedule
+from hardwood.negatives._staleness import measure_staleness
 from hardwood.negatives._start import encoded_index, loaded_index, saved_index
-from hardwood.negatives._state import INTEGERS, Wanted, expect, read_state
+from hardwood.negatives._state import expect, read_state
 from hardwood.negatives.base import STATE_FILE, NegativeSource
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.indexed import masked_log_proposal
@@ -30,13 +31,12 @@ _INDEX_FOLDER = "index"
 _SEARCHED = 64
 """Best targets of a query among which the margin filter looks for false negatives before the draw."""
 
-_PROGRESS: dict[str, Wanted] = {"staleness": ((torch.float64,), (3,)), "last_refresh": (INTEGERS, (2,))}
-
 _SETTINGS = (
     "start_step",
     "refresh_every",
     "refresh_when",
     "refresh_spacing",
+    "rebuild_when",
     "landmarks",
     "reencode",
     "drift",
@@ -61,6 +61,9 @@ class DynamicNegatives(NegativeSource):
       motion since their own last true encoding is predicted and written into the tree;
     - repair: parts of the tree that the motion has degraded are rebuilt.
 
+    Where the encoder moves so far that predictions fail, as in the first steps of one that is trained from scratch, the
+    corpus is encoded once more (``rebuild_when``).
+
     Everything is kept in host memory, for n targets in d dimensions: the tree (``4 n d`` bytes, half in bfloat16, and
     its nodes) and the true encodings (``4 n d`` bytes, half in bfloat16, and 2 n), beside the landmarks' of at most six
     refreshes; while it is built another ``4 n d`` in passing. Staleness is measured in every step on what was written
@@ -73,6 +76,9 @@ class DynamicNegatives(NegativeSource):
             need (and with ``refresh_every`` ``None`` too, none at all).
         refresh_spacing: optimiser steps at least between two refreshes by need; and a tenth of the steps since
             ``start_step``.
+        rebuild_when: encode the corpus anew, instead of a refresh, when the running cosine error passes this in spite
+            of all refreshes; at the earliest after as many steps as there were before the last encoding, so that a
+            run of any length has few of them. ``None``: never.
         landmarks: targets encoded in a refresh, spread evenly over the tree's leaves.
         reencode: further targets encoded in a refresh: those whose true encodings are the oldest.
         drift: name of a drift model (`hardwood.drift.DRIFT_MODELS`); ``"stale"`` predicts no motion.
@@ -97,6 +103,7 @@ class DynamicNegatives(NegativeSource):
         refresh_every: int | None = None,
         refresh_when: float | None = 0.02,
         refresh_spacing: int = 10,
+        rebuild_when: float | None = 0.25,
         landmarks: int = 512,
         reencode: int = 0,
         drift: str = "nystrom",
@@ -110,12 +117,9 @@ class DynamicNegatives(NegativeSource):
         seed: int = 0,
     ) -> None:
         super().__init__(start_step=start_step)
-        counts = {"refresh_every": refresh_every, "refresh_spacing": refresh_spacing, "landmarks": landmarks}
-        for option, value in {**counts, "probes": probes}.items():
-            if value is not None and value < 1:
-                raise ValueError(f"{option} must be at least 1, got {value}")
-        if refresh_when is not None and not refresh_when > 0:
-            raise ValueError(f"refresh_when is a cosine error above 0, such as 0.02, got {refresh_when}")
+        for option, count in (("landmarks", landmarks), ("probes", probes)):
+            if count < 1:
+                raise ValueError(f"{option} must be at least 1, got {count}")
         if reencode < 0:
             raise ValueError(f"reencode must be 0 or more, got {reencode}")
         for option, dtype in (("index_dtype", index_dtype), ("true_dtype", true_dtype)):
@@ -125,6 +129,7 @@ class DynamicNegatives(NegativeSource):
         self.refresh_every = refresh_every
         self.refresh_when = refresh_when
         self.refresh_spacing = refresh_spacing
+        self.rebuild_when = rebuild_when
         self.landmarks = landmarks
         self.reencode = reencode
         self.drift = drift
@@ -141,16 +146,16 @@ class DynamicNegatives(NegativeSource):
         self._has_targets = torch.zeros(0, dtype=torch.bool)
         self._true: TrueEncodings | None = None
         self._fits = DriftFits(drift)
-        self._staleness = Staleness()
-        self._last_refresh = -1
-        self._since_refresh = 0  # measures of staleness
+        self._schedule = RefreshSchedule(
+            every=refresh_every, when=refresh_when, spacing=refresh_spacing, rebuild_when=rebuild_when
+        )
         self._is_whole = True
 
     def attach(self, targets: Targets, cost: Cost) -> None:
         super().attach(targets, cost)
         self._index = self._true = None
-        self._fits, self._staleness = DriftFits(self.drift), Staleness()
-        self._last_refresh, self._since_refresh = -1, 0
+        self._fits = DriftFits(self.drift)
+        self._schedule.forget()
         self._is_whole = True
 
     def warm_up(self) -> None:
@@ -163,12 +168,18 @@ class DynamicNegatives(NegativeSource):
         if step < self.start_step:
             return
         if self._index is None:
-            self._build()
-        elif self._refresh_is_due(step):
+            self._build(self.index)
+            self._schedule.built(step)
+        elif self._schedule.rebuild_is_due(step):
+            with self._changing():
+                # What is there is given up first: two trees may be more than fits.
+                self._index = self._true = None
+                self._fits = DriftFits(self.drift)
+                self._build()
+            self._schedule.built(step)
+        elif self._schedule.refresh_is_due(step):
             self._refresh()
-        else:
-            return
-        self._last_refresh, self._since_refresh = step, 0
+            self._schedule.refreshed(step)
 
     def is_ready(self, step: int) -> bool:
         return super().is_ready(step) and self._index is not None
@@ -216,11 +227,7 @@ class DynamicNegatives(NegativeSource):
         with self.cost.timed("index"):
             ids, fresh = rows.cpu(), vectors.float().cpu()
             stored = self.stored_vectors(rows).to(vectors.device)
-            staleness = measure_staleness(request, draw, rows, stored, vectors.float())
-            # A running mean over about ten steps: one step's batch is small, and a spike is no drift. A refresh makes
-            # what was measured before it void.
-            self._since_refresh += 1
-            self._staleness = self._staleness.blended(staleness, share=max(0.1, 1 / self._since_refresh))
+            self._schedule.observe(measure_staleness(request, draw, rows, stored, vectors.float()))
             if self._fits.learns_online:
                 old = self._true.period[ids.numpy()] == 0
                 self._fits.observe(self._true.read(ids.numpy()[old]), fresh.numpy()[old])
@@ -230,7 +237,7 @@ class DynamicNegatives(NegativeSource):
                     self._true.write(ids.numpy(), fresh.numpy())
 
     def diagnostics(self) -> dict[str, float]:
-        cosine, score, rank = self._staleness.astuple()
+        cosine, score, rank = self._schedule.staleness.astuple()
         return {"stale_cosine_error": cosine, "stale_score_error": score, "stale_rank_changes": rank}
 
     def save_state(self, folder: Path) -> None:
@@ -255,10 +262,7 @@ class DynamicNegatives(NegativeSource):
     def state_dict(self) -> dict[str, Tensor]:
         if self._true is None:
             return {}
-        state = self._true.state_dict() | {
-            "staleness": torch.tensor(self._staleness.astuple(), dtype=torch.float64),
-            "last_refresh": torch.tensor([self._last_refresh, self._since_refresh]),
-        }
+        state = self._true.state_dict() | self._schedule.state_dict()
         return state | {f"drift.{name}": tensor for name, tensor in self._fits.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -267,12 +271,11 @@ class DynamicNegatives(NegativeSource):
             return
         drift = {name.removeprefix("drift."): tensor for name, tensor in state.items() if name.startswith("drift.")}
         own = {name: tensor for name, tensor in state.items() if not name.startswith("drift.")}
-        expect(own, TrueEncodings.layout(targets.num_targets, targets.dimension) | _PROGRESS, self.name)
+        expect(own, TrueEncodings.layout(targets.num_targets, targets.dimension) | RefreshSchedule.layout, self.name)
         TrueEncodings.check_state(own)
         self._fits.load_state_dict(drift)
         self._true = TrueEncodings.from_state(state)
-        self._staleness = Staleness(*state["staleness"].tolist())
-        self._last_refresh, self._since_refresh = (int(number) for number in state["last_refresh"])
+        self._schedule.load_state_dict(state)
 
     def settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _SETTINGS}
@@ -298,21 +301,13 @@ class DynamicNegatives(NegativeSource):
             exclude = RaggedRows.from_pairs(exclude.row_ids()[kept], exclude.values[kept], len(exclude))
         return exclude, torch.from_numpy(has_targets)
 
-    def _refresh_is_due(self, step: int) -> bool:
-        since = step - self._last_refresh
-        if self.refresh_every is not None and since >= self.refresh_every:
-            return True
-        # A tenth of the run so far: the encoder moves ever less, and predicting everybody costs what it costs.
-        spacing = max(self.refresh_spacing, (step - self.start_step) // 10)
-        may = since >= spacing and self._since_refresh > 0
-        return self.refresh_when is not None and may and self._staleness.cosine > self.refresh_when
-
-    def _build(self) -> None:
+    def _build(self, folder: str | None = None) -> None:
+        """Encode the corpus, or read its encodings of this step, and make tree and true encodings of them."""
         targets = self._attached()
-        if self.index is None:
+        if folder is None:
             index, encodings = encoded_index(targets, self.cost, leaf_size=self.leaf_size, dtype=self.index_dtype)
         else:
-            index, encodings = loaded_index(self.index, targets, self.cost)
+            index, encodings = loaded_index(folder, targets, self.cost)
         with self.cost.timed("index"):
             landmarks = spread_over(index, self.landmarks, self.seed)
             self._true = TrueEncodings(encodings, landmarks, dtype=self.true_dtype)
@@ -326,7 +321,7 @@ class DynamicNegatives(NegativeSource):
         # One period further than the landmarks, which are encoded anyway, nothing is old.
         periods = self._true.period.copy()
         periods[landmarks] = len(self._true.history)
-        renewed = oldest(self._index, periods, self.reencode, self._last_refresh)
+        renewed = oldest(self._index, periods, self.reencode, self._schedule.last_refresh)
         fresh = self._encoded(np.concatenate([landmarks, renewed]))
         with self.cost.timed("index"), self._changing():
             self._true.begin_period(fresh[: len(landmarks)])

@@ -1,0 +1,101 @@
+"""When a moving index is refreshed, and when it is made anew."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from hardwood.negatives._staleness import Staleness
+from hardwood.negatives._state import INTEGERS, Wanted
+
+STEPS_AVERAGED = 10
+"""Of the running staleness: one step's batch is small, and a spike is no drift."""
+
+
+class RefreshSchedule:
+    """By the clock, by the staleness that is measured in every step, or by both.
+
+    Args:
+        every: steps between two refreshes; ``None``: none by the clock.
+        when: refresh when the running cosine error passes this; ``None``: none by need.
+        spacing: steps at least between two refreshes by need, beside a tenth of the steps since the first build.
+        rebuild_when: build anew when the running cosine error passes this; ``None``: never.
+
+    Attributes:
+        staleness: a running mean over about ten steps; a refresh makes what was measured before it void.
+    """
+
+    layout: ClassVar[dict[str, Wanted]] = {"staleness": ((torch.float64,), (3,)), "schedule": (INTEGERS, (4,))}
+    """What `state_dict` gives, for `hardwood.negatives._state.expect`."""
+
+    def __init__(self, *, every: int | None, when: float | None, spacing: int, rebuild_when: float | None) -> None:
+        for option, count in (("refresh_every", every), ("refresh_spacing", spacing)):
+            if count is not None and count < 1:
+                raise ValueError(f"{option} must be at least 1, got {count}")
+        for option, error in (("refresh_when", when), ("rebuild_when", rebuild_when)):
+            if error is not None and not error > 0:
+                raise ValueError(f"{option} is a cosine error above 0, such as 0.02, got {error}")
+        self._every, self._when, self._spacing, self._rebuild_when = every, when, spacing, rebuild_when
+        self.staleness = Staleness()
+        self._first_build = self._last_build = self._last_refresh = -1
+        self._measures = 0
+
+    def forget(self) -> None:
+        """Begin a run."""
+        self.staleness = Staleness()
+        self._first_build = self._last_build = self._last_refresh = -1
+        self._measures = 0
+
+    def built(self, step: int) -> None:
+        """All encodings are of this step."""
+        self._last_build = step
+        if self._first_build < 0:
+            self._first_build = step
+        self.refreshed(step)
+
+    def refreshed(self, step: int) -> None:
+        """All encodings were predicted for this step. `staleness` keeps, for the log, what it was until it is measured
+        again."""
+        self._last_refresh, self._measures = step, 0
+
+    @property
+    def last_refresh(self) -> int:
+        """The step of the last refresh or build."""
+        return self._last_refresh
+
+    def observe(self, staleness: Staleness) -> None:
+        """What one step has measured."""
+        self._measures += 1
+        self.staleness = self.staleness.blended(staleness, share=max(1 / STEPS_AVERAGED, 1 / self._measures))
+
+    def rebuild_is_due(self, step: int) -> bool:
+        """Whether refreshes no longer help. Not before as many steps have passed as there were before the last build:
+        an encoder that is far off soon after still moves fast, and a run of any length has few builds."""
+        if self._rebuild_when is None or not self._measures:
+            return False
+        spacing = max(self._spacing, self._last_build - self._first_build)
+        return step - self._last_build >= spacing and self.staleness.cosine > self._rebuild_when
+
+    def refresh_is_due(self, step: int) -> bool:
+        """Whether it is time, or the running error asks for it."""
+        since = step - self._last_refresh
+        if self._every is not None and since >= self._every:
+            return True
+        # A tenth of the run so far: the encoder moves ever less, and predicting everybody costs what it costs.
+        spacing = max(self._spacing, (step - self._first_build) // 10)
+        return self._when is not None and since >= spacing and self._measures > 0 and self.staleness.cosine > self._when
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Where it stands."""
+        steps = [self._first_build, self._last_build, self._last_refresh, self._measures]
+        return {
+            "staleness": torch.tensor(self.staleness.astuple(), dtype=torch.float64),
+            "schedule": torch.tensor(steps, dtype=torch.int64),
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up what `state_dict` gave; other names are passed over."""
+        self.staleness = Staleness(*state["staleness"].tolist())
+        self._first_build, self._last_build, self._last_refresh, self._measures = state["schedule"].tolist()

@@ -51,21 +51,39 @@ def collect(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     return records
 
 
-def report(records: list[dict[str, Any]], name: str, output: Path | None) -> None:
-    """Print the table; write ``NAME.json`` and ``NAME.png``, into ``output`` or where the documentation has them."""
+def reported(path: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Runs of the report at ``path`` that have the settings of these and are not among them: their folders may be on
+    another machine, or gone. To begin a study anew, remove its report."""
+    if not path.exists():
+        return []
+    content = json.loads(path.read_text())
+    mine, theirs = (
+        {key: value for key, value in settings.items() if key not in (*_OWN, "data")}
+        for settings in (dataclasses.asdict(records[0]["config"]), content["settings"])
+    )
+    have = {(record["negatives"], record["seed"]) for record in records}
+    return [run for run in content["runs"] if mine == theirs and (run["negatives"], run["seed"]) not in have]
+
+
+def report(records: list[dict[str, Any]], names: Sequence[str], name: str, output: Path | None) -> None:
+    """Print the table, in the order of ``names``; write ``NAME.json`` and ``NAME.png``, into ``output`` or where the
+    documentation has them."""
+    path = (output or ROOT / "benchmarks" / "results") / f"{name}.json"
+    settings = dataclasses.asdict(records[0]["config"])
+    records += reported(path, records)
+    records.sort(key=lambda record: (names.index(record["negatives"]), record["seed"]))
     rows = summarize(records)
     text = table(rows)
     print("\n" + text + "\n")
     content = {
         "benchmark": name,
-        "settings": dataclasses.asdict(records[0]["config"]),
+        "settings": settings,
         "versions": versions(),
         "machine": machine(1),
         "table": text,
         "rows": rows,
         "runs": [{key: value for key, value in record.items() if key != "config"} for record in records],
     }
-    path = (output or ROOT / "benchmarks" / "results") / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"written: {path}")

@@ -9,7 +9,8 @@
 Each run is a process of its own; what is done is not repeated, so an interrupted study goes on where it was, and
 several of these commands may work on one study at a time: each takes runs that no other has. At the end (and
 with ``--report``) come ``study-DATA-ENCODER.json`` in benchmarks/results and the figure in docs/images, made of every
-finished run there is; ``python tools/update_docs.py --studies`` puts them into docs/training.md.
+finished run there is, those of an earlier report included (remove it to begin anew);
+``python tools/update_docs.py --studies`` puts them into docs/training.md.
 """
 
 from __future__ import annotations
@@ -58,6 +59,9 @@ VARIANTS: dict[str, Variant] = {
     "exact from step 0": Variant("exact", {"start_step": 0}),
     "cache": Variant("cache"),
     "dynamic": Variant("dynamic"),
+    "dynamic, rebuild": Variant("dynamic", {"rebuild_when": 0.25}),
+    "dynamic, 32 probes": Variant("dynamic", {"probes": 32}),
+    "dynamic, 32 probes, rebuild": Variant("dynamic", {"probes": 32, "rebuild_when": 0.25}),
     "dynamic, write-back only": Variant("dynamic", {"refresh_when": None}),
     "dynamic, no write-back": Variant("dynamic", {"write_back": False}),
     "dynamic, stale drift": Variant("dynamic", {"drift": "stale"}),
@@ -188,7 +192,7 @@ def main() -> None:
             if ours:
                 execute(run)
     output = arguments.output or (ROOT / "runs" / "study" if arguments.quick else None)
-    report(collect(runs, list(VARIANTS)), f"study-{name}", output)
+    report(collect(runs, list(VARIANTS)), list(VARIANTS), f"study-{name}", output)
 
 
 if __name__ == "__main__":

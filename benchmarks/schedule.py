@@ -72,7 +72,7 @@ STUDIES = {
             {"landmarks": 4096},
             {"drift": "linear"},
             {"drift": "corrector"},
-            {"rebuild_when": None},
+            {"rebuild_when": 0.25},
         ),
     ),
 }

@@ -38,9 +38,7 @@ class RefreshSchedule:
             if error is not None and not error > 0:
                 raise ValueError(f"{option} is a cosine error above 0, such as 0.02, got {error}")
         self._every, self._when, self._spacing, self._rebuild_when = every, when, spacing, rebuild_when
-        self.staleness = Staleness()
-        self._first_build = self._last_build = self._last_refresh = -1
-        self._measures = 0
+        self.forget()
 
     def forget(self) -> None:
         """Begin a run."""

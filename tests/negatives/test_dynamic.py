@@ -16,7 +16,6 @@ from hardwood.errors import DataError
 from hardwood.negatives import Cost, Draw, Request, make_source
 from hardwood.negatives._fits import DriftFits
 from hardwood.negatives._motion import TrueEncodings
-from hardwood.negatives._schedule import RefreshSchedule
 from hardwood.negatives._staleness import Staleness, measure_staleness
 from hardwood.tree import TargetIndex
 
@@ -118,6 +117,10 @@ def test_it_starts_from_an_index(tmp_path: Path) -> None:
     assert encoded[0].cost.targets_reencoded - loaded[0].cost.targets_reencoded == NUM_TARGETS
     assert encoded[1] == pytest.approx(loaded[1], rel=1e-4)  # the same tree: the same draws, and so all the rest
     assert encoded[2] == pytest.approx(loaded[2], rel=1e-4)
+    # What is built anew is not the index of another day.
+    rebuilt = run(steps=11, refresh_every=None, rebuild_when=1e-4, index=str(tmp_path / "index"))
+    assert rebuilt[0].cost.targets_reencoded == NUM_TARGETS
+    assert rebuilt[1] < 1e-4
 
 
 def test_an_index_of_something_else_is_an_error(tmp_path: Path) -> None:
@@ -196,20 +199,6 @@ def test_what_predictions_no_longer_hold_is_encoded_anew() -> None:
     assert corpus.cost.targets_reencoded == 4 * NUM_TARGETS
     assert error < 1e-4
     assert run(steps=41, refresh_every=None, rebuild_when=0.9)[0].cost.targets_reencoded == NUM_TARGETS
-    schedule = RefreshSchedule(every=None, when=None, spacing=3, rebuild_when=0.2)
-    schedule.built(5)
-    far = Staleness(0.5, 0.0, 0.0)
-    assert not schedule.rebuild_is_due(100)  # nothing was measured
-    schedule.observe(far)
-    assert [schedule.rebuild_is_due(step) for step in (7, 8)] == [False, True]
-    schedule.built(25)
-    schedule.observe(far)
-    assert [schedule.rebuild_is_due(step) for step in (44, 45)] == [False, True]
-    resumed = RefreshSchedule(every=None, when=None, spacing=3, rebuild_when=0.2)
-    resumed.load_state_dict(schedule.state_dict())
-    assert [resumed.rebuild_is_due(step) for step in (44, 45)] == [False, True]
-    resumed.forget()
-    assert not resumed.rebuild_is_due(45)
 
 
 def test_a_rebuild_that_fails_leaves_nothing_to_be_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

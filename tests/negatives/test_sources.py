@@ -21,6 +21,7 @@ Attached = Callable[..., NegativeSource]
 RequestFor = Callable[..., Request]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scores_in_flight", [1, 2**24], ids=["many chunks", "one chunk"])
 def test_exact_draws_follow_the_softmax(
     scores_in_flight: int, monkeypatch: pytest.MonkeyPatch, request_for: RequestFor
@@ -144,6 +145,7 @@ def test_the_cache_holds_the_encodings_of_the_time_they_entered(vectors: Tensor)
         torch.testing.assert_close(state["vectors"][slot], original[row] * (1 if row in old else 2))
 
 
+@pytest.mark.slow
 def test_the_cache_scales_its_mass_up_to_the_corpus(request_for: RequestFor, vectors: Tensor) -> None:
     # Null: over random caches the mean of the estimate exp(log_z) is Z (nothing excluded). 600 caches of 24 in 40,
     # rejected at 4.5 standard errors for any of 5 queries: false alarm 3e-5.

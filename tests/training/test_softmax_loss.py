@@ -80,6 +80,7 @@ def test_several_positives_a_query_do_not_count_against_each_other(make_static: 
     torch.testing.assert_close(sum(components.values()), exact_loss(model, dataset, labels, 3.0))
 
 
+@pytest.mark.slow
 def test_weighted_draws_estimate_the_full_softmax(make_static: Callable, dataset: RetrievalDataset) -> None:
     # Null: exp(log_z) has the mean Z. One pair a batch, uniform draws, 300 seeds; at 4.5 standard errors: 7e-6.
     model = make_static()

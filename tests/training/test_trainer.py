@@ -103,6 +103,7 @@ def weights(folder: Path) -> torch.Tensor:
     return torch.cat([p.flatten() for p in model.parameters()])
 
 
+@pytest.mark.slow
 def test_same_seed_same_result(dataset: RetrievalDataset, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train(config(tmp_path / name, seed=seed), quiet=True, dataset=dataset)
@@ -110,6 +111,7 @@ def test_same_seed_same_result(dataset: RetrievalDataset, tmp_path: Path) -> Non
     assert not torch.equal(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
+@pytest.mark.slow
 def test_a_run_file_repeats_the_run(dataset: RetrievalDataset, tmp_path: Path) -> None:
     train(config(tmp_path / "a"), quiet=True, dataset=dataset)
     settings = read_settings(tmp_path / "a" / "run.yaml")
@@ -131,12 +133,15 @@ class StopAt(TrainerCallback):
 @pytest.mark.parametrize(
     "negatives",
     [
-        "static",
-        "cache",
-        "exact",
-        "dynamic",
-        "dynamic, {drift: corrector, reencode: 7, refresh_every: 3}",
-        "dynamic, {true_dtype: bfloat16, index_dtype: bfloat16, refresh_when: 0.01, refresh_spacing: 2}",
+        pytest.param("static", marks=pytest.mark.slow),
+        pytest.param("cache", marks=pytest.mark.slow),
+        pytest.param("exact", marks=pytest.mark.slow),
+        "dynamic, {rebuild_when: 0.001, refresh_spacing: 3}",
+        pytest.param("dynamic, {drift: corrector, reencode: 7, refresh_every: 3}", marks=pytest.mark.slow),
+        pytest.param(
+            "dynamic, {true_dtype: bfloat16, index_dtype: bfloat16, refresh_when: 0.01, refresh_spacing: 2}",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_resumed_run_ends_like_an_unbroken_one(

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from hardwood import TargetIndex
+from hardwood.tree import _threads
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ class Workers(torch.utils.data.Dataset):
         return torch.from_numpy(work(self.index, seed))
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_in_dataloader_workers(index, start):
     want = [work(index, seed) for seed in range(4)]  # the pool of threads exists before the fork
     with warnings.catch_warnings():
@@ -93,15 +94,14 @@ def test_readers_at_once_and_a_writer_between():
     index.check()
 
 
-def test_an_error_in_a_thread_reaches_the_caller():
-    from hardwood.tree._threads import split_work
+def test_an_error_in_a_thread_reaches_the_caller(monkeypatch):
 
     def fail(begin, end):
         if begin == 0:
             raise ValueError("here")
 
     with pytest.raises(ValueError, match="here"):
-        split_work(fail, 100, 4)
+        _threads.split_work(fail, 100, 4)
 
     caller, begun = threading.current_thread(), threading.Event()
 
@@ -113,11 +113,29 @@ def test_an_error_in_a_thread_reaches_the_caller():
             raise ValueError("there")
 
     with pytest.raises(ValueError, match="there"):
-        split_work(fail_elsewhere, 100, 2)
+        _threads.split_work(fail_elsewhere, 100, 2)
+
+    late = []
+    monkeypatch.setattr(_threads, "_ask", lambda task, helpers: late.extend([task] * helpers))
+    called = []
+
+    def fail_at_once(begin, end):
+        called.append(begin)
+        raise ValueError("at once")
+
+    with pytest.raises(ValueError, match="at once"):
+        _threads.split_work(fail_at_once, 100, 3)
+    for task in late:  # helpers that find the time when the caller has gone
+        task()
+    assert len(late) == 2
+    assert called == [0]
+
+
+def test_every_piece_is_worked_on_once():
     seen = np.zeros(103, dtype=int)
 
     def count(begin, end):
         seen[begin:end] += 1
 
-    split_work(count, 103, 3)
+    _threads.split_work(count, 103, 3)
     assert (seen == 1).all()

@@ -206,6 +206,7 @@ def test_spread_covers_evenly():
         index.spread(0)
 
 
+@pytest.mark.slow
 def test_a_build_takes_little_beside_the_vectors(tmp_path):
     """What Python and NumPy allocate while building from a memmap: the rows with their room, and the training sample
     (48 of 64 targets) only before there are rows."""

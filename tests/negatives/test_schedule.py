@@ -1,0 +1,70 @@
+"""When the dynamic source refreshes and when it builds anew: the decisions alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from hardwood.negatives._schedule import RefreshSchedule
+from hardwood.negatives._staleness import Staleness
+
+FAR, NEAR = Staleness(0.5, 0.0, 0.0), Staleness(0.0, 0.0, 0.0)
+
+
+def schedule(**options: object) -> RefreshSchedule:
+    return RefreshSchedule(**{"every": None, "when": None, "spacing": 3, "rebuild_when": None, **options})
+
+
+def resumed(made: RefreshSchedule, **options: object) -> RefreshSchedule:
+    other = schedule(**options)
+    other.load_state_dict(made.state_dict())
+    return other
+
+
+def test_a_rebuild_waits_as_many_steps_as_there_were_before() -> None:
+    made = schedule(rebuild_when=0.2)
+    made.built(5)
+    assert not made.rebuild_is_due(100)  # nothing was measured
+    made.observe(FAR)
+    assert [made.rebuild_is_due(step) for step in (7, 8)] == [False, True]
+    made.built(25)
+    assert not made.rebuild_is_due(100)
+    made.observe(FAR)
+    for each in (made, resumed(made, rebuild_when=0.2)):
+        assert [each.rebuild_is_due(step) for step in (44, 45)] == [False, True]
+    made.forget()
+    assert not made.rebuild_is_due(45)
+    assert not schedule().rebuild_is_due(100)
+
+
+def test_a_refresh_by_need_waits_for_a_tenth_of_the_run() -> None:
+    made = schedule(when=0.2)
+    made.built(100)
+    made.observe(FAR)
+    assert [made.refresh_is_due(step) for step in (102, 103)] == [False, True]
+    made.refreshed(200)
+    made.observe(FAR)
+    for each in (made, resumed(made, when=0.2)):
+        assert [each.refresh_is_due(step) for step in (210, 211)] == [False, True]  # 11 is a tenth of 111
+    made.refreshed(300)
+    made.observe(NEAR)
+    assert not made.refresh_is_due(1000)
+
+
+def test_a_refresh_by_the_clock_needs_no_measure() -> None:
+    made = schedule(every=7)
+    made.built(2)
+    assert [made.refresh_is_due(step) for step in (8, 9)] == [False, True]
+
+
+def test_the_running_staleness_begins_anew_with_a_refresh() -> None:
+    made = schedule(when=0.2)
+    made.built(0)
+    made.observe(FAR)
+    for _ in range(9):
+        made.observe(NEAR)
+    assert made.staleness.cosine == pytest.approx(0.05)  # the mean of ten
+    made.observe(FAR)
+    assert made.staleness.cosine == pytest.approx(0.9 * 0.05 + 0.1 * 0.5)  # from then on a tenth is the newest
+    made.refreshed(5)
+    made.observe(FAR)
+    assert made.staleness.cosine == 0.5

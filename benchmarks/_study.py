@@ -35,6 +35,7 @@ def collect(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
                 {
                     "negatives": name,
                     "budgets": ["equal batch"],
+                    "source": repr(config.make_source()),
                     "seed": config.seed,
                     "batch_size": config.batch_size,
                     "metrics": json.loads(path.read_text()),
@@ -51,9 +52,10 @@ def collect(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     return records
 
 
-def reported(path: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def reported(path: Path, records: list[dict[str, Any]], sources: dict[str, str]) -> list[dict[str, Any]]:
     """Runs of the report at ``path`` that have the settings of these and are not among them: their folders may be on
-    another machine, or gone. To begin a study anew, remove its report."""
+    another machine, or gone. Not those of a variant that means something else today, by another default of its source.
+    To begin a study anew, remove its report."""
     if not path.exists():
         return []
     content = json.loads(path.read_text())
@@ -62,16 +64,19 @@ def reported(path: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for settings in (dataclasses.asdict(records[0]["config"]), content["settings"])
     )
     have = {(record["negatives"], record["seed"]) for record in records}
-    return [run for run in content["runs"] if mine == theirs and (run["negatives"], run["seed"]) not in have]
+    if mine != theirs:
+        return []
+    known = [run for run in content["runs"] if run["source"] == sources.get(run["negatives"])]
+    return [run for run in known if (run["negatives"], run["seed"]) not in have]
 
 
-def report(records: list[dict[str, Any]], names: Sequence[str], name: str, output: Path | None) -> None:
-    """Print the table, in the order of ``names``; write ``NAME.json`` and ``NAME.png``, into ``output`` or where the
-    documentation has them."""
+def report(records: list[dict[str, Any]], sources: dict[str, str], name: str, output: Path | None) -> None:
+    """Print the table, in the order of ``sources`` (each variant's source); write ``NAME.json`` and ``NAME.png``, into
+    ``output`` or where the documentation has them."""
     path = (output or ROOT / "benchmarks" / "results") / f"{name}.json"
     settings = dataclasses.asdict(records[0]["config"])
-    records += reported(path, records)
-    records.sort(key=lambda record: (names.index(record["negatives"]), record["seed"]))
+    records += reported(path, records, sources)
+    records.sort(key=lambda record: (list(sources).index(record["negatives"]), record["seed"]))
     rows = summarize(records)
     text = table(rows)
     print("\n" + text + "\n")

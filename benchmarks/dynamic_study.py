@@ -31,6 +31,7 @@ from _models import LEARNING_RATE, small_transformer
 from _study import collect, report, slug
 from hardwood.comparison import PlannedRun, run_one
 from hardwood.data import RetrievalDataset, write_hpo, write_taxa
+from hardwood.negatives import make_source
 from hardwood.training import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -192,7 +193,8 @@ def main() -> None:
             if ours:
                 execute(run)
     output = arguments.output or (ROOT / "runs" / "study" if arguments.quick else None)
-    report(collect(runs, list(VARIANTS)), list(VARIANTS), f"study-{name}", output)
+    sources = {variant: repr(make_source(made.source, **made.options)) for variant, made in VARIANTS.items()}
+    report(collect(runs, list(VARIANTS)), sources, f"study-{name}", output)
 
 
 if __name__ == "__main__":

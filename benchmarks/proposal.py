@@ -1,8 +1,8 @@
 """How good a run's draws are in mid-run, and what is to blame: the tree, its wear, or the age of its vectors.
 
-    hardwood train data/taxa --negatives dynamic --batch-size 160 --num-negatives 2 --steps 1000 --save-every 300 \
-        --output runs/proposal                    # may be stopped once the checkpoint is there
-    python benchmarks/proposal.py runs/proposal/checkpoints/checkpoint-300 --data data/taxa
+    hardwood train data/taxa --negatives dynamic --batch-size 160 --num-negatives 2 --steps 1000
+        --save-every 300 --output R               (one line; it may be stopped once the checkpoint is there)
+    python benchmarks/proposal.py R/checkpoints/checkpoint-300 --data data/taxa
 
 Batches of training queries, encoded by the checkpoint's model, draw from the checkpoint's tree, from a new tree of the
 same vectors, and from a tree of the model's own encodings of all targets; the draws are weighed as in training. Against

@@ -67,7 +67,7 @@ def naive_mine(model, dataset, k, *, per, absolute=None, relative=None, skip_top
 @pytest.mark.parametrize("per", ["query", "pair"])
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
 @pytest.mark.parametrize("filters", [(None, None, 0), (0.31, None, 2), (None, 0.43, 0), (0.2, 0.3, 5)], ids=str)
-@pytest.mark.parametrize("block", [13, 1000])
+@pytest.mark.parametrize("block", [13, pytest.param(1000, marks=pytest.mark.slow)])
 def test_mining_is_its_naive_twin(model, dataset, *, per, similarity, filters, block):
     absolute, relative, skip_top = filters
     mined = mine(

@@ -96,7 +96,9 @@ class Reader:
 
         self._ratios = np.zeros(0)
         self._compare(f"sample {kind}", ask, judge)
-        if scale < 1.0 and kind != "exact":  # beyond, the tails are too heavy for a normal law; and exact's Ẑ is biased
+        # Beyond, tails are too heavy for a normal law, as they are with few draws without replacement; and exact's Ẑ is
+        # biased.
+        if scale < 1.0 and kind != "exact" and (kind == "replace" or k >= 5):
             self.world.record.ratio(f"sample {kind}", self._ratios)
 
     def _judge_draw(

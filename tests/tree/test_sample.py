@@ -115,6 +115,14 @@ def test_without_replacement_to_the_last_target():
         index.sample(x, 30, replace=False, exclude=[[7], [8], [9]])
 
 
+def test_one_draw_without_replacement_is_one_with(index, queries):
+    """Its Gumbel weight has infinite variance, and 1/q the least."""
+    options = {"scale": 5.0, "probes": 2, "seed": 3, "exclude": [[i] for i in range(len(queries))]}
+    draw, same = index.sample(queries, 1, replace=False, **options), index.sample(queries, 1, **options)
+    np.testing.assert_array_equal(draw.ids, same.ids)
+    np.testing.assert_array_equal(draw.log_weights, -draw.log_q)
+
+
 def test_without_replacement_the_first_draw_is_one_draw(index, queries):
     """Null: the first of the ordered draws follows `log_proposal`; chi-squared over 20 000 calls."""
     x = np.repeat(queries[:1], 20_000, axis=0)

@@ -78,7 +78,7 @@ class ReadableIndex:
                 `RaggedRows` or a sequence of arrays). Ids that are not in the index exclude nothing. Leaves
                 that hold excluded ids are always opened.
             probes: leaves opened for each query.
-            replace: False draws without repeats (Gumbel top-k); see `Draw.log_weights`.
+            replace: False draws without repeats (Gumbel top-k); see `Draw.log_weights`. No difference for one draw.
             exact: open leaves, best bounds first, until each draw is certainly an exact sample of ``P``;
                 ``log_q`` is then ``s - log_z``, with ``log_z`` estimated from all that was opened. Costs from
                 some hundred leaves up to all of them. With replacement only.
@@ -88,8 +88,7 @@ class ReadableIndex:
 
         Raises:
             ValueError: for ``k < 1``, ``scale <= 0``, NaN, wrong dimension, an empty index, more draws
-            without replacement than targets,
-                a query that excludes every target.
+                without replacement than targets, a query that excludes every target.
         """
         x, size = self._queries(queries), _inputs.count(k, "k")
         beta, stream = _inputs.positive(scale, "scale"), _inputs.seed_of(seed)
@@ -99,6 +98,9 @@ class ReadableIndex:
                 "exact=True draws with replacement only; leave out replace=False, "
                 "or open all leaves with a large probes."
             )
+        replace = (
+            replace or size == 1
+        )  # the same draw, and its weight of 1/q beats 1/P(perturbed > κ), of endless variance
         lists = _inputs.excluded(exclude, len(x))
         shape = (len(x), size)
         rows, log_q = np.zeros(shape, dtype=np.int64), np.zeros(shape)

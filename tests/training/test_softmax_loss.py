@@ -252,6 +252,17 @@ def test_a_diverged_encoder_is_named(make_static: Callable, dataset: RetrievalDa
         loss.begin_step(0)
 
 
+def test_scores_that_overflow_are_no_loss(make_static: Callable, dataset: RetrievalDataset) -> None:
+    model = make_static()
+    model.similarity_fn_name = "dot"
+    loss = CorpusSoftmaxLoss(model, dataset, "in-batch")
+    assert torch.isfinite(sum(loss(*batch_of(model, dataset, range(6))).values()))
+    with torch.no_grad():
+        model[0].embedding.weight.mul_(1e25)
+    with pytest.raises(ValueError, match=r"the scores of step 2 overflow .* with scale 20 the encodings are too long"):
+        loss(*batch_of(model, dataset, range(6)))
+
+
 def test_truncated_and_half_precision_encoders(make_static: Callable, dataset: RetrievalDataset) -> None:
     for change in ("truncate", "half"):
         model = make_static()

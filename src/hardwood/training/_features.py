@@ -45,6 +45,21 @@ def check_finite(encodings: Tensor, rows: Tensor | np.ndarray, table: TextTable,
     )
 
 
+def check_scores(scores: Tensor, scale: float, step: int) -> None:
+    """``ValueError`` where encodings are finite and their scores are not: float32 ends at 3.4e38.
+
+    Args:
+        scores: ``(B, C)``.
+        scale: what inner products were multiplied by.
+        step: the optimiser step, from 0; below 0: before the first.
+    """
+    if not torch.isfinite(scores.detach()).all():
+        raise ValueError(
+            f"the scores of step {step + 1} overflow float32 though every encoding is finite: with scale {scale:g} the "
+            "encodings are too long. Lower the scale or the learning rate, or give the model a Normalize module"
+        )
+
+
 def two_columns(sentence_features: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The features of queries and of positives; ``ValueError`` where there are more columns, or fewer."""
     columns = list(sentence_features)

@@ -17,7 +17,7 @@ from hardwood.encoders import document_prompt, has_router
 from hardwood.encoding import similarity_of
 from hardwood.negatives import Cost, Draw, MarginFilter, NegativeSource, Request, make_source, seen_mask
 from hardwood.negatives._draws import NO_TARGET
-from hardwood.training._features import check_finite, split_features, to_device, two_columns
+from hardwood.training._features import check_finite, check_scores, split_features, to_device, two_columns
 from hardwood.training._tokens import TargetFeatures
 from hardwood.training.suspects import SuspectedNegatives
 from hardwood.training.targets import CorpusTargets
@@ -173,8 +173,8 @@ class CorpusSoftmaxLoss(nn.Module):
             diagnostics, which the trainer logs beside them.
 
         Raises:
-            ValueError: labels or columns that are not those of ``training_pairs()``, or an encoding that is not
-                finite; names the text. The source has not been told of the step then.
+            ValueError: labels or columns that are not those of ``training_pairs()``, scores that overflow, or an
+                encoding that is not finite; names the text. The source has not been told of the step then.
         """
         query_features, positive_features = two_columns(sentence_features)
         query_rows, positive_rows = _rows_of(labels)
@@ -246,6 +246,7 @@ class CorpusSoftmaxLoss(nn.Module):
         training_rows: np.ndarray | None,
     ) -> dict[str, Tensor]:
         scores = losses.scores(queries, candidates.encodings, self.scale)
+        check_scores(scores, self.scale, self._step)
         log_weights = torch.zeros_like(scores)
         if len(candidates.drawn):
             num_positives = len(candidates.ids) - len(candidates.drawn)

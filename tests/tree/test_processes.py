@@ -41,6 +41,7 @@ def test_in_dataloader_workers(index, start):
     want = [work(index, seed) for seed in range(4)]  # the pool of threads exists before the fork
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on forks beside threads: what is tested
+        warnings.filterwarnings("ignore", "This DataLoader will create 2 worker processes", UserWarning)  # on one core
         loader = torch.utils.data.DataLoader(
             Workers(index),
             batch_size=None,

@@ -11,34 +11,24 @@ from __future__ import annotations
 import numpy as np
 
 from hardwood.tree._numeric import jit
+from hardwood.tree._tiles import tile
 
 CHUNK = 4096
 """Points whose groups are sorted at a time: enough to fill tiles group by group, few enough for the cache."""
 
 
 @jit
-def score_four(p0, p1, p2, p3, centres, half, own, first, last, scores):  # type: ignore[no-untyped-def]
-    """``p·c - ½‖c‖²`` of four points with the centres ``own[first:last]`` into ``scores[:, 0..]``, two centres at a
-    time; an odd last one is written twice. Their maximum is sought elsewhere: a comparison in this loop, or a row's
-    number in place of a row, keeps the compiler from using vectors (19 ns a product)."""
+def score_four(points, p0, p1, p2, p3, centres, half, own, first, last, scores):  # type: ignore[no-untyped-def]
+    """``p·c - ½‖c‖²`` of the points ``p0`` to ``p3`` with the centres ``own[first:last]`` into ``scores[:, 0..]``, two
+    centres at a time; an odd last one is written twice. Their maximum is sought elsewhere: a comparison in this loop
+    keeps the compiler from using vectors (19 ns a product)."""
     for j in range(first, last, 2):
         left, right = own[j], own[min(j + 1, last - 1)]
-        c0, c1 = centres[left], centres[right]
-        a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = np.float32(0.0)
-        for i in range(p0.shape[0]):
-            u, v = c0[i], c1[i]
-            a0 += p0[i] * u
-            b0 += p0[i] * v
-            a1 += p1[i] * u
-            b1 += p1[i] * v
-            a2 += p2[i] * u
-            b2 += p2[i] * v
-            a3 += p3[i] * u
-            b3 += p3[i] * v
+        s = tile(points, p0, p1, p2, p3, centres, left, right)
         h0, h1, at = half[left], half[right], j - first
-        scores[0, at], scores[1, at], scores[2, at], scores[3, at] = a0 - h0, a1 - h0, a2 - h0, a3 - h0
+        scores[0, at], scores[1, at], scores[2, at], scores[3, at] = s[0] - h0, s[1] - h0, s[2] - h0, s[3] - h0
         at += 1
-        scores[0, at], scores[1, at], scores[2, at], scores[3, at] = b0 - h1, b1 - h1, b2 - h1, b3 - h1
+        scores[0, at], scores[1, at], scores[2, at], scores[3, at] = s[4] - h1, s[5] - h1, s[6] - h1, s[7] - h1
 
 
 @jit
@@ -48,8 +38,7 @@ def best_of(points, rows, begin, end, centres, half, own, first, last, scores, b
     for t in range(begin, end, 4):
         # The last tile repeats its last point, and forgets it.
         score_four(
-            points[rows[t]], points[rows[min(t + 1, end - 1)]],
-            points[rows[min(t + 2, end - 1)]], points[rows[min(t + 3, end - 1)]],
+            points, rows[t], rows[min(t + 1, end - 1)], rows[min(t + 2, end - 1)], rows[min(t + 3, end - 1)],
             centres, half, own, first, last, scores,
         )  # fmt: skip
         for p in range(min(4, end - t)):
@@ -70,7 +59,7 @@ def best_groups(points, begin, end, centres, half, every, scores, near):  # type
     top = np.empty(most, np.float32)
     for t in range(begin, end, 4):
         score_four(
-            points[t], points[min(t + 1, end - 1)], points[min(t + 2, end - 1)], points[min(t + 3, end - 1)],
+            points, t, min(t + 1, end - 1), min(t + 2, end - 1), min(t + 3, end - 1),
             centres, half, every, 0, G, scores,
         )  # fmt: skip
         for p in range(min(4, end - t)):

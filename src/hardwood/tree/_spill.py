@@ -91,10 +91,8 @@ def second_leaves(  # type: ignore[no-untyped-def]
             # The last tile repeats its last point, and forgets it.
             end = edges[g + 1] - 1
             a, b, c, d = order[t], order[min(t + 1, end)], order[min(t + 2, end)], order[min(t + 3, end)]
-            score_four(points[a], points[b], points[c], points[d], centres, half, leaves, first, last, near)
-            score_four(
-                residuals[a], residuals[b], residuals[c], residuals[d], centres, nought, leaves, first, last, common
-            )  # fmt: skip
+            score_four(points, a, b, c, d, centres, half, leaves, first, last, near)
+            score_four(residuals, a, b, c, d, centres, nought, leaves, first, last, common)
             for p in range(min(4, end + 1 - t)):
                 row = order[t + p]
                 for j in range(last - first):

@@ -16,8 +16,8 @@ from typing_extensions import Self
 from hardwood.drift import _state
 from hardwood.drift._arrays import Vectors, are_unit, block_of, landmarks_of, on_the_sphere, pair_of, stored_of
 
-TEMPORARIES = 32 * 2**20
-"""Bytes that a block's temporaries take unless a block size is given."""
+TEMPORARIES = 8 * 2**20
+"""Bytes that a block's temporaries take unless a block size is given: more leave the cache between passes."""
 
 MOST_QUERIES = 256
 
@@ -88,7 +88,7 @@ class DriftModel(ABC):
 
         Args:
             old: ``(n, d)`` floats, stored encodings: NumPy (a memory map is read block by block) or torch, any device.
-            block: rows at a time. ``None``: as many as need 32 MiB of temporaries.
+            block: rows at a time. ``None``: as many as need 8 MiB of temporaries.
             out: ``(n, d)`` float32 of the same kind and on the same device to write to; may be ``old`` itself.
 
         Returns:

@@ -13,6 +13,8 @@ from scipy import stats
 
 from hardwood import TargetIndex
 from hardwood._ragged import RaggedRows
+from hardwood.tree._explore import SHARED
+from hardwood.tree._nodes import BLOCK
 
 ALARM = 1e-4
 
@@ -41,6 +43,23 @@ def assert_distribution(ids, probabilities, names):
     assert observed.sum() == len(ids)
     p = stats.chi2.sf(((o - e) ** 2 / e).sum(), len(e) - 1)
     assert p > ALARM, p
+
+
+def test_leaves_scored_for_many_queries_at_once_or_one_by_one(index, queries):
+    """The few probes from which on a block's queries share leaves change nothing but the time."""
+    nodes = index._tree.nodes
+    fewest = int(np.ceil(SHARED * len(nodes.leaf_count) / BLOCK))
+    for probes in (fewest - 1, fewest):  # either side; expectation and log_z use all that was opened
+        lists = [np.arange(3 * i) for i in range(len(queries))]
+        draw = index.sample(queries, 2, scale=20.0, probes=probes, exclude=lists, seed=1)
+        every = index.log_proposal(queries, index.ids, scale=20.0, probes=probes, exclude=lists)
+        np.testing.assert_allclose(np.exp(every).sum(axis=1), 1.0, atol=1e-5)
+        np.testing.assert_allclose(
+            np.take_along_axis(every, np.searchsorted(index.ids, draw.ids), axis=1), draw.log_q, atol=2e-5
+        )
+        truth = naive.hide(index, naive.scores(index, queries, 20.0), lists)
+        assert (draw.log_z_lower <= naive.log_sum_exp(truth)).all()
+        assert (naive.log_sum_exp(truth) <= draw.log_z_upper).all()
 
 
 @pytest.mark.parametrize("scale", [1.0, 20.0])
@@ -172,17 +191,18 @@ def test_excluded_ids_never_appear_and_leave_log_z(index, queries, kind):
 
 
 @pytest.mark.parametrize("options", [{}, {"replace": False}, {"exact": True}])
-def test_same_seed_same_draws(index, queries, options):
-    x = np.repeat(queries, 10, axis=0)
-    whole = index.sample(x, 7, seed=8, probes=3, **options)
+@pytest.mark.parametrize("probes", [3, 20])  # leaves scored query by query, and leaf by leaf over a block of queries
+def test_same_seed_same_draws(index, queries, options, probes):
+    x, options = np.repeat(queries, 10, axis=0), {"probes": probes, **options}
+    whole = index.sample(x, 7, seed=8, **options)
     index._threads = 5
-    again = index.sample(x, 7, seed=8, probes=3, **options)
+    again = index.sample(x, 7, seed=8, **options)
     index._threads = 1
-    parts = [index.sample(x[i : i + 13], 7, seed=8, probes=3, first_query=i, **options) for i in range(0, 60, 13)]
+    parts = [index.sample(x[i : i + 13], 7, seed=8, first_query=i, **options) for i in range(0, 60, 13)]
     for a, b, c in zip(whole, again, zip(*parts, strict=True), strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(a, np.concatenate(c))
-    other = index.sample(x, 7, seed=9, probes=3, **options)
+    other = index.sample(x, 7, seed=9, **options)
     assert (other.ids != whole.ids).any()
-    fresh = [index.sample(x, 7, probes=3, **options).ids for _ in range(2)]
+    fresh = [index.sample(x, 7, **options).ids for _ in range(2)]
     assert (fresh[0] != fresh[1]).any()

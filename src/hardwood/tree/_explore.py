@@ -8,11 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from hardwood.tree._bounds import LOG_COUNT, RADIUS, REACH, SPREAD, mass_estimate, mass_lower, mass_upper, score_error
-from hardwood.tree._nodes import Nodes
+from hardwood.tree._nodes import BLOCK, Nodes
 from hardwood.tree._numeric import dot, exp32, jit, widest
 from hardwood.tree._numeric import unit as to_unit
 from hardwood.tree._select import top
 from hardwood.tree._tiles import group_products, leaf_products
+
+SHARED = 1.0
+"""From so many openings a leaf on, over a block of queries, heads are made together (`shared_heads`)."""
 
 
 class Cut(NamedTuple):
@@ -53,13 +56,26 @@ def along(unit, shape, even):  # type: ignore[no-untyped-def]
 
 
 @jit
+def leaf_dots(rows, start, count, unit, head):  # type: ignore[no-untyped-def]
+    """Writes the products of ``unit`` with ``count`` rows from ``start`` on to ``head``. Compiled once, for whoever
+    opens a leaf: elsewhere the compiler may add up in another order."""
+    for i in range(count):
+        head[i] = dot(unit, rows, start + i)
+
+
+@jit
 def score_leaf(nodes, leaf, unit, bx, excluded, head, weight):  # type: ignore[no-untyped-def]
     """Writes the leaf's dot products to ``head``, -inf for excluded rows, and their masses, up to a common factor, to
     ``weight``; returns the exact log mass of the leaf."""
-    start, count, rows = nodes.leaf_start[leaf], nodes.leaf_count[leaf], nodes.rows
+    leaf_dots(nodes.rows, nodes.leaf_start[leaf], nodes.leaf_count[leaf], unit, head)
+    return weigh_leaf(nodes, leaf, bx, excluded, head, weight)
+
+
+@jit
+def weigh_leaf(nodes, leaf, bx, excluded, head, weight):  # type: ignore[no-untyped-def]
+    """`score_leaf` where the dot products are in ``head`` already."""
+    start, count = nodes.leaf_start[leaf], nodes.leaf_count[leaf]
     best = np.float32(-np.inf)
-    for i in range(count):
-        head[i] = dot(unit, rows, start + i)
     for e in range(excluded.shape[0]):
         if start <= excluded[e] < start + count:
             head[excluded[e] - start] = -np.inf
@@ -132,7 +148,8 @@ class Block(NamedTuple):
     query, leaves' and groups'. ``order`` (Q, G) has the ``inside[q]`` groups that query q looks into first, then the
     others, ``live`` in all; ``group_log``, ``group_low`` and ``group_high`` (Q, G) their estimated log masses and
     bounds.
-    ``leaf_dot`` (Q, S): the products of the leaves of the groups looked into, in that order.
+    ``leaf_dot`` (Q, S): the products of the leaves of the groups looked into, in that order. ``heads`` (Q, H): the
+    products of the targets in the leaves to be opened, if they were made together, else empty.
     """
 
     unit: np.ndarray
@@ -145,6 +162,7 @@ class Block(NamedTuple):
     inside: np.ndarray
     live: int
     leaf_dot: np.ndarray
+    heads: np.ndarray
 
 
 @jit
@@ -188,9 +206,9 @@ def span(stats, dots, n, bx, share, gamma, middle, low, high, certify):  # type:
 
 
 @jit
-def survey(nodes: Nodes, queries, scale, groups, ex_offsets, ex_rows, gamma, begin, end):  # type: ignore[no-untyped-def]
+def survey(nodes: Nodes, queries, scale, groups, probes, ex_offsets, ex_rows, gamma, begin, end):  # type: ignore[no-untyped-def]
     """The `Block` of queries ``begin <= b < end``: each looks into the ``groups`` groups of largest estimated mass
-    and those that hold an excluded row."""
+    and those that hold an excluded row, and will open ``probes`` leaves."""
     Q, G = end - begin, nodes.group_count.shape[0]
     unit, bx, share = np.empty((Q, queries.shape[1]), np.float32), np.empty(Q), np.empty((Q, 2))
     for q in range(Q):
@@ -233,21 +251,60 @@ def survey(nodes: Nodes, queries, scale, groups, ex_offsets, ex_rows, gamma, beg
                     break
         inside[q] = n
     leaf_dot = leaf_products(nodes, unit, order, inside)
-    return Block(unit, bx, share, group_log, group_low, group_high, order, inside, live, leaf_dot)
+    block = Block(
+        unit, bx, share, group_log, group_low, group_high, order, inside, live, leaf_dot, np.empty((0, 0), np.float32)
+    )  # fmt: skip
+    if BLOCK * probes < SHARED * nodes.leaf_count.shape[0]:  # not Q: the same code for any chunking of the queries
+        return block
+    heads = shared_heads(nodes, block, probes, ex_offsets[begin : end + 1], ex_rows)
+    return Block(unit, bx, share, group_log, group_low, group_high, order, inside, live, leaf_dot, heads)
 
 
 @jit
-def explore(nodes: Nodes, block: Block, q, probes, excluded, gamma, certify):  # type: ignore[no-untyped-def]
-    """Opens the ``probes`` leaves with the largest estimated mass among those that query ``q`` of the block looks
-    at, and every leaf that holds an excluded row; returns the `Cut`. ``certify=False`` skips the bounds."""
+def shared_heads(nodes, block, probes, ex_offsets, ex_rows):  # type: ignore[no-untyped-def]
+    """``(Q, H)``: the products of each query of the block with all targets of the leaves that it will open, in that
+    order. Leaf by leaf over the whole block, so that a leaf that several queries open comes from memory once."""
+    Q, leaf_count = block.bx.shape[0], nodes.leaf_count
+    most = 0
+    for q in range(Q):
+        most = max(most, probes, ex_offsets[q + 1] - ex_offsets[q])
+    opens, at, opened = np.empty((Q, most), np.int64), np.empty((Q, most), np.int64), np.empty(Q, np.int64)
+    begins, widest_head = np.zeros(leaf_count.shape[0] + 1, np.int64), 0
+    for q in range(Q):
+        node, middle, _, _, seen = view(nodes, block, q, 0.0, False)
+        pick = most_massive(nodes, node, middle, seen, probes, ex_rows[ex_offsets[q] : ex_offsets[q + 1]])
+        total, opened[q] = 0, pick.shape[0]
+        for i in range(opened[q]):
+            leaf = node[pick[i]]
+            opens[q, i], at[q, i] = leaf, total
+            total += leaf_count[leaf]
+            begins[leaf + 1] += 1
+        widest_head = max(widest_head, total)
+    for leaf in range(leaf_count.shape[0]):
+        begins[leaf + 1] += begins[leaf]
+    filled, who = begins.copy(), np.empty(begins[-1], np.int64)
+    for q in range(Q):
+        for i in range(opened[q]):
+            who[filled[opens[q, i]]] = q * most + i
+            filled[opens[q, i]] += 1
+    heads = np.empty((Q, widest_head), np.float32)
+    for leaf in range(leaf_count.shape[0]):
+        for t in range(begins[leaf], begins[leaf + 1]):
+            q, i = who[t] // most, who[t] % most
+            leaf_dots(nodes.rows, nodes.leaf_start[leaf], leaf_count[leaf], block.unit[q], heads[q, at[q, i] :])
+    return heads
+
+
+@jit
+def view(nodes: Nodes, block: Block, q, gamma, certify):  # type: ignore[no-untyped-def]
+    """The nodes in view of query ``q``: all leaves of the groups that it looks into, ``seen`` of them, then the other
+    groups. Returns ``node``, their estimated log masses and bounds (not filled in without ``certify``), and ``seen``.
+    """
     # Arrays by name once: a view or a field taken inside a loop counts references, atomically, beside other
     # threads.
-    unit, bx, order, leaf_dot = block.unit[q], block.bx[q], block.order[q], block.leaf_dot[q]
-    leaf_stats, leaf_count = nodes.leaf_stats, nodes.leaf_count
+    order, leaf_stats = block.order[q], nodes.leaf_stats
     offsets, leaves = nodes.group_offsets, nodes.group_leaves
     groups, live = block.inside[q], block.live
-
-    # The nodes in view: all leaves of the groups looked into, then the other groups.
     seen = 0
     for t in range(groups):
         seen += offsets[order[t] + 1] - offsets[order[t]]
@@ -260,14 +317,19 @@ def explore(nodes: Nodes, block: Block, q, probes, excluded, gamma, certify):  #
         node[at : at + n] = leaves[begin : begin + n]
         columns_of(leaf_stats, leaves, begin, n, stats, at)
         at += n
-    span(stats, leaf_dot, seen, bx, block.share[q, 0], gamma, middle, low, high, certify)
+    span(stats, block.leaf_dot[q], seen, block.bx[q], block.share[q, 0], gamma, middle, low, high, certify)
     group_log, group_low, group_high = block.group_log[q], block.group_low[q], block.group_high[q]
     for t in range(groups, live):
         g = order[t]
         node[at], middle[at], low[at], high[at] = ~g, group_log[g], group_low[g], group_high[g]
         at += 1
+    return node, middle, low, high, seen
 
-    # Open the head: these leaves leave the tail.
+
+@jit
+def most_massive(nodes, node, middle, seen, probes, excluded):  # type: ignore[no-untyped-def]
+    """The places, ascending, of the ``probes`` leaves with the largest estimated mass among ``node[:seen]``; those that
+    hold an excluded row come first, and their ``middle`` is infinite then."""
     forced = np.empty(excluded.shape[0], np.int64)
     n_forced = forced_leaves(nodes, excluded, forced)
     for f in range(n_forced):
@@ -275,18 +337,35 @@ def explore(nodes: Nodes, block: Block, q, probes, excluded, gamma, certify):  #
             if node[i] == forced[f]:
                 middle[i] = np.inf
                 break
-    opened, pick = min(max(probes, n_forced), seen), np.empty(seen, np.int64)
-    top(middle, seen, opened, pick)
-    total_rows = 0
+    pick = np.empty(min(max(probes, n_forced), seen), np.int64)
+    top(middle, seen, pick.shape[0], pick)
+    return pick
+
+
+@jit
+def explore(nodes: Nodes, block: Block, q, probes, excluded, gamma, certify):  # type: ignore[no-untyped-def]
+    """Opens the ``probes`` leaves with the largest estimated mass among those that query ``q`` of the block looks
+    at, and every leaf that holds an excluded row; returns the `Cut`. ``certify=False`` skips the bounds."""
+    unit, bx, leaf_stats, leaf_count = block.unit[q], block.bx[q], nodes.leaf_stats, nodes.leaf_count
+    node, middle, low, high, seen = view(nodes, block, q, gamma, certify)
+    n_tail = node.shape[0]
+
+    # Open the head: these leaves leave the tail.
+    pick = most_massive(nodes, node, middle, seen, probes, excluded)
+    opened, total_rows = pick.shape[0], 0
     for i in range(opened):
         total_rows += leaf_count[node[pick[i]]]
-    head, weight = np.empty(total_rows, np.float32), np.empty(total_rows, np.float32)
+    shared = block.heads.shape[0] > 0
+    head = block.heads[q, :total_rows] if shared else np.empty(total_rows, np.float32)
+    weight = np.empty(total_rows, np.float32)
     open_leaf, open_at, open_log = np.empty(opened, np.int64), np.empty(opened, np.int64), np.empty(opened)
     at = 0
     for i in range(opened):
         leaf = node[pick[i]]
         open_leaf[i], open_at[i] = leaf, at
-        open_log[i] = score_leaf(nodes, leaf, unit, bx, excluded, head[at:], weight[at:])
+        if not shared:
+            leaf_dots(nodes.rows, nodes.leaf_start[leaf], leaf_count[leaf], unit, head[at:])
+        open_log[i] = weigh_leaf(nodes, leaf, bx, excluded, head[at:], weight[at:])
         at += leaf_count[leaf]
         middle[pick[i]] = low[pick[i]] = high[pick[i]] = -np.inf
 

@@ -27,7 +27,7 @@ def proposal(  # type: ignore[no-untyped-def]
     kids = np.empty(L)
     for low in range(begin, end, BLOCK):
         high = min(low + BLOCK, end)
-        block = survey(nodes, queries, scale, groups, ex_offsets, ex_rows, gamma, low, high)
+        block = survey(nodes, queries, scale, groups, probes, ex_offsets, ex_rows, gamma, low, high)
         for b in range(low, high):
             unit, bx, share = block.unit[b - low], block.bx[b - low], block.share[b - low, 0]
             excluded = ex_rows[ex_offsets[b] : ex_offsets[b + 1]]

@@ -78,7 +78,7 @@ def draw_replace(  # type: ignore[no-untyped-def]
     k = rows.shape[1]
     for low in range(begin, end, BLOCK):
         high = min(low + BLOCK, end)
-        block = survey(nodes, queries, scale, groups, ex_offsets, ex_rows, gamma, low, high)
+        block = survey(nodes, queries, scale, groups, probes, ex_offsets, ex_rows, gamma, low, high)
         node, base = np.empty((high - low, k), np.int64), np.empty((high - low, k))
         for b in range(low, high):
             q, excluded = b - low, ex_rows[ex_offsets[b] : ex_offsets[b + 1]]
@@ -287,7 +287,7 @@ def draw_without(  # type: ignore[no-untyped-def]
     G, L = nodes.group_count.shape[0], nodes.leaf_count.shape[0]
     for low in range(begin, end, BLOCK):
         high = min(low + BLOCK, end)
-        block = survey(nodes, queries, scale, groups, ex_offsets, ex_rows, gamma, low, high)
+        block = survey(nodes, queries, scale, groups, probes, ex_offsets, ex_rows, gamma, low, high)
         for b in range(low, high):
             excluded = ex_rows[ex_offsets[b] : ex_offsets[b + 1]]
             cut = explore(nodes, block, b - low, probes, excluded, gamma, True)

@@ -134,7 +134,7 @@ def expect(nodes, queries, scale, probes, groups, ex_offsets, ex_rows, gamma, be
     total, push = np.empty(d), np.empty(d)
     for low in range(begin, end, BLOCK):
         high = min(low + BLOCK, end)
-        block = survey(nodes, queries, scale, groups, ex_offsets, ex_rows, gamma, low, high)
+        block = survey(nodes, queries, scale, groups, probes, ex_offsets, ex_rows, gamma, low, high)
         for b in range(low, high):
             unit, bx, near, far = (
                 block.unit[b - low],

@@ -99,10 +99,7 @@ def run_child(name: str, arguments: argparse.Namespace) -> tuple[Counter[str], l
     faults: list[str] = []
     left, first = arguments.seconds, 0
     count = arguments.count or (1000 if arguments.seconds is None else 10**9)
-    environment = {
-        **os.environ, "NUMBA_BOUNDSCHECK": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
-        "NUMBA_CACHE_DIR": str(Path(tempfile.gettempdir()) / "hardwood-fuzz-numba"),
-    }  # fmt: skip
+    environment = checked_kernels()
     while first < count:
         words = [
             "--child",
@@ -142,6 +139,14 @@ def run_child(name: str, arguments: argparse.Namespace) -> tuple[Counter[str], l
             if left < 1:
                 break
     return counts, faults
+
+
+def checked_kernels() -> dict[str, str]:
+    """The environment of a process whose kernels check their bounds."""
+    return {
+        **os.environ, "NUMBA_BOUNDSCHECK": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
+        "NUMBA_CACHE_DIR": str(Path(tempfile.gettempdir()) / "hardwood-fuzz-numba"),
+    }  # fmt: skip
 
 
 class Watch:

@@ -1,9 +1,9 @@
 """Feed the parsers what a coverage-guided fuzzer makes of good files.
 
 atheris (libFuzzer) keeps inputs that reach new code and goes on from them, where `tools.fuzz` damages blindly. Each
-parser runs in a process of its own, with its Python instrumented, and is judged as in `tools.fuzz`: refused with an
-error that names the file, or read as a naive reader has it. Ends with status 1 where there was anything else, with the
-input's place. Needs the package ``atheris``, which is no requirement of ours.
+parser runs in a process of its own, with its Python instrumented and kernels that check their bounds, and is judged as
+in `tools.fuzz`: refused with an error that names the file, or read as a naive reader has it. Ends with status 1 where
+there was anything else, with the input's place. Needs the package ``atheris``, which is no requirement of ours.
 
     pip install atheris
     python -m tools.fuzz_guided --seconds 120
@@ -27,7 +27,7 @@ from typing import NamedTuple
 from tools._fuzz_data import Dataset, Metrics, RunFile
 from tools._fuzz_state import ForgedIndex, Index, sign
 from tools._fuzz_target import Target
-from tools.fuzz import REFUSALS, ROOT
+from tools.fuzz import REFUSALS, ROOT, checked_kernels
 
 INSTRUMENTED = (
     "hardwood.data._read", "hardwood.data._lines", "hardwood.data._table", "hardwood.data._judgements",
@@ -77,7 +77,7 @@ def main() -> int:
         words = ["--child", "--parser", name, "--seconds", options.seconds, "--seed", options.seed, "--work", work]
         ended = subprocess.run(
             [sys.executable, "-m", "tools.fuzz_guided", *map(str, words)],
-            cwd=ROOT, capture_output=True, text=True, errors="replace", check=False,
+            cwd=ROOT, env=checked_kernels(), capture_output=True, text=True, errors="replace", check=False,
         )  # fmt: skip
         counts = dict(re.findall(r"stat::(\w+):\s+(\d+)", ended.stderr))
         row = (name, f"{int(counts.get('number_of_executed_units', 0)):,}", counts.get("new_units_added", "?"))

@@ -17,6 +17,9 @@ from hardwood.tree._tiles import group_products, leaf_products
 SHARED = 1.0
 """From so many openings a leaf on, over a block of queries, heads are made together (`shared_heads`)."""
 
+MOST_SHARED = 4 * 2**20
+"""Unless they are more numbers than this: what a block keeps must stay small, however many leaves are opened."""
+
 
 class Cut(NamedTuple):
     """One query's partition of all targets. ``sizes`` is (opened leaves, nodes in view, head rows).
@@ -148,8 +151,9 @@ class Block(NamedTuple):
     query, leaves' and groups'. ``order`` (Q, G) has the ``inside[q]`` groups that query q looks into first, then the
     others, ``live`` in all; ``group_log``, ``group_low`` and ``group_high`` (Q, G) their estimated log masses and
     bounds.
-    ``leaf_dot`` (Q, S): the products of the leaves of the groups looked into, in that order. ``heads`` (Q, H): the
-    products of the targets in the leaves to be opened, if they were made together, else empty.
+    ``leaf_dot`` (Q, S): the products of the leaves of the groups looked into, in that order. ``heads``: the products of
+    query q with the targets in the leaves that it will open, from ``head_at[q]`` on, if they were made together; else
+    both are empty.
     """
 
     unit: np.ndarray
@@ -163,6 +167,7 @@ class Block(NamedTuple):
     live: int
     leaf_dot: np.ndarray
     heads: np.ndarray
+    head_at: np.ndarray
 
 
 @jit
@@ -251,48 +256,58 @@ def survey(nodes: Nodes, queries, scale, groups, probes, ex_offsets, ex_rows, ga
                     break
         inside[q] = n
     leaf_dot = leaf_products(nodes, unit, order, inside)
+    heads, head_at = np.empty(0, np.float32), np.empty(0, np.int64)
     block = Block(
-        unit, bx, share, group_log, group_low, group_high, order, inside, live, leaf_dot, np.empty((0, 0), np.float32)
+        unit, bx, share, group_log, group_low, group_high, order, inside, live, leaf_dot, heads, head_at
     )  # fmt: skip
-    if BLOCK * probes < SHARED * nodes.leaf_count.shape[0]:  # not Q: the same code for any chunking of the queries
+    if not shares_leaves(nodes, probes):
         return block
-    heads = shared_heads(nodes, block, probes, ex_offsets[begin : end + 1], ex_rows)
-    return Block(unit, bx, share, group_log, group_low, group_high, order, inside, live, leaf_dot, heads)
+    heads, head_at = shared_heads(nodes, block, probes, ex_offsets[begin : end + 1], ex_rows)
+    return Block(unit, bx, share, group_log, group_low, group_high, order, inside, live, leaf_dot, heads, head_at)
+
+
+@jit
+def shares_leaves(nodes, probes):  # type: ignore[no-untyped-def]
+    """Whether a whole block of queries that open ``probes`` leaves each makes its heads together. Not a matter of the
+    queries at hand: the same code must run however they are chunked."""
+    L = nodes.leaf_count.shape[0]
+    opened = BLOCK * min(probes, L)
+    return opened >= SHARED * L and opened * (nodes.group_count.sum() / L) <= MOST_SHARED
 
 
 @jit
 def shared_heads(nodes, block, probes, ex_offsets, ex_rows):  # type: ignore[no-untyped-def]
-    """``(Q, H)``: the products of each query of the block with all targets of the leaves that it will open, in that
-    order. Leaf by leaf over the whole block, so that a leaf that several queries open comes from memory once."""
-    Q, leaf_count = block.bx.shape[0], nodes.leaf_count
-    most = 0
+    """``heads`` and ``head_at`` of the block. Leaf by leaf over all its queries, so that a leaf that several of them
+    open comes from memory once."""
+    Q, leaf_count, L = block.bx.shape[0], nodes.leaf_count, nodes.leaf_count.shape[0]
+    room = 0
     for q in range(Q):
-        most = max(most, probes, ex_offsets[q + 1] - ex_offsets[q])
-    opens, at, opened = np.empty((Q, most), np.int64), np.empty((Q, most), np.int64), np.empty(Q, np.int64)
-    begins, widest_head = np.zeros(leaf_count.shape[0] + 1, np.int64), 0
+        room += min(max(probes, ex_offsets[q + 1] - ex_offsets[q]), L)
+    # Every opening: of which leaf, by which query, and where its products go.
+    leaf_of, who, at = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.int64)
+    head_at, begins, openings, total = np.empty(Q, np.int64), np.zeros(L + 1, np.int64), 0, 0
     for q in range(Q):
+        head_at[q] = total
         node, middle, _, _, seen = view(nodes, block, q, 0.0, False)
         pick = most_massive(nodes, node, middle, seen, probes, ex_rows[ex_offsets[q] : ex_offsets[q + 1]])
-        total, opened[q] = 0, pick.shape[0]
-        for i in range(opened[q]):
+        for i in range(pick.shape[0]):
             leaf = node[pick[i]]
-            opens[q, i], at[q, i] = leaf, total
+            leaf_of[openings], who[openings], at[openings] = leaf, q, total
+            openings += 1
             total += leaf_count[leaf]
             begins[leaf + 1] += 1
-        widest_head = max(widest_head, total)
-    for leaf in range(leaf_count.shape[0]):
+    for leaf in range(L):
         begins[leaf + 1] += begins[leaf]
-    filled, who = begins.copy(), np.empty(begins[-1], np.int64)
-    for q in range(Q):
-        for i in range(opened[q]):
-            who[filled[opens[q, i]]] = q * most + i
-            filled[opens[q, i]] += 1
-    heads = np.empty((Q, widest_head), np.float32)
-    for leaf in range(leaf_count.shape[0]):
-        for t in range(begins[leaf], begins[leaf + 1]):
-            q, i = who[t] // most, who[t] % most
-            leaf_dots(nodes.rows, nodes.leaf_start[leaf], leaf_count[leaf], block.unit[q], heads[q, at[q, i] :])
-    return heads
+    by_leaf = np.empty(openings, np.int64)
+    for i in range(openings):
+        by_leaf[begins[leaf_of[i]]] = i
+        begins[leaf_of[i]] += 1
+    heads = np.empty(total, np.float32)
+    for t in range(openings):
+        i = by_leaf[t]
+        leaf = leaf_of[i]
+        leaf_dots(nodes.rows, nodes.leaf_start[leaf], leaf_count[leaf], block.unit[who[i]], heads[at[i] :])
+    return heads, head_at
 
 
 @jit
@@ -355,8 +370,9 @@ def explore(nodes: Nodes, block: Block, q, probes, excluded, gamma, certify):  #
     opened, total_rows = pick.shape[0], 0
     for i in range(opened):
         total_rows += leaf_count[node[pick[i]]]
-    shared = block.heads.shape[0] > 0
-    head = block.heads[q, :total_rows] if shared else np.empty(total_rows, np.float32)
+    shared = block.head_at.shape[0] > 0
+    first = block.head_at[q] if shared else 0
+    head = block.heads[first : first + total_rows] if shared else np.empty(total_rows, np.float32)
     weight = np.empty(total_rows, np.float32)
     open_leaf, open_at, open_log = np.empty(opened, np.int64), np.empty(opened, np.int64), np.empty(opened)
     at = 0

@@ -98,9 +98,8 @@ class ReadableIndex:
                 "exact=True draws with replacement only; leave out replace=False, "
                 "or open all leaves with a large probes."
             )
-        replace = (
-            replace or size == 1
-        )  # the same draw, and its weight of 1/q beats 1/P(perturbed > κ), of endless variance
+        # One draw is the same either way, and its weight of 1/q beats 1/P(perturbed > κ), whose variance is infinite.
+        replace = replace or size == 1
         lists = _inputs.excluded(exclude, len(x))
         shape = (len(x), size)
         rows, log_q = np.zeros(shape, dtype=np.int64), np.zeros(shape)

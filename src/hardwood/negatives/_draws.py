@@ -37,8 +37,8 @@ class Targets(Protocol):
     def encode(self, rows: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Encode ``rows`` (``(m,)`` int64, default all) with the current model, without gradient.
 
-        Yields blocks ``(rows (b,) int64 on the CPU, vectors (b, d) float32 on `device`)``; together they cover ``rows``
-        once, in any order. Vectors are normalised if the similarity in use is the cosine.
+        Yields blocks ``(rows (b,) int64, vectors (b, d) float32)``, both on the CPU; together they cover ``rows`` once,
+        in any order. Vectors are normalised if the similarity in use is the cosine.
         """
         ...
 

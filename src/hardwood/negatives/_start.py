@@ -30,7 +30,7 @@ def encoded_index(targets: Targets, cost: Cost, *, leaf_size: int, dtype: str) -
 
     encodings = np.empty((targets.num_targets, targets.dimension), dtype=np.float32)
     for rows, vectors in targets.encode():
-        encodings[rows.numpy()] = vectors.cpu().numpy()
+        encodings[rows.numpy()] = vectors.numpy()
     with cost.timed("index"):
         return TargetIndex.build(encodings, leaf_size=leaf_size, dtype=dtype, progress=False), encodings
 

@@ -349,7 +349,7 @@ class DynamicNegatives(NegativeSource):
         fresh = np.empty((len(rows), self._attached().dimension), dtype=np.float32)
         order = np.argsort(rows)
         for block, vectors in self._attached().encode(torch.from_numpy(rows)):
-            fresh[order[np.searchsorted(rows[order], block.numpy())]] = vectors.cpu().numpy()
+            fresh[order[np.searchsorted(rows[order], block.numpy())]] = vectors.numpy()
         return fresh
 
     def stored_vectors(self, ids: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ class CorpusTargets:
             if block is None:
                 return
             self._cost.targets_reencoded += len(block[0])
-            yield torch.from_numpy(block[0]), torch.from_numpy(block[1]).to(self.device)
+            yield torch.from_numpy(block[0]), torch.from_numpy(block[1])
 
     def _autocast(self) -> torch.autocast:
         # No weight cache: casts made under inference mode would be found by the next training forward pass.

@@ -111,7 +111,7 @@ class SourceSoak:
         self.record.call("source step")
 
     def _refreshed(self, encoded: int) -> None:
-        inside = self.source._true  # type: ignore[attr-defined]
+        inside = self.source._moving.true  # type: ignore[attr-defined]
         if encoded >= TARGETS:
             self.true = self.targets.vectors.clone()
         else:
@@ -124,7 +124,7 @@ class SourceSoak:
             self.refreshes += 1
             self.record.call("refresh")
         self._must(len(inside.history) <= inside.max_periods, "too many periods are kept")
-        index = self.source._index  # type: ignore[attr-defined]
+        index = self.source._moving.index  # type: ignore[attr-defined]
         try:
             index.check()
         except Exception as error:  # whatever is wrong is what we are here for

@@ -31,9 +31,10 @@ from transformers import TrainerCallback, set_seed
 from _models import small_transformer
 from _report import ROOT, Row, finish
 from hardwood.data import RetrievalDataset, TextTable, read_taxa
-from hardwood.negatives.cost import PARTS, peak_host_bytes, reset_peaks
+from hardwood.negatives.cost import peak_host_bytes, reset_peaks
 from hardwood.training import RunConfig
 from hardwood.training.run import make_loss, make_trainer
+from hardwood.tree import TargetIndex
 
 FROM_THE_SET = 600_000
 """Up to so many targets come from the taxa set, whose taxa are 694,739."""
@@ -41,11 +42,19 @@ FROM_THE_SET = 600_000
 WARM_UP = 10
 """Steps that do not count: kernels are chosen, buffers grow."""
 
-SOURCES: dict[str, dict[str, Any]] = {
-    "in-batch": {},
-    "cache": {"start_step": 0},
-    "exact": {"start_step": 0, "refresh_every": 10_000},  # one encoding of the corpus is enough to see its cost
-    "dynamic": {"refresh_every": 20, "refresh_when": None},
+REFRESH_AT, REFRESH_STEPS = 100, 50
+"""The dynamic runs refresh after so many steps, and have so many to complete it."""
+
+DYNAMIC = {"refresh_every": REFRESH_AT, "refresh_when": None}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dynamic": ("dynamic", DYNAMIC),  # first: the others begin from its encodings
+    "dynamic, no overlap": ("dynamic", {**DYNAMIC, "overlap": False}),
+    "exact": (
+        "static",
+        {"start_step": 0},
+    ),  # keeps and draws the same; encoding the corpus is the dynamic run's to show
+    "cache": ("cache", {"start_step": 0}),
+    "in-batch, equal texts": ("in-batch", {}),
 }
 
 
@@ -63,7 +72,7 @@ class Watch:
         self.kept = 0
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.peak = 0
-        for name in ("begin_step", "sample", "log_proposal", "observe"):
+        for name in ("begin_step", "load_state_dict", "sample", "log_proposal", "observe"):
             setattr(source, name, self._watched(name, getattr(source, name)))
 
     def _watched(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -81,7 +90,7 @@ class Watch:
         yield
         after = self._mark()
         self.seconds[name].append(time.perf_counter() - began)
-        if name == "begin_step":
+        if name in ("begin_step", "load_state_dict"):
             self.kept += after - before
         self.passing[name] = max(self.passing[name], self._last_peak - max(before, after))
 
@@ -102,24 +111,23 @@ class Watch:
 
 
 class Steps(TrainerCallback):
-    """Seconds of each step, by part."""
+    """Seconds of each step. Before the first, the source is given ``vectors``, if any."""
 
-    def __init__(self, loss: Any) -> None:
-        self._loss = loss
-        self.parts: list[dict[str, float]] = []
+    def __init__(self, source: Any, vectors: torch.Tensor | None) -> None:
+        self._source, self._vectors = source, vectors
         self.walls: list[float] = []
-        self._last = time.perf_counter()
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The first step begins with what `NegativesCallback`, called before, has done: see `Watch`."""
-        self._before = dict(self._loss.cost.seconds)
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """After `NegativesCallback`, which attaches the source."""
+        if self._vectors is not None:
+            self._source.load_state_dict({"vectors": self._vectors})
+        self._last = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Read the clocks."""
-        now = self._loss.cost.seconds
-        self.parts.append({part: now[part] - self._before[part] for part in PARTS})
-        self.walls.append(time.perf_counter() - self._last)
-        self._last = time.perf_counter()
+        """Read the clock, when the device is done: `NegativesCallback` has waited for it."""
+        now = time.perf_counter()
+        self.walls.append(now - self._last)
+        self._last = now
 
 
 def corpus_folder(targets: int) -> Path:
@@ -152,8 +160,16 @@ def _extended(corpus: TextTable, targets: int) -> TextTable:
     )
 
 
-def run(data: RetrievalDataset, encoder: Path, name: str, arguments: argparse.Namespace) -> Row:
-    """Train a few steps with one source; its row."""
+def run(data: RetrievalDataset, encoder: Path, variant: str, saved: Path, arguments: argparse.Namespace) -> Row:
+    """Train some steps; the row. The dynamic run leaves its tree in ``saved``, which the next begin with."""
+    from sentence_transformers import SentenceTransformer
+
+    name, options = VARIANTS[variant]
+    index, vectors = saved / "index", None
+    if index.exists() and name == "dynamic":
+        options = {**options, "index": str(index)}
+    elif index.exists() and name == "static":
+        vectors = torch.from_numpy(TargetIndex.load(index).vectors(np.arange(len(data.corpus))))
     texts = arguments.batch_size * (2 + arguments.num_negatives)
     output = Path(tempfile.mkdtemp(prefix="hardwood-accelerator-"))
     config = RunConfig(
@@ -161,54 +177,62 @@ def run(data: RetrievalDataset, encoder: Path, name: str, arguments: argparse.Na
         output=str(output),
         encoder=str(encoder),
         negatives=name,
-        negatives_options=SOURCES[name],
+        negatives_options=options,
         batch_size=texts // 2 if name == "in-batch" else arguments.batch_size,
         num_negatives=arguments.num_negatives,
-        steps=arguments.steps,
+        steps=REFRESH_AT + REFRESH_STEPS if name == "dynamic" else arguments.steps,
         precision=arguments.precision,
         seed=arguments.seed,
     )
-    from sentence_transformers import SentenceTransformer
-
     set_seed(config.seed)
     model = SentenceTransformer(str(encoder))
+    model.model_card_data.widget = [{"text": "Tyrannus"}]
     loss = make_loss(model, data, config)
+    loss.targets.progress = False
     trainer = make_trainer(model, data, loss, config, quiet=True)
     reset_peaks()
-    watch, steps = Watch(loss.source), Steps(loss)
+    watch, steps = Watch(loss.source), Steps(loss.source, vectors)
     trainer.add_callback(steps)
     trainer.train()
     watch.finish()
     shutil.rmtree(output)
-    return _row(len(data.corpus), name, loss, watch, steps)
+    row = _row(len(data.corpus), variant, loss, watch, steps.walls)
+    if name == "dynamic" and not index.exists():
+        saved.mkdir(exist_ok=True)
+        loss.source.save_state(saved)
+    return row
 
 
-def _row(targets: int, name: str, loss: Any, watch: Watch, steps: Steps) -> Row:
+def _row(targets: int, variant: str, loss: Any, watch: Watch, walls: list[float]) -> Row:
     begins = np.array(watch.seconds["begin_step"])
-    in_loss = [np.array(watch.seconds[call][-len(begins) :] or [0.0]) for call in ("sample", "log_proposal", "observe")]
-    wall = float(np.median(steps.walls[WARM_UP:]))
-    refreshed = begins[1:][begins[1:] > 0.1]
+    plain, is_dynamic = slice(WARM_UP, REFRESH_AT), variant.startswith("dynamic")
+
+    def milliseconds(call: str) -> float:
+        seconds = watch.seconds[call][plain]
+        return 1e3 * float(np.median(seconds)) if seconds else 0.0
+
+    parts = {call: milliseconds(call) for call in ("begin_step", "sample", "log_proposal", "observe")}
+    step = 1e3 * float(np.median(walls[plain]))
+    refreshing = 1e3 * float(np.mean(walls[REFRESH_AT:])) if is_dynamic else None
+    passing = max(watch.passing[call] for call in ("sample", "log_proposal", "observe"))
     row: Row = {
         "targets": targets,
-        "source": name,
-        "step, ms": 1e3 * wall,
-        "begin, ms": 1e3 * float(np.median(begins[WARM_UP:])),
-        "sample, ms": 1e3 * float(np.median(in_loss[0][WARM_UP:]) if name != "in-batch" else 0.0),
-        "proposal, ms": 1e3 * float(np.median(in_loss[1][WARM_UP:]) if name != "in-batch" else 0.0),
-        "observe, ms": 1e3 * float(np.median(in_loss[2][WARM_UP:])),
-        "refresh, s": float(np.mean(refreshed)) if len(refreshed) else None,
-        "first, s": float(begins[0]),
-        "first, encoding, s": loss.cost.seconds["encode"] if name in ("exact", "dynamic") else None,
-        "first, index, s": loss.cost.seconds["index"] if name == "exact" else None,
+        "negatives": variant,
+        "step, ms": step,
+        **{f"{call}, ms": value for call, value in parts.items()},
+        "of the step": f"{sum(parts.values()) / step:.0%}",
+        "step while refreshing, ms": refreshing,
+        "refresh, s": float(begins[REFRESH_AT]) if is_dynamic else None,
+        "encoding the corpus, s": loss.cost.seconds["encode"] or None,
+        "begin, s": float(begins[0]),
         "texts a step": loss.cost.texts_encoded / len(begins),
         "kept, MiB": watch.kept / 2**20,
-        "draws' passing, MiB": max(watch.passing["sample"], watch.passing["log_proposal"], watch.passing["observe"])
-        / 2**20,
-        "encoding's passing, MiB": watch.passing["begin_step"] / 2**20,
+        "drawing takes, MiB": passing / 2**20,
+        "encoding takes, MiB": watch.passing["begin_step"] / 2**20,
         "peak, MiB": watch.peak / 2**20,
         "host, MiB": peak_host_bytes() / 2**20,
     }
-    print({key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
+    print("", {key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
     return row
 
 
@@ -217,8 +241,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepare", action="store_true", help="only write the corpora that are missing")
     parser.add_argument("--targets", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--sources", nargs="+", choices=SOURCES, default=list(SOURCES))
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--steps", type=int, default=40, help=f"but {REFRESH_AT + REFRESH_STEPS} of the dynamic runs")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--num-negatives", type=int, default=8)
     parser.add_argument("--layers", type=int, default=12)
@@ -246,11 +270,12 @@ def main() -> None:
             heads=max(1, arguments.dimension // 64),
             vocabulary_size=30_522,
         )
-        for name in arguments.sources:
-            rows.append(run(data, encoder, name, arguments))
+        for variant in arguments.only:
+            rows.append(run(data, encoder, variant, folder / f"saved-{targets}", arguments))
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+        shutil.rmtree(folder / f"saved-{targets}", ignore_errors=True)
     shutil.rmtree(folder)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     finish(arguments, "accelerator", rows, device=device)

@@ -51,7 +51,7 @@ def request(targets: FailingTargets) -> Request:
 def stored(source: Any, targets: FailingTargets) -> list[tuple[int, np.ndarray]]:
     """Which targets the source has, with their vectors."""
     if source.name == "dynamic":
-        return list(enumerate(source._index.vectors(np.arange(40))))
+        return list(enumerate(source._moving.index.vectors(np.arange(40))))
     rows = source._row_of_slot if source.name == "cache" else range(40)
     return [(int(row), source._index.vectors[slot].numpy()) for slot, row in enumerate(rows)]
 
@@ -103,7 +103,8 @@ def test_a_dynamic_source_that_failed_half_way_is_not_saved(
     asked = request(targets)
     draw = source.sample(asked)
     with monkeypatch.context() as patched:
-        patched.setattr(*((source._index, "repair") if what == "refresh" else (type(source._true), "write")), fail)
+        inside = source._moving
+        patched.setattr(*((inside.index, "repair") if what == "refresh" else (type(inside.true), "write")), fail)
         with pytest.raises(MemoryError):  # noqa: PT012 - one of the two raises
             source.begin_step(1)
             source.observe(asked, draw, torch.arange(5), targets.vectors[:5])
@@ -123,7 +124,7 @@ def test_encodings_that_are_not_finite_change_nothing() -> None:
     with pytest.raises(ValueError, match="NaN"):
         source.observe(request(targets), draw, torch.arange(2), torch.full((2, 6), torch.nan))
     assert torch.equal(source.state_dict()["encodings"], before)
-    source._index.check()
+    source._moving.index.check()
 
 
 @pytest.mark.parametrize("change", ["add", "remove", "update", "repair"])

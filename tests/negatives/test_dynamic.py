@@ -66,9 +66,10 @@ def run(steps: int = 40, **options: object) -> tuple[MovingCorpus, float, dict[s
         draw = source.sample(asked)
         rows = torch.unique(torch.cat([asked.positives, draw.ids.flatten()]))
         source.observe(asked, draw, rows, corpus.targets.vectors[rows])
-    stored = torch.from_numpy(source._index.vectors(np.arange(NUM_TARGETS)))
+    source.finish()
+    stored = torch.from_numpy(source._moving.index.vectors(np.arange(NUM_TARGETS)))
     error = 1 - torch.nn.functional.cosine_similarity(stored, corpus.targets.vectors, dim=1)
-    source._index.check()
+    source._moving.index.check()
     return corpus, float(error.mean()), source.diagnostics()
 
 

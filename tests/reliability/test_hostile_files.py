@@ -117,7 +117,7 @@ def test_states_that_fit_no_source_are_refused(
     source = checkpoints._source(name)
     with pytest.raises(ValueError, match=message):
         source.load_state(checkpoints.good / name)
-    assert source._index is None  # as it was
+    assert not source.is_ready(1000)  # as it was
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from hardwood.data import RetrievalDataset
 from hardwood.drift import DRIFT_MODELS, make_drift
 from hardwood.encoders import load_encoder
 from hardwood.evaluation import evaluate
-from hardwood.negatives import SOURCES, Cost, NegativeSource, Request, make_source
+from hardwood.negatives import SOURCES, Cost, Request, make_source
 from hardwood.training import RunConfig, train
 from hardwood.training.config import PRECISIONS
 from hardwood.training.targets import CorpusTargets
@@ -95,11 +95,11 @@ def test_stop_and_resume(negatives: str, dataset: RetrievalDataset, tmp_path: Pa
     assert resumed.metrics["cost"]["targets_reencoded"] == whole.metrics["cost"]["targets_reencoded"]
 
 
-def attached(name: str, dataset: RetrievalDataset, device: str) -> NegativeSource:
+def attached(name: str, dataset: RetrievalDataset, device: str, **options: Any) -> Any:
     model = load_encoder("static", dataset, dimension=16, vocabulary_size=300, device=device)
     cost = Cost()
     targets = CorpusTargets(model, dataset.corpus, cost, similarity="cosine")
-    source = make_source(name, **OPTIONS.get(name, {}))
+    source = make_source(name, **{**OPTIONS.get(name, {}), **options})
     source.attach(targets, cost)
     source.begin_step(source.start_step)
     return source
@@ -119,7 +119,7 @@ def test_proposals_are_those_of_the_cpu(name: str, dataset: RetrievalDataset) ->
     """Where randomness comes from the device the draws differ; what they are weighed by may not."""
     found = {}
     for device in ("cpu", "cuda"):
-        source = attached(name, dataset, device)
+        source = attached(name, dataset, device, **({"probes": 100} if name == "dynamic" else {}))
         asked = request(device, ceiling=torch.full((5,), 0.5, device=device))
         draw = source.sample(asked)
         assert {draw.ids.device.type, draw.log_q.device.type, draw.log_z.device.type} == {device}
@@ -143,6 +143,8 @@ def test_nothing_of_the_corpus_stays_on_the_accelerator(dataset: RetrievalDatase
         draw = source.sample(asked)
         source.observe(asked, draw, rows, fresh)
         del draw
+    source.finish()
+    assert source._moving.overlap
     assert torch.cuda.memory_allocated() == held
     assert source.cost.targets_reencoded == 60 + 3 * 20
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from hardwood.drift import CorrectorDrift
+    from hardwood.drift import CorrectorDrift, DriftModel
 
 Floats = NDArray[np.float32]
+
+_ROWS = 8192
+"""Encodings on the accelerator at a time: 24 MiB of 768-d vectors."""
 
 
 class DriftFits:
@@ -24,12 +29,15 @@ class DriftFits:
 
     Args:
         name: of the drift model (`hardwood.drift.DRIFT_MODELS`).
+        device: where to predict: on an accelerator all encodings pass through it, a block at a time. Fits are made on
+            the CPU.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, device: torch.device | None = None) -> None:
         from hardwood.drift import CorrectorDrift
 
         self._name = name
+        self._device = device or torch.device("cpu")
         self._options: dict[str, float] = {}
         self._first: Floats | None = None
         self._online: CorrectorDrift | None = CorrectorDrift() if name == CorrectorDrift.name else None
@@ -38,6 +46,11 @@ class DriftFits:
     def learns_online(self) -> bool:
         """Whether `observe` wants to be told."""
         return self._online is not None
+
+    @property
+    def predict_nothing(self) -> bool:
+        """Whether all are taken to stay where they were."""
+        return self._name == "stale"
 
     def begin_refresh(self, first: Floats) -> None:
         """A refresh begins; ``first`` ``(m, d)`` are the landmarks' encodings of the first period."""
@@ -53,11 +66,26 @@ class DriftFits:
         from hardwood.drift import NystromDrift, make_drift
 
         if self._online is not None and old is self._first:
-            return self._online.fit(old, new).predict
+            return self._predicting(self._online.fit(old, new))
         model = make_drift(self._name, **self._options).fit(old, new)
         if isinstance(model, NystromDrift):
             self._options = model.chosen
-        return model.predict
+        return self._predicting(model)
+
+    def _predicting(self, model: DriftModel) -> Callable[[Floats], Floats]:
+        if self._device.type != "cuda":
+            return model.predict
+        stream = torch.cuda.Stream(self._device)  # of its own: predictions need not wait for a step's kernels
+
+        def predict(known: Floats) -> Floats:
+            predicted = np.empty_like(known)
+            with torch.cuda.stream(stream):
+                for begin in range(0, len(known), _ROWS):
+                    part = torch.from_numpy(known[begin : begin + _ROWS]).to(self._device)
+                    predicted[begin : begin + _ROWS] = model.predict(part).cpu().numpy()
+            return predicted
+
+        return predict
 
     def observe(self, old: Floats, new: Floats) -> None:
         """Learn from encodings of the first period and fresh ones of the same targets, both ``(m, d)``."""

@@ -66,22 +66,28 @@ class TrueEncodings:
             self._join_least_populated()
 
     def predictions(
-        self, fit: Callable[[Floats, Floats], Callable[[Floats], Any]], block: int = 65_536
+        self,
+        fit: Callable[[Floats, Floats], Callable[[Floats], Any]],
+        begin: int = 0,
+        end: int | None = None,
+        block: int = 65_536,
     ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
-        """Where everybody is now: ``(rows (b,), encodings (b, d))`` in blocks that cover all targets once.
+        """Where targets are now: ``(rows (b,), encodings (b, d))`` in blocks that cover ``begin:end`` once.
 
         Args:
             fit: given landmarks' encodings at a period's beginning and now, the function that predicts others.
+            begin: the first row.
+            end: the row after the last; ``None``: all to the end.
             block: targets at a time.
         """
         now = len(self.history) - 1
         for period, old in enumerate(self.history):
-            members = np.flatnonzero(self.period == period)
+            members = begin + np.flatnonzero(self.period[begin:end] == period)
             if not len(members):
                 continue
             predict = None if period == now else fit(old, self.history[now])
-            for begin in range(0, len(members), block):
-                rows = members[begin : begin + block]
+            for start in range(0, len(members), block):
+                rows = members[start : start + block]
                 known = self.read(rows)
                 yield rows, known if predict is None else np.asarray(predict(known), dtype=np.float32)
 

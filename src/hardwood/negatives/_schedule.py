@@ -81,9 +81,17 @@ class RefreshSchedule:
         since = step - self._last_refresh
         if self._every is not None and since >= self._every:
             return True
+        by_need = self._when is not None and self._measures > 0 and self.staleness.cosine > self._when
+        return by_need and since >= self._spacing_at(step)
+
+    def shares(self, step: int) -> int:
+        """In how many steps a refresh that begins at ``step`` may be done: half of those to the next at least."""
+        clock = [] if self._every is None else [self._every]
+        return max(1, min([*clock, self._spacing_at(step)] if self._when is not None else clock, default=1) // 2)
+
+    def _spacing_at(self, step: int) -> int:
         # A tenth of the run so far: the encoder moves ever less, and predicting everybody costs what it costs.
-        spacing = max(self._spacing, (step - self._first_build) // 10)
-        return self._when is not None and since >= spacing and self._measures > 0 and self.staleness.cosine > self._when
+        return max(self._spacing, (step - self._first_build) // 10)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Where it stands."""

@@ -81,6 +81,9 @@ class NegativeSource(ABC):
             vectors: ``(m, d)`` their fresh encodings, detached.
         """
 
+    def finish(self) -> None:
+        """Called after the last step: what is still under way is done, or its error raised."""
+
     def warm_up(self) -> None:
         """Do what costs time just once in a process, such as compiling, before the first step is timed."""
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +17,7 @@ from hardwood.negatives._draws import NO_TARGET, Draw, Request, Targets
 from hardwood.negatives._fits import DriftFits
 from hardwood.negatives._landmarks import oldest, spread_over
 from hardwood.negatives._motion import TRUE_DTYPES, TrueEncodings
+from hardwood.negatives._moving import MovingIndex
 from hardwood.negatives._schedule import RefreshSchedule
 from hardwood.negatives._staleness import measure_staleness
 from hardwood.negatives._start import encoded_index, loaded_index, saved_index
@@ -47,6 +46,7 @@ _SETTINGS = (
     "index",
     "index_dtype",
     "true_dtype",
+    "overlap",
     "seed",
 )
 
@@ -93,6 +93,10 @@ class DynamicNegatives(NegativeSource):
             dtype are its own.
         index_dtype: how the tree keeps vectors, ``"float32"`` or ``"bfloat16"``.
         true_dtype: how true encodings are kept, likewise.
+        overlap: whether the tree is changed in a thread while the accelerator works: write-back during the backward
+            pass, and a refresh a share in each step, over half the steps to the next (a checkpoint completes it). The
+            same run gives the same draws each time, but not those of a run without. ``None``: if the model is on an
+            accelerator; on a CPU both would want the same cores.
         seed: of the choice of landmarks.
     """
 
@@ -116,6 +120,7 @@ class DynamicNegatives(NegativeSource):
         index: str | None = None,
         index_dtype: str = "float32",
         true_dtype: str = "float32",
+        overlap: bool | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(start_step=start_step)
@@ -142,23 +147,20 @@ class DynamicNegatives(NegativeSource):
         self.index = index
         self.index_dtype = index_dtype
         self.true_dtype = true_dtype
+        self.overlap = overlap
         self.seed = seed
-        self._index: Any = None
+        self._moving: MovingIndex | None = None
+        self._is_lost = False  # the last build failed, with what was there before given up
         self._excluded = RaggedRows.empty(0)
         self._has_targets = torch.zeros(0, dtype=torch.bool)
-        self._true: TrueEncodings | None = None
-        self._fits = DriftFits(drift)
         self._schedule = RefreshSchedule(
             every=refresh_every, when=refresh_when, spacing=refresh_spacing, rebuild_when=rebuild_when
         )
-        self._is_whole = True
 
     def attach(self, targets: Targets, cost: Cost) -> None:
         super().attach(targets, cost)
-        self._index = self._true = None
-        self._fits = DriftFits(self.drift)
+        self._forget()
         self._schedule.forget()
-        self._is_whole = True
 
     def warm_up(self) -> None:
         """Compile the tree's kernels, or load them: half a minute the first time on a machine."""
@@ -169,24 +171,26 @@ class DynamicNegatives(NegativeSource):
     def begin_step(self, step: int) -> None:
         if step < self.start_step:
             return
-        if self._index is None:
-            self._build(self.index)
+        self.finish()
+        if self._moving is None:
+            self._moving = self._build(self.index)
             self._schedule.built(step)
         elif self._schedule.rebuild_is_due(step):
-            with self._changing():
-                # What is there is given up first: two trees may be more than fits.
-                self._index = self._true = None
-                self._fits = DriftFits(self.drift)
-                self._build()
+            # What is there is given up first: two trees may be more than fits.
+            self._forget()
+            self._is_lost = True
+            self._moving = self._build()
+            self._is_lost = False
             self._schedule.built(step)
         elif self._schedule.refresh_is_due(step):
-            self._refresh()
+            self._refresh(self._moving, step)
             self._schedule.refreshed(step)
 
     def is_ready(self, step: int) -> bool:
-        return super().is_ready(step) and self._index is not None
+        return super().is_ready(step) and self._moving is not None
 
     def sample(self, request: Request) -> Draw:
+        self.finish()
         with self.cost.timed("sample"):
             self._excluded, self._has_targets = self._exclusions(request)
             drawn = self._built().sample(
@@ -224,60 +228,76 @@ class DynamicNegatives(NegativeSource):
             return masked_log_proposal(scores, draw.log_z, drawn_with, ids).to(ids.device)
 
     def observe(self, request: Request, draw: Draw, rows: Tensor, vectors: Tensor) -> None:
-        if self._index is None or self._true is None:
+        if self._moving is None:
             return
+        self.finish()
         with self.cost.timed("index"):
             ids, fresh = rows.cpu(), vectors.float().cpu()
             stored = self.stored_vectors(rows).to(vectors.device)
             self._schedule.observe(measure_staleness(request, draw, rows, stored, vectors.float()))
-            if self._fits.learns_online:
-                old = self._true.period[ids.numpy()] == 0
-                self._fits.observe(self._true.read(ids.numpy()[old]), fresh.numpy()[old])
-            if self.write_back:
-                with self._changing():
-                    self._index.update(ids.numpy(), fresh.numpy())
-                    self._true.write(ids.numpy(), fresh.numpy())
+        self._moving.learn(ids.numpy(), fresh.numpy(), write_back=self.write_back)
 
     def diagnostics(self) -> dict[str, float]:
         cosine, score, rank = self._schedule.staleness.astuple()
         return {"stale_cosine_error": cosine, "stale_score_error": score, "stale_rank_changes": rank}
 
+    def finish(self) -> None:
+        if self._moving is not None:
+            self._moving.wait()
+
     def save_state(self, folder: Path) -> None:
-        if not self._is_whole:
+        moving = self._moving
+        if moving is not None:
+            moving.complete()
+        if self._is_lost or not (moving is None or moving.is_whole):
             raise RuntimeError(
                 "the dynamic source's last change failed half-way, and its state is not saved: resume from the last "
                 "whole checkpoint"
             )
         super().save_state(folder)
-        if self._index is not None:
-            self._index.save(folder / _INDEX_FOLDER)
+        if moving is not None:
+            moving.index.save(folder / _INDEX_FOLDER)
 
     def load_state(self, folder: Path) -> None:
         state, inside = read_state(folder / STATE_FILE), folder / _INDEX_FOLDER
         if bool(state) != inside.exists():
             missing = inside if state else folder / STATE_FILE
             raise DataError("is missing or empty, and the rest is there: the checkpoint is not whole.", missing)
-        index = saved_index(inside, self._attached()) if state else None
-        self.load_state_dict(state)
-        self._index = index
+        if state:
+            self._take_up(state, saved_index(inside, self._attached()))
 
     def state_dict(self) -> dict[str, Tensor]:
-        if self._true is None:
+        """All but the tree, which `save_state` writes beside it."""
+        if self._moving is None:
             return {}
-        state = self._true.state_dict() | self._schedule.state_dict()
-        return state | {f"drift.{name}": tensor for name, tensor in self._fits.state_dict().items()}
+        self._moving.complete()
+        state = self._moving.true.state_dict() | self._schedule.state_dict()
+        return state | {f"drift.{name}": tensor for name, tensor in self._moving.fits.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Nothing but the empty state of a run that has not begun.
+
+        Raises:
+            ValueError: for another: without its tree it is of no use.
+        """
+        if state:
+            raise ValueError("the dynamic source's state is of use with its tree alone: call load_state(folder)")
+
+    def _take_up(self, state: dict[str, Tensor], index: Any) -> None:
         targets = self._attached()
-        if not state:
-            return
         drift = {name.removeprefix("drift."): tensor for name, tensor in state.items() if name.startswith("drift.")}
         own = {name: tensor for name, tensor in state.items() if not name.startswith("drift.")}
         expect(own, TrueEncodings.layout(targets.num_targets, targets.dimension) | RefreshSchedule.layout, self.name)
         TrueEncodings.check_state(own)
-        self._fits.load_state_dict(drift)
-        self._true = TrueEncodings.from_state(state)
+        moving = self._moved(index, TrueEncodings.from_state(state))
+        moving.fits.load_state_dict(drift)
         self._schedule.load_state_dict(state)
+        self._moving = moving
+
+    def _forget(self) -> None:
+        if self._moving is not None:
+            self._moving.give_up()
+        self._moving, self._is_lost = None, False
 
     def settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _SETTINGS}
@@ -303,7 +323,7 @@ class DynamicNegatives(NegativeSource):
             exclude = RaggedRows.from_pairs(exclude.row_ids()[kept], exclude.values[kept], len(exclude))
         return exclude, torch.from_numpy(has_targets)
 
-    def _build(self, folder: str | None = None) -> None:
+    def _build(self, folder: str | None = None) -> MovingIndex:
         """Encode the corpus, or read its encodings of this step, and make tree and true encodings of them."""
         targets = self._attached()
         if folder is None:
@@ -312,37 +332,25 @@ class DynamicNegatives(NegativeSource):
             index, encodings = loaded_index(folder, targets, self.cost)
         with self.cost.timed("index"):
             landmarks = spread_over(index, self.landmarks, self.seed)
-            self._true = TrueEncodings(encodings, landmarks, dtype=self.true_dtype)
-        self._index = index
+            true = TrueEncodings(encodings, landmarks, dtype=self.true_dtype)
+        return self._moved(index, true)
 
-    def _refresh(self) -> None:
-        """Encode the landmarks and the oldest, predict everybody, write them into the tree, repair it."""
-        if self._true is None:
-            return
-        landmarks = self._true.landmarks
+    def _moved(self, index: Any, true: TrueEncodings) -> MovingIndex:
+        """Both, kept together."""
+        device = self._attached().device
+        overlap = device.type != "cpu" if self.overlap is None else self.overlap
+        return MovingIndex(index, true, DriftFits(self.drift, device), self.cost, repair=self.repair, overlap=overlap)
+
+    def _refresh(self, moving: MovingIndex, step: int) -> None:
+        """Encode the landmarks and the oldest; what all others have become is predicted from these."""
+        moving.complete()
+        landmarks = moving.true.landmarks
         # One period further than the landmarks, which are encoded anyway, nothing is old.
-        periods = self._true.period.copy()
-        periods[landmarks] = len(self._true.history)
-        renewed = oldest(self._index, periods, self.reencode, self._schedule.last_refresh)
-        fresh = self._encoded(np.concatenate([landmarks, renewed]))
-        with self.cost.timed("index"), self._changing():
-            self._true.begin_period(fresh[: len(landmarks)])
-            self._true.write(renewed, fresh[len(landmarks) :])
-            if self.drift != "stale":
-                self._fits.begin_refresh(self._true.history[0])
-                for ids, predicted in self._true.predictions(self._fits):
-                    self._index.update(ids, predicted)
-            else:
-                self._index.update(np.concatenate([landmarks, renewed]), fresh)
-            if self.repair:
-                self._index.repair()
-
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Tree and true encodings change together: if that fails half-way, what is there must not be kept."""
-        was_whole, self._is_whole = self._is_whole, False
-        yield
-        self._is_whole = was_whole
+        periods = moving.true.period.copy()
+        periods[landmarks] = len(moving.true.history)
+        renewed = oldest(moving.index, periods, self.reencode, self._schedule.last_refresh)
+        ids = np.concatenate([landmarks, renewed])
+        moving.refresh(ids, self._encoded(ids), shares=self._schedule.shares(step) if moving.overlap else 1)
 
     def _encoded(self, rows: np.ndarray) -> np.ndarray:
         """Current encodings of ``rows``, each once, in this order: ``(m, d)`` float32."""
@@ -366,9 +374,9 @@ class DynamicNegatives(NegativeSource):
             return log_q.float().masked_fill(~self._has_targets[:, None], -torch.inf)
 
     def _built(self) -> Any:
-        if self._index is None:
+        if self._moving is None:
             raise RuntimeError(f"the tree is not built yet: begin_step(step) builds it from step {self.start_step} on")
-        return self._index
+        return self._moving.index
 
 
 def _check_drift(name: str) -> None:

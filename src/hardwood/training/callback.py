@@ -90,6 +90,12 @@ class NegativesCallback(TrainerCallback):
             torch.cuda.synchronize()
         self.loss.cost.add_step(time.perf_counter() - self._step_began, self._before)
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """What the source has under way is done, or its error raised."""
+        self.loss.source.finish()
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Put the source's state beside the trainer's own files, and declare the checkpoint whole."""
         if state.is_world_process_zero:

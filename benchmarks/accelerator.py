@@ -257,6 +257,7 @@ def main() -> None:
     if arguments.prepare:
         return
     folder = Path(tempfile.mkdtemp(prefix="hardwood-encoder-"))
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     rows: list[Row] = []
     encoder: Path | None = None
     for targets in arguments.targets:
@@ -276,9 +277,9 @@ def main() -> None:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         shutil.rmtree(folder / f"saved-{targets}", ignore_errors=True)
+        # After each size: time on such a machine may end before the last.
+        finish(arguments, "accelerator", rows, device=device)
     shutil.rmtree(folder)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    finish(arguments, "accelerator", rows, device=device)
 
 
 if __name__ == "__main__":

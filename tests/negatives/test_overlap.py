@@ -131,6 +131,7 @@ def test_training_again_does_not_wait_for_the_errors_of_an_earlier_run(monkeypat
     corpus = MovingCorpus()
     source = begun(corpus, overlap=True)
     steps_of(source, corpus, range(2))
+    source.finish()
     monkeypatch.setattr(source._moving.index, "update", lambda *_: 1 / 0)
     steps_of(source, corpus, range(2, 3))
     source.attach(corpus.targets, Cost())

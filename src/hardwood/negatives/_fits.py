@@ -38,6 +38,7 @@ class DriftFits:
 
         self._name = name
         self._device = device or torch.device("cpu")
+        self._stream: torch.cuda.Stream | None = None
         self._options: dict[str, float] = {}
         self._first: Floats | None = None
         self._online: CorrectorDrift | None = CorrectorDrift() if name == CorrectorDrift.name else None
@@ -75,11 +76,13 @@ class DriftFits:
     def _predicting(self, model: DriftModel) -> Callable[[Floats], Floats]:
         if self._device.type != "cuda":
             return model.predict
-        stream = torch.cuda.Stream(self._device)  # of its own: predictions need not wait for a step's kernels
+        # A stream of its own: predictions need not wait for a step's kernels. One for all fits, since each that ever
+        # multiplied matrices keeps cuBLAS's workspace, 32 MiB on a Hopper.
+        self._stream = self._stream or torch.cuda.Stream(self._device)
 
         def predict(known: Floats) -> Floats:
             predicted = np.empty_like(known)
-            with torch.cuda.stream(stream):
+            with torch.cuda.stream(self._stream):
                 for begin in range(0, len(known), _ROWS):
                     part = torch.from_numpy(known[begin : begin + _ROWS]).to(self._device)
                     predicted[begin : begin + _ROWS] = model.predict(part).cpu().numpy()

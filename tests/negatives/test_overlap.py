@@ -175,7 +175,9 @@ def test_an_accelerator_has() -> None:
     ],
 )
 def test_a_refresh_has_half_the_steps_to_the_next(options: dict[str, Any], expected: int) -> None:
-    made = RefreshSchedule(**{"every": None, "when": None, "spacing": 10, "rebuild_when": None, **options})
+    made = RefreshSchedule(
+        **{"every": None, "when": None, "spacing": 10, "growth": 0.1, "rebuild_when": None, **options}
+    )
     made.built(100)
     assert made.shares(150) == expected
     assert made.shares(1100) == (50 if options == {"when": 0.1, "spacing": 10} else expected)

@@ -11,7 +11,9 @@ FAR, NEAR = Staleness(0.5, 0.0, 0.0), Staleness(0.0, 0.0, 0.0)
 
 
 def schedule(**options: object) -> RefreshSchedule:
-    return RefreshSchedule(**{"every": None, "when": None, "spacing": 3, "rebuild_when": None, **options})
+    return RefreshSchedule(
+        **{"every": None, "when": None, "spacing": 3, "growth": 0.1, "rebuild_when": None, **options}
+    )
 
 
 def resumed(made: RefreshSchedule, **options: object) -> RefreshSchedule:

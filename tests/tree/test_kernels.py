@@ -288,8 +288,8 @@ def test_nearest_leaves(n, d, looked):
     nodes, points = tree.nodes, naive.clusters(n, d, seed=4)
     best, got = np.empty(n, np.float32), np.empty(n, np.int64)
     _assign.nearest_leaves(
-        points, nodes.group_mean, tree.group_half, nodes.group_offsets, nodes.group_leaves, nodes.leaf_mean,
-        tree.leaf_half, looked, 0, n, best, got,
+        points, _assign.NOWHERE, _assign.everywhere(len(nodes.group_mean)), nodes.group_mean, tree.group_half,
+        nodes.group_offsets, nodes.group_leaves, nodes.leaf_mean, tree.leaf_half, looked, 0, n, best, got,
     )  # fmt: skip
     for i in range(n):
         group_gaps = ((points[i].astype(np.float64) - nodes.group_mean) ** 2).sum(axis=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from hardwood.negatives._fits import DriftFits
@@ -35,8 +36,13 @@ class Refresh:
     def advance(self) -> None:
         """Do the next share."""
         begin, end = self._edges[self._next : self._next + 2]
-        for ids, predicted in self._true.predictions(self._fit, begin, end):
-            self._index.update(ids, predicted)
+        blocks = self._true.predictions(self._fit, begin, end)
+        # The next block is predicted while the tree takes in this one: both are much work, and seldom for all cores.
+        with ThreadPoolExecutor(1, thread_name_prefix="hardwood-predictions") as ahead:
+            coming = ahead.submit(next, blocks, None)
+            while (block := coming.result()) is not None:
+                coming = ahead.submit(next, blocks, None)
+                self._index.update(*block)
         self._next += 1
         if self.is_done and self._repair:
             self._index.repair()

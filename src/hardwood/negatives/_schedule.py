@@ -20,7 +20,8 @@ class RefreshSchedule:
     Args:
         every: steps between two refreshes; ``None``: none by the clock.
         when: refresh when the running cosine error passes this; ``None``: none by need.
-        spacing: steps at least between two refreshes by need, beside a tenth of the steps since the first build.
+        spacing: steps at least between two refreshes by need, beside
+        growth: this share of the steps since the first build.
         rebuild_when: build anew when the running cosine error passes this; ``None``: never.
 
     Attributes:
@@ -30,14 +31,19 @@ class RefreshSchedule:
     layout: ClassVar[dict[str, Wanted]] = {"staleness": ((torch.float64,), (3,)), "schedule": (INTEGERS, (4,))}
     """What `state_dict` gives, for `hardwood.negatives._state.expect`."""
 
-    def __init__(self, *, every: int | None, when: float | None, spacing: int, rebuild_when: float | None) -> None:
+    def __init__(
+        self, *, every: int | None, when: float | None, spacing: int, growth: float, rebuild_when: float | None
+    ) -> None:
         for option, count in (("refresh_every", every), ("refresh_spacing", spacing)):
             if count is not None and count < 1:
                 raise ValueError(f"{option} must be at least 1, got {count}")
         for option, error in (("refresh_when", when), ("rebuild_when", rebuild_when)):
             if error is not None and not error > 0:
                 raise ValueError(f"{option} is a cosine error above 0, such as 0.02, got {error}")
+        if not 0 <= growth < float("inf"):
+            raise ValueError(f"refresh_growth is a share of the steps so far, 0 or more, such as 0.1, got {growth}")
         self._every, self._when, self._spacing, self._rebuild_when = every, when, spacing, rebuild_when
+        self._growth = growth
         self.forget()
 
     def forget(self) -> None:
@@ -90,8 +96,8 @@ class RefreshSchedule:
         return max(1, min([*clock, self._spacing_at(step)] if self._when is not None else clock, default=1) // 2)
 
     def _spacing_at(self, step: int) -> int:
-        # A tenth of the run so far: the encoder moves ever less, and predicting everybody costs what it costs.
-        return max(self._spacing, (step - self._first_build) // 10)
+        # A share of the run so far: the encoder moves ever less, and predicting everybody costs what it costs.
+        return max(self._spacing, int(self._growth * (step - self._first_build)))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Where it stands."""

@@ -35,6 +35,7 @@ _SETTINGS = (
     "refresh_every",
     "refresh_when",
     "refresh_spacing",
+    "refresh_growth",
     "rebuild_when",
     "landmarks",
     "reencode",
@@ -74,8 +75,8 @@ class DynamicNegatives(NegativeSource):
         refresh_every: optimiser steps between two refreshes; ``None``: no refresh by the clock.
         refresh_when: refresh when the running cosine error of stored encodings passes this; ``None``: no refresh by
             need (and with ``refresh_every`` ``None`` too, none at all).
-        refresh_spacing: optimiser steps at least between two refreshes by need; and a tenth of the steps since
-            ``start_step``.
+        refresh_spacing: optimiser steps at least between two refreshes by need;
+        refresh_growth: and this share of the steps since ``start_step``.
         rebuild_when: encode the corpus anew, instead of a refresh, when the running cosine error passes this in spite
             of all refreshes; at the earliest after as many steps as there were before the last encoding, so that a
             run of any length has few of them. ``None``: never. 0.25 halves the error where an encoder is trained from
@@ -109,6 +110,7 @@ class DynamicNegatives(NegativeSource):
         refresh_every: int | None = None,
         refresh_when: float | None = 0.02,
         refresh_spacing: int = 10,
+        refresh_growth: float = 0.1,
         rebuild_when: float | None = None,
         landmarks: int = 512,
         reencode: int = 0,
@@ -136,6 +138,7 @@ class DynamicNegatives(NegativeSource):
         self.refresh_every = refresh_every
         self.refresh_when = refresh_when
         self.refresh_spacing = refresh_spacing
+        self.refresh_growth = refresh_growth
         self.rebuild_when = rebuild_when
         self.landmarks = landmarks
         self.reencode = reencode
@@ -154,7 +157,11 @@ class DynamicNegatives(NegativeSource):
         self._excluded = RaggedRows.empty(0)
         self._has_targets = torch.zeros(0, dtype=torch.bool)
         self._schedule = RefreshSchedule(
-            every=refresh_every, when=refresh_when, spacing=refresh_spacing, rebuild_when=rebuild_when
+            every=refresh_every,
+            when=refresh_when,
+            spacing=refresh_spacing,
+            growth=refresh_growth,
+            rebuild_when=rebuild_when,
         )
 
     def attach(self, targets: Targets, cost: Cost) -> None:

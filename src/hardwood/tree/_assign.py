@@ -9,12 +9,21 @@ product at a time 11).
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hardwood.tree._numeric import jit
 from hardwood.tree._tiles import tile
 
 CHUNK = 4096
 """Points whose groups are sorted at a time: enough to fill tiles group by group, few enough for the cache."""
+
+NOWHERE = np.empty(0, np.int64)
+"""The homes of points that may be near any group."""
+
+
+def everywhere(groups: int) -> NDArray[np.int64]:
+    """All groups, for points that have no home."""
+    return np.arange(groups)[None, :]
 
 
 @jit
@@ -52,41 +61,64 @@ def best_of(points, rows, begin, end, centres, half, own, first, last, scores, b
 
 
 @jit
-def best_groups(points, begin, end, centres, half, every, scores, near):  # type: ignore[no-untyped-def]
-    """Writes the ``near.shape[1]`` groups of largest ``p·c - ½‖c‖²`` of points ``begin <= i < end`` into ``near[i -
-    begin]``, -1 where there are fewer. A group without targets has an infinite ``half``; ``every`` is ``0..G``."""
-    G, most = centres.shape[0], near.shape[1]
+def best_groups(points, rows, begin, end, first, centres, half, among, scores, near):  # type: ignore[no-untyped-def]
+    """Writes the ``near.shape[1]`` of the groups ``among`` with largest ``p·c - ½‖c‖²`` of the points ``i =
+    rows[begin:end]`` into ``near[i - first]``, -1 where there are fewer. A group without targets has an infinite
+    ``half``."""
+    most, count = near.shape[1], among.shape[0]
     top = np.empty(most, np.float32)
     for t in range(begin, end, 4):
         score_four(
-            points, t, min(t + 1, end - 1), min(t + 2, end - 1), min(t + 3, end - 1),
-            centres, half, every, 0, G, scores,
+            points, rows[t], rows[min(t + 1, end - 1)], rows[min(t + 2, end - 1)], rows[min(t + 3, end - 1)],
+            centres, half, among, 0, count, scores,
         )  # fmt: skip
         for p in range(min(4, end - t)):
-            keep = near[t + p - begin]
+            keep = near[rows[t + p] - first]
             top[:] = -np.inf
             keep[:] = -1
-            for g in range(G):
-                s = scores[p, g]
+            for j in range(count):
+                s = scores[p, j]
                 if s > top[most - 1]:
                     at = most - 1
                     while at > 0 and top[at - 1] < s:
                         top[at], keep[at] = top[at - 1], keep[at - 1]
                         at -= 1
-                    top[at], keep[at] = s, g
+                    top[at], keep[at] = s, among[j]
 
 
 @jit
-def by_group(points, begin, end, group_centres, group_half, offsets, looked):  # type: ignore[no-untyped-def]
-    """The points ``begin <= i < end`` listed by group, each under its ``looked`` nearest groups: ``order`` has those of
-    group ``g`` from ``edges[g]`` to ``edges[g + 1]``. And the largest number of leaves or groups to score at once."""
-    G = group_centres.shape[0]
+def by_home(homes, begin, end, count):  # type: ignore[no-untyped-def]
+    """``begin..end`` listed by ``homes``, in order; those of home ``h`` from ``edges[h]`` to ``edges[h + 1]``. All in
+    the first one where ``homes`` is empty."""
+    rows, edges = np.arange(begin, end), np.zeros(count + 1, np.int64)
+    if homes.shape[0] == 0:
+        edges[1:] = end - begin
+        return rows, edges
+    for i in range(begin, end):
+        edges[homes[i] + 1] += 1
+    for h in range(count):
+        edges[h + 1] += edges[h]
+    filled = edges.copy()
+    for i in range(begin, end):
+        rows[filled[homes[i]]] = i
+        filled[homes[i]] += 1
+    return rows, edges
+
+
+@jit
+def by_group(points, begin, end, homes, around, group_centres, group_half, offsets, looked):  # type: ignore[no-untyped-def]
+    """The points ``begin <= i < end`` listed by group, each under its ``looked`` nearest ones of the groups
+    ``around[homes[i]]`` (``around[0]`` where ``homes`` is empty): ``order`` has those of group ``g`` from ``edges[g]``
+    to ``edges[g + 1]``. And the largest number of leaves or groups to score at once."""
+    G, looked = group_centres.shape[0], min(looked, around.shape[1])
     near, order = np.empty((end - begin, looked), np.int32), np.empty((end - begin) * looked, np.int64)
-    edges, every, widest = np.zeros(G + 2, np.int64), np.arange(G), G
+    edges, widest = np.zeros(G + 2, np.int64), around.shape[1]
     for g in range(G):
         widest = max(widest, offsets[g + 1] - offsets[g])
     scores = np.empty((4, widest + 1), np.float32)
-    best_groups(points, begin, end, group_centres, group_half, every, scores, near)
+    rows, runs = by_home(homes, begin, end, around.shape[0])
+    for h in range(around.shape[0]):
+        best_groups(points, rows, runs[h], runs[h + 1], begin, group_centres, group_half, around[h], scores, near)
     # Counts two places on, so that filling a group in leaves its beginning where it belongs.
     for i in range(end - begin):
         for f in range(looked):
@@ -103,21 +135,25 @@ def by_group(points, begin, end, group_centres, group_half, offsets, looked):  #
 
 
 @jit
-def nearest_leaves(points, group_centres, group_half, offsets, leaves, centres, half, looked, begin, end, best, leaf):  # type: ignore[no-untyped-def]
-    """For points ``begin <= i < end``: the nearest centre among the leaves of their ``looked`` nearest groups.
+def nearest_leaves(  # type: ignore[no-untyped-def]
+    points, homes, around, group_centres, group_half, offsets, leaves, centres, half, looked, begin, end, best, leaf
+):  # fmt: skip
+    """For points ``begin <= i < end``: the nearest centre among the leaves of their ``looked`` nearest groups, of those
+    that are ``around`` their ``homes`` (see `by_group`).
 
     Group ``g``'s leaves are ``leaves[offsets[g]:offsets[g + 1]]``; ``half`` and ``group_half`` are ``½‖c‖²``. Writes
     the leaf into ``leaf[i]`` (-1 where no group has any) and ``p·c - ½‖c‖²`` into ``best[i]``. Points are taken
     `CHUNK` at a time and group by group, so that a group's centres stay in the cache.
     """
-    G = group_centres.shape[0]
     for start in range(begin, end, CHUNK):
         stop = min(start + CHUNK, end)
-        order, edges, widest = by_group(points, start, stop, group_centres, group_half, offsets, min(looked, G))
+        order, edges, widest = by_group(
+            points, start, stop, homes, around, group_centres, group_half, offsets, looked
+        )  # fmt: skip
         scores = np.empty((4, widest + 1), np.float32)
         for i in range(start, stop):
             best[i], leaf[i] = -np.inf, -1
-        for g in range(G):
+        for g in range(group_centres.shape[0]):
             best_of(
                 points, order, edges[g], edges[g + 1], centres, half, leaves, offsets[g], offsets[g + 1], scores, best,
                 leaf,

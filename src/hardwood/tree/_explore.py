@@ -12,7 +12,7 @@ from hardwood.tree._nodes import BLOCK, Nodes
 from hardwood.tree._numeric import dot, exp32, jit, widest
 from hardwood.tree._numeric import unit as to_unit
 from hardwood.tree._select import top
-from hardwood.tree._tiles import group_products, leaf_products
+from hardwood.tree._tiles import group_products, leaf_products, target_products
 
 SHARED = 1.0
 """From so many openings a leaf on, over a block of queries, heads are made together (`shared_heads`)."""
@@ -303,10 +303,11 @@ def shared_heads(nodes, block, probes, ex_offsets, ex_rows):  # type: ignore[no-
         by_leaf[begins[leaf_of[i]]] = i
         begins[leaf_of[i]] += 1
     heads = np.empty(total, np.float32)
-    for t in range(openings):
-        i = by_leaf[t]
-        leaf = leaf_of[i]
-        leaf_dots(nodes.rows, nodes.leaf_start[leaf], leaf_count[leaf], block.unit[who[i]], heads[at[i] :])
+    first = 0
+    for leaf in range(L):  # by now each one's `begins` is where the next one's openings begin
+        opened = by_leaf[first : begins[leaf]]
+        target_products(nodes.rows, nodes.leaf_start[leaf], leaf_count[leaf], block.unit, opened, who, at, heads)
+        first = begins[leaf]
     return heads, head_at
 
 

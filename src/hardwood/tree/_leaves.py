@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hardwood.tree._assign import nearest_leaves
+from hardwood.tree._assign import NOWHERE, everywhere, nearest_leaves
 from hardwood.tree._cluster import Floats, kmeans, means, nearest, split_large, subtree
 from hardwood.tree._nodes import group_lists
 from hardwood.tree._threads import split_work
@@ -70,12 +70,12 @@ class Grouping:
     def nearest_leaves(self, points: Floats, out: NDArray[Any], threads: int = 1) -> None:
         """Writes the closest centre of each point among the leaves of its nearest groups into ``out`` ``(n,)``. The
         same for any number of threads."""
-        best = np.empty(len(points), dtype=np.float32)
+        best, every = np.empty(len(points), dtype=np.float32), everywhere(len(self.group_centres))
 
         def assign(begin: int, end: int) -> None:
             nearest_leaves(
-                points, self.group_centres, self.group_half, self.offsets, self.leaves, self.centres, self.half,
-                LOOKED_INTO, begin, end, best, out,
+                points, NOWHERE, every, self.group_centres, self.group_half, self.offsets, self.leaves, self.centres,
+                self.half, LOOKED_INTO, begin, end, best, out,
             )  # fmt: skip
 
         split_work(assign, len(points), threads, least=CHUNK)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 64
+BLOCK = 256
 """Queries that a kernel looks at together: enough that several share a group, few enough for the processor's caches."""
 
 

@@ -81,7 +81,8 @@ def second_leaves(  # type: ignore[no-untyped-def]
     ``along`` with it: the second leaf, among those of its ``looked`` nearest groups, into ``second``; -1 where there is
     no other. ``nought`` is a ``half`` of zeros."""
     n, G = points.shape[0], group_centres.shape[0]
-    order, edges, widest = by_group(points, 0, n, group_centres, group_half, offsets, min(looked, G))
+    nowhere, everywhere = np.empty(0, np.int64), np.arange(G).reshape(1, G)
+    order, edges, widest = by_group(points, 0, n, nowhere, everywhere, group_centres, group_half, offsets, looked)
     near, common = np.empty((4, widest + 1), np.float32), np.empty((4, widest + 1), np.float32)
     least = np.full(n, np.inf, np.float32)
     second[:] = -1

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hardwood.tree._assign import nearest_leaves, stay_unless
+from hardwood.tree._assign import NOWHERE, everywhere, nearest_leaves, stay_unless
 from hardwood.tree._bounds import SPREAD
 from hardwood.tree._build import decoded, encode, refresh, room_for
 from hardwood.tree._cluster import Floats, subtree
@@ -20,6 +20,9 @@ from hardwood.tree._update import drop_rows, move_leaves
 # A target moves to another leaf when that brings its squared distance below this part of what it is.
 MOVE_GAIN = 0.9
 BEAM = 2
+AROUND, MANY = 24, 16
+"""So many groups near its own are where a moved target looks for a leaf when many move at once, as many as `MANY` for
+each group: to find a group's neighbours costs something too."""
 
 
 class Tree:
@@ -63,17 +66,26 @@ class Tree:
         nodes, n = self.nodes, len(vectors)
         vectors = np.require(vectors, requirements="W")
         out, best = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.float32)
+        homes, around = NOWHERE, everywhere(len(nodes.group_mean))
+        if current is not None and n >= MANY * len(nodes.group_mean):
+            homes, around = nodes.leaf_group[current].astype(np.int64), self.groups_around()
 
         def find(begin: int, end: int) -> None:
             nearest_leaves(
-                vectors, nodes.group_mean, self.group_half, nodes.group_offsets, nodes.group_leaves, nodes.leaf_mean,
-                self.leaf_half, BEAM, begin, end, best, out,
+                vectors, homes, around, nodes.group_mean, self.group_half, nodes.group_offsets, nodes.group_leaves,
+                nodes.leaf_mean, self.leaf_half, BEAM, begin, end, best, out,
             )  # fmt: skip
             if current is not None:
                 stay_unless(vectors, nodes.leaf_mean, self.leaf_half, current, MOVE_GAIN, begin, end, best, out)
 
         split_work(find, n, threads, least=256)
         return out
+
+    def groups_around(self) -> Ints:
+        """The `AROUND` groups nearest to each group, ``(G, AROUND)``: itself and its neighbours."""
+        means = self.nodes.group_mean
+        gaps = self.group_half[None, :] - means @ means.T
+        return np.argpartition(gaps, min(AROUND, len(means)) - 1, axis=1)[:, :AROUND].astype(np.int64)
 
     def write(self, rows: Ints, vectors: Floats, threads: int) -> int:
         """New vectors for known rows: moved to a nearer leaf where that pays. Returns how many moved."""

@@ -16,19 +16,25 @@ from hardwood.tree import (
     _cluster,
     _explore,
     _ids,
+    _masses,
     _numeric,
     _proposal,
     _sample,
     _search,
     _select,
     _statistics,
+    _survey,
     _tiles,
+    _tree,
     _update,
 )
 from hardwood.tree._ids import IdMap
 from hardwood.tree._numeric import jit
 
-KERNELS = (_assign, _certify, _explore, _ids, _numeric, _proposal, _sample, _search, _statistics, _tiles, _update)
+KERNELS = (
+    _assign, _certify, _explore, _ids, _masses, _numeric, _proposal, _sample, _search, _statistics, _survey, _tiles,
+    _update,
+)  # fmt: skip
 
 
 @jit
@@ -127,7 +133,7 @@ def test_span_is_what_the_bounds_say_node_by_node(certify):
     stats_ = np.abs(rng.normal(size=(37, 4)))
     dots = rng.normal(size=37).astype(np.float32)
     middle, low, high = np.zeros((3, 37))
-    _explore.span(np.ascontiguousarray(stats_.T), dots, 37, 20.0, 0.02, 1e-5, middle, low, high, certify)
+    _masses.span(np.ascontiguousarray(stats_.T), dots, 37, 20.0, 0.02, 1e-5, middle, low, high, certify)
     for i, (radius, reach, spread, log_count) in enumerate(stats_):
         score = 20.0 * float(dots[i])
         tilted = score + 0.5 * 400 * spread * 0.02
@@ -194,8 +200,8 @@ def test_largest(n):
     values = np.random.default_rng(n).normal(size=12)
     for place in range(max(1, n)):
         values[place] = 5.0 + place
-        assert _explore.largest(values, n, -np.inf) == max(values[:n], default=-np.inf)
-    assert _explore.largest(values, n, 100.0) == 100.0
+        assert _masses.largest(values, n, -np.inf) == max(values[:n], default=-np.inf)
+    assert _masses.largest(values, n, 100.0) == 100.0
 
 
 def test_truncated_gumbels_have_their_maximum_and_distribution():
@@ -304,6 +310,41 @@ def test_nearest_leaves(n, d, looked):
         here, there = (((points - nodes.leaf_mean[leaf]) ** 2).sum(axis=1) for leaf in (current, got))
         clear = np.abs(there - gain * here) > 1e-5
         np.testing.assert_array_equal(kept[clear], np.where(there < gain * here, got, current)[clear])
+
+
+@pytest.mark.parametrize(("n", "around"), [(1, 1), (203, 3), (5000, 5)])
+def test_nearest_leaves_around_a_home(n, around):
+    """As above, among the groups around each point's home; so many points that they are taken in chunks."""
+    tree = TargetIndex.build(naive.clusters(700, 9, spread=1.0), leaf_size=8, progress=False)._tree
+    nodes, points, rng = tree.nodes, naive.clusters(n, 9, seed=4), np.random.default_rng(n)
+    lists = np.stack([rng.permutation(len(nodes.group_mean))[:around] for _ in range(4)])
+    homes, best, got = rng.integers(0, 4, n), np.empty(n, np.float32), np.empty(n, np.int64)
+    _assign.nearest_leaves(
+        points, homes, lists, nodes.group_mean, tree.group_half, nodes.group_offsets, nodes.group_leaves,
+        nodes.leaf_mean, tree.leaf_half, 2, 0, n, best, got,
+    )  # fmt: skip
+    for i in rng.permutation(n)[:200]:
+        group_gaps = ((points[i].astype(np.float64) - nodes.group_mean) ** 2).sum(axis=1)
+        mine = lists[homes[i]][np.argsort(group_gaps[lists[homes[i]]])[:2]]
+        leaf_gaps = ((points[i].astype(np.float64) - nodes.leaf_mean) ** 2).sum(axis=1)
+        np.testing.assert_allclose(leaf_gaps[got[i]], leaf_gaps[np.isin(nodes.leaf_group, mine)].min(), atol=1e-5)
+
+
+def test_many_that_move_find_nearly_the_leaves_that_each_alone_finds(monkeypatch):
+    y = naive.clusters(6000, 16, spread=0.6)
+    tree = TargetIndex.build(y, leaf_size=8, progress=False)._tree
+    around = tree.groups_around()
+    assert around.shape == (len(tree.nodes.group_mean), _tree.AROUND)
+    assert (around == np.arange(len(around))[:, None]).any(axis=1).all()  # itself among them
+    rows = tree.ids.find(np.arange(len(y)))
+    moved = y + 0.12 * np.random.default_rng(0).normal(size=y.shape).astype(np.float32)
+    here = tree.nodes.row_leaf[rows].astype(np.int64)
+    assert len(y) >= _tree.MANY * len(around)
+    near = tree.place(moved, here, 1)
+    monkeypatch.setattr(_tree, "MANY", 10**6)
+    anywhere = tree.place(moved, here, 1)
+    assert (anywhere != here).mean() > 0.05
+    assert (near == anywhere).mean() > 0.95
 
 
 def test_add_up_and_next_rows():

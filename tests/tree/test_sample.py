@@ -13,8 +13,7 @@ from scipy import stats
 
 from hardwood import TargetIndex
 from hardwood._ragged import RaggedRows
-from hardwood.tree._explore import SHARED, shares_leaves
-from hardwood.tree._nodes import BLOCK
+from hardwood.tree._survey import SHARED, shares_leaves
 
 ALARM = 1e-4
 
@@ -48,9 +47,9 @@ def assert_distribution(ids, probabilities, names):
 def test_leaves_scored_for_many_queries_at_once_or_one_by_one(index, queries):
     """The few probes from which on a block's queries share leaves change nothing but the time."""
     nodes = index._tree.nodes
-    fewest = int(np.ceil(SHARED * len(nodes.leaf_count) / BLOCK))
-    assert not shares_leaves(nodes, fewest - 1)
-    assert shares_leaves(nodes, fewest)
+    fewest = int(np.ceil(SHARED * len(nodes.leaf_count) / len(queries)))
+    assert not shares_leaves(nodes, len(queries), fewest - 1)
+    assert shares_leaves(nodes, len(queries), fewest)
     for probes in (fewest - 1, fewest):  # either side; expectation and log_z use all that was opened
         lists = [np.arange(3 * i) for i in range(len(queries))]
         draw = index.sample(queries, 2, scale=20.0, probes=probes, exclude=lists, seed=1)
@@ -67,9 +66,9 @@ def test_leaves_scored_for_many_queries_at_once_or_one_by_one(index, queries):
 def test_what_a_block_keeps_at_once_is_bounded(index):
     """A block of 64 queries that opens every leaf would keep 64 times all targets' scores."""
     most = 10**6
-    assert shares_leaves(index._tree.nodes, most)  # of 2 000 targets that is nothing
+    assert shares_leaves(index._tree.nodes, 64, most)  # of 2 000 targets that is nothing
     many = index._tree.nodes._replace(group_count=np.array([10**7]))
-    assert not shares_leaves(many, most)
+    assert not shares_leaves(many, 64, most)
 
 
 @pytest.mark.parametrize("scale", [1.0, 20.0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hardwood.tree._bounds import mass_estimate, mass_lower, mass_upper, score_error
-from hardwood.tree._explore import along, log_sums, score_leaf
+from hardwood.tree._masses import along, log_sums, score_leaf
 from hardwood.tree._numeric import dot, jit, mix, uniform, widest
 from hardwood.tree._numeric import unit as to_unit
 from hardwood.tree._sample import pick

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from hardwood.tree._explore import explore, score_leaf, survey
+from hardwood.tree._explore import explore
+from hardwood.tree._masses import score_leaf
 from hardwood.tree._nodes import BLOCK
 from hardwood.tree._numeric import dot, jit, widest
 from hardwood.tree._numeric import unit as to_unit
 from hardwood.tree._sample import children, leaf_estimate
+from hardwood.tree._survey import survey
 
 
 @jit

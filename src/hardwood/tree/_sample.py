@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from hardwood.tree._bounds import mass_estimate
-from hardwood.tree._explore import Block, Cut, columns_of, explore, largest, log_sums, masses, score_leaf, span, survey
+from hardwood.tree._explore import Cut, explore
+from hardwood.tree._masses import columns_of, largest, log_sums, masses, score_leaf, span
 from hardwood.tree._nodes import BLOCK, Nodes
 from hardwood.tree._numeric import dot, gumbel, jit, mix, uniform, widest
+from hardwood.tree._survey import Block, survey
 from hardwood.tree._tiles import products
 
 NOTHING = np.iinfo(np.int64).max

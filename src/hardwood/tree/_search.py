@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from hardwood.tree._explore import along, explore, survey
+from hardwood.tree._explore import explore
+from hardwood.tree._masses import along
 from hardwood.tree._nodes import BLOCK
 from hardwood.tree._numeric import decode, dot, jit
 from hardwood.tree._numeric import unit as to_unit
 from hardwood.tree._select import top
+from hardwood.tree._survey import survey
 from hardwood.tree._tiles import group_products, leaf_products
 
 OUTLYING = np.float32(3.0)

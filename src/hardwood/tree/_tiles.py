@@ -52,21 +52,6 @@ def products(units, who, at, m, rows, index, first, n, out):  # type: ignore[no-
 
 
 @jit
-def target_products(rows, start, n, units, opened, who, at, out):  # type: ignore[no-untyped-def]
-    """``out[at[o] + i] = units[who[o]] · rows[start + i]`` for the openings ``o`` in ``opened`` and ``i < n``."""
-    m = opened.shape[0]
-    for t in range(0, m, QUERIES):
-        o0, o1 = opened[t], opened[min(t + 1, m - 1)]
-        o2, o3 = opened[min(t + 2, m - 1)], opened[min(t + 3, m - 1)]
-        q0, q1, q2, q3, p0, p1, p2, p3 = who[o0], who[o1], who[o2], who[o3], at[o0], at[o1], at[o2], at[o3]
-        for i in range(0, n, ROWS):
-            j = min(i + 1, n - 1)
-            s = tile(units, q0, q1, q2, q3, rows, start + i, start + j)
-            out[p0 + i], out[p1 + i], out[p2 + i], out[p3 + i] = s[0], s[1], s[2], s[3]
-            out[p0 + j], out[p1 + j], out[p2 + j], out[p3 + j] = s[4], s[5], s[6], s[7]
-
-
-@jit
 def group_products(nodes: Nodes, units):  # type: ignore[no-untyped-def]
     """``(Q, G)``: every query with every group's mean."""
     Q, G = units.shape[0], nodes.group_mean.shape[0]

@@ -1,0 +1,210 @@
+"""What a block of queries sees of the tree before it opens anything: groups, leaves, and which of them to open."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from hardwood.tree._masses import along, columns_of, leaf_dots, span
+from hardwood.tree._nodes import Nodes
+from hardwood.tree._numeric import jit, widest
+from hardwood.tree._numeric import unit as to_unit
+from hardwood.tree._select import top
+from hardwood.tree._tiles import group_products, leaf_products
+
+SHARED = 1.0
+"""From so many openings a leaf on, over a block of queries, heads are made together (`shared_heads`)."""
+
+MOST_SHARED = 4 * 2**20
+"""Unless they are more numbers than this: what a block keeps must stay small, however many leaves are opened."""
+
+
+class Block(NamedTuple):
+    """Queries that are looked at together, ``Q`` of them: their products with the means of groups and leaves.
+
+    ``unit`` (Q, d) and ``bx`` (Q,) are ``x / ‖x‖`` and ``β‖x‖``; ``share`` (Q, 2) of the pooled covariances along the
+    query, leaves' and groups'. ``order`` (Q, G) has the ``inside[q]`` groups that query q looks into first, then the
+    others, ``live`` in all; ``group_log``, ``group_low`` and ``group_high`` (Q, G) their estimated log masses and
+    bounds.
+    ``leaf_dot`` (Q, S): the products of the leaves of the groups looked into, in that order. ``heads``: the products of
+    query q with the targets in the leaves that it will open, from ``head_at[q]`` on, if they were made together; else
+    both are empty.
+    """
+
+    unit: np.ndarray
+    bx: np.ndarray
+    share: np.ndarray
+    group_log: np.ndarray
+    group_low: np.ndarray
+    group_high: np.ndarray
+    order: np.ndarray
+    inside: np.ndarray
+    live: int
+    leaf_dot: np.ndarray
+    heads: np.ndarray
+    head_at: np.ndarray
+
+
+@jit
+def survey(nodes: Nodes, queries, scale, groups, probes, ex_offsets, ex_rows, gamma, begin, end):  # type: ignore[no-untyped-def]
+    """The `Block` of queries ``begin <= b < end``: each looks into the ``groups`` groups of largest estimated mass
+    and those that hold an excluded row, and will open ``probes`` leaves."""
+    Q, G = end - begin, nodes.group_count.shape[0]
+    unit, bx, share = np.empty((Q, queries.shape[1]), np.float32), np.empty(Q), np.empty((Q, 2))
+    for q in range(Q):
+        bx[q] = scale * to_unit(queries[begin + q], unit[q])
+        share[q, 0] = along(unit[q], nodes.leaf_shape, nodes.evenly[0])
+        share[q, 1] = along(unit[q], nodes.group_shape, nodes.evenly[1])
+    group_dot = group_products(nodes, unit)
+    group_log, group_low, group_high = np.empty((Q, G)), np.empty((Q, G)), np.empty((Q, G))
+    order, inside = np.empty((Q, G), np.int64), np.empty(Q, np.int64)
+    living, chosen, logs, live = np.empty(G, np.int64), np.empty(G, np.int64), np.empty(G), 0
+    for g in range(G):
+        if nodes.group_count[g] > 0:
+            living[live] = g
+            live += 1
+    stats = np.empty((4, G))
+    columns_of(nodes.group_stats, np.arange(G), 0, G, stats, 0)
+    forced = np.empty(widest(ex_offsets[begin + 1 : end + 1] - ex_offsets[begin:end]), np.int64)
+    for q in range(Q):
+        span(
+            stats, group_dot[q], G, bx[q], share[q, 1], gamma, group_log[q], group_low[q], group_high[q], True
+        )  # fmt: skip
+        mine, n = order[q], min(groups, live)
+        for i in range(live):
+            logs[i] = group_log[q, living[i]]
+        top(logs, live, n, chosen)
+        first, rest = 0, n  # the chosen come first; both they and the others ascend
+        for i in range(live):
+            if first < n and chosen[first] == i:
+                mine[first] = living[i]
+                first += 1
+            else:
+                mine[rest] = living[i]
+                rest += 1
+        hidden = forced_leaves(nodes, ex_rows[ex_offsets[begin + q] : ex_offsets[begin + q + 1]], forced)
+        for f in range(hidden):
+            for t in range(n, live):
+                if mine[t] == nodes.leaf_group[forced[f]]:
+                    mine[t], mine[n] = mine[n], mine[t]
+                    n += 1
+                    break
+        inside[q] = n
+    leaf_dot = leaf_products(nodes, unit, order, inside)
+    heads, head_at = np.empty(0, np.float32), np.empty(0, np.int64)
+    block = Block(
+        unit, bx, share, group_log, group_low, group_high, order, inside, live, leaf_dot, heads, head_at
+    )  # fmt: skip
+    if not shares_leaves(nodes, Q, probes):
+        return block
+    heads, head_at = shared_heads(nodes, block, probes, ex_offsets[begin : end + 1], ex_rows)
+    return Block(unit, bx, share, group_log, group_low, group_high, order, inside, live, leaf_dot, heads, head_at)
+
+
+@jit
+def shares_leaves(nodes, queries, probes):  # type: ignore[no-untyped-def]
+    """Whether so many queries, which open ``probes`` leaves each, make their heads together. These are the same, to
+    the bit, if each makes its own."""
+    L = nodes.leaf_count.shape[0]
+    opened = queries * min(probes, L)
+    return opened >= SHARED * L and opened * (nodes.group_count.sum() / L) <= MOST_SHARED
+
+
+@jit
+def shared_heads(nodes, block, probes, ex_offsets, ex_rows):  # type: ignore[no-untyped-def]
+    """``heads`` and ``head_at`` of the block. Leaf by leaf over all its queries, so that a leaf that several of them
+    open comes from memory once."""
+    Q, leaf_count, L = block.bx.shape[0], nodes.leaf_count, nodes.leaf_count.shape[0]
+    room = 0
+    for q in range(Q):
+        room += min(max(probes, ex_offsets[q + 1] - ex_offsets[q]), L)
+    # Every opening: of which leaf, by which query, and where its products go.
+    leaf_of, who, at = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.int64)
+    head_at, begins, openings, total = np.empty(Q, np.int64), np.zeros(L + 1, np.int64), 0, 0
+    for q in range(Q):
+        head_at[q] = total
+        node, middle, _, _, seen = view(nodes, block, q, 0.0, False)
+        pick = most_massive(nodes, node, middle, seen, probes, ex_rows[ex_offsets[q] : ex_offsets[q + 1]])
+        for i in range(pick.shape[0]):
+            leaf = node[pick[i]]
+            leaf_of[openings], who[openings], at[openings] = leaf, q, total
+            openings += 1
+            total += leaf_count[leaf]
+            begins[leaf + 1] += 1
+    for leaf in range(L):
+        begins[leaf + 1] += begins[leaf]
+    by_leaf = np.empty(openings, np.int64)
+    for i in range(openings):
+        by_leaf[begins[leaf_of[i]]] = i
+        begins[leaf_of[i]] += 1
+    heads = np.empty(total, np.float32)
+    for t in range(openings):
+        i = by_leaf[t]
+        leaf = leaf_of[i]
+        # Not by tiles of queries, which would add up in another order than for a query alone: and since memory is what
+        # is waited for, they took 98 % of the time.
+        leaf_dots(nodes.rows, nodes.leaf_start[leaf], leaf_count[leaf], block.unit[who[i]], heads[at[i] :])
+    return heads, head_at
+
+
+@jit
+def view(nodes: Nodes, block: Block, q, gamma, certify):  # type: ignore[no-untyped-def]
+    """The nodes in view of query ``q``: all leaves of the groups that it looks into, ``seen`` of them, then the other
+    groups. Returns ``node``, their estimated log masses and bounds (not filled in without ``certify``), and ``seen``.
+    """
+    # Arrays by name once: a view or a field taken inside a loop counts references, atomically, beside other
+    # threads.
+    order, leaf_stats = block.order[q], nodes.leaf_stats
+    offsets, leaves = nodes.group_offsets, nodes.group_leaves
+    groups, live = block.inside[q], block.live
+    seen = 0
+    for t in range(groups):
+        seen += offsets[order[t] + 1] - offsets[order[t]]
+    n_tail = seen + live - groups
+    node, middle, low, high = np.empty(n_tail, np.int64), np.empty(n_tail), np.empty(n_tail), np.empty(n_tail)
+    stats, at = np.empty((4, seen)), 0
+    for t in range(groups):
+        begin = offsets[order[t]]
+        n = offsets[order[t] + 1] - begin
+        node[at : at + n] = leaves[begin : begin + n]
+        columns_of(leaf_stats, leaves, begin, n, stats, at)
+        at += n
+    span(stats, block.leaf_dot[q], seen, block.bx[q], block.share[q, 0], gamma, middle, low, high, certify)
+    group_log, group_low, group_high = block.group_log[q], block.group_low[q], block.group_high[q]
+    for t in range(groups, live):
+        g = order[t]
+        node[at], middle[at], low[at], high[at] = ~g, group_log[g], group_low[g], group_high[g]
+        at += 1
+    return node, middle, low, high, seen
+
+
+@jit
+def most_massive(nodes, node, middle, seen, probes, excluded):  # type: ignore[no-untyped-def]
+    """The places, ascending, of the ``probes`` leaves with the largest estimated mass among ``node[:seen]``; those that
+    hold an excluded row come first, and their ``middle`` is infinite then."""
+    forced = np.empty(excluded.shape[0], np.int64)
+    n_forced = forced_leaves(nodes, excluded, forced)
+    for f in range(n_forced):
+        for i in range(seen):
+            if node[i] == forced[f]:
+                middle[i] = np.inf
+                break
+    pick = np.empty(min(max(probes, n_forced), seen), np.int64)
+    top(middle, seen, pick.shape[0], pick)
+    return pick
+
+
+@jit
+def forced_leaves(nodes, excluded, out):  # type: ignore[no-untyped-def]
+    """The leaves that hold excluded rows, each once, into ``out``; returns how many."""
+    n = 0
+    for e in range(excluded.shape[0]):
+        leaf = np.int64(nodes.row_leaf[excluded[e]])
+        known = False
+        for f in range(n):
+            known = known or out[f] == leaf
+        if not known:
+            out[n] = leaf
+            n += 1
+    return n

@@ -63,9 +63,9 @@ VARIANTS: dict[str, Variant] = {
     "dynamic, rebuild": Variant("dynamic", {"rebuild_when": 0.25}),
     "dynamic, 32 probes": Variant("dynamic", {"probes": 32}),
     "dynamic, 32 probes, rebuild": Variant("dynamic", {"probes": 32, "rebuild_when": 0.25}),
-    "dynamic, sparser": Variant("dynamic", {"refresh_growth": 0.2}),
-    "dynamic, sparser, 256 landmarks": Variant("dynamic", {"refresh_growth": 0.2, "landmarks": 256}),
-    "dynamic, sparser, 64 probes": Variant("dynamic", {"refresh_growth": 0.2, "landmarks": 256, "probes": 64}),
+    "dynamic, denser": Variant("dynamic", {"refresh_growth": 0.1}),  # the default of less than 100,000 targets
+    "dynamic, 256 landmarks": Variant("dynamic", {"landmarks": 256}),
+    "dynamic, 256 landmarks, 64 probes": Variant("dynamic", {"landmarks": 256, "probes": 64}),
     "dynamic, write-back only": Variant("dynamic", {"refresh_when": None}),
     "dynamic, no write-back": Variant("dynamic", {"write_back": False}),
     "dynamic, stale drift": Variant("dynamic", {"drift": "stale"}),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hardwood._ragged import RaggedRows
 from hardwood.errors import DataError
-from hardwood.negatives import Cost, Draw, Request, make_source
+from hardwood.negatives import Cost, Draw, Request, dynamic, make_source
 from hardwood.negatives._fits import DriftFits
 from hardwood.negatives._motion import TrueEncodings
 from hardwood.negatives._staleness import Staleness, measure_staleness
@@ -192,6 +192,16 @@ def test_refreshes_by_need_are_a_tenth_of_the_run_apart() -> None:
             due, last = due + 1, step
     assert due < (steps - 1) // 10
     assert found == NUM_TARGETS + due * 60
+
+
+def test_refreshes_by_need_are_rarer_of_many_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = run(steps=200, refresh_when=1e-9)[0].cost.targets_reencoded
+    asked = run(steps=200, refresh_when=1e-9, refresh_growth=0.2)[0].cost.targets_reencoded
+    monkeypatch.setattr(dynamic, "_MANY", NUM_TARGETS)
+    many = run(steps=200, refresh_when=1e-9)[0].cost.targets_reencoded
+    assert many == asked < few
+    with pytest.raises(ValueError, match="refresh_growth is a share of the steps so far"):
+        make_source("dynamic", refresh_growth=-1.0)
 
 
 def test_what_predictions_no_longer_hold_is_encoded_anew() -> None:

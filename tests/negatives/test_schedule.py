@@ -33,8 +33,6 @@ def test_a_rebuild_waits_as_many_steps_as_there_were_before() -> None:
     made.observe(FAR)
     for each in (made, resumed(made, rebuild_when=0.2)):
         assert [each.rebuild_is_due(step) for step in (44, 45)] == [False, True]
-    made.forget()
-    assert not made.rebuild_is_due(45)
     assert not schedule().rebuild_is_due(100)
 
 

@@ -44,10 +44,6 @@ class RefreshSchedule:
             raise ValueError(f"refresh_growth is a share of the steps so far, 0 or more, such as 0.1, got {growth}")
         self._every, self._when, self._spacing, self._rebuild_when = every, when, spacing, rebuild_when
         self._growth = growth
-        self.forget()
-
-    def forget(self) -> None:
-        """Begin a run."""
         self.staleness = Staleness()
         self._first_build = self._last_build = self._last_refresh = -1
         self._measures = 0

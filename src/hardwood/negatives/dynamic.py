@@ -30,6 +30,9 @@ _INDEX_FOLDER = "index"
 _SEARCHED = 64
 """Best targets of a query among which the margin filter looks for false negatives before the draw."""
 
+_MANY = 100_000
+"""Targets from which on refreshes by need are rarer, unless their spacing is given."""
+
 _SETTINGS = (
     "start_step",
     "refresh_every",
@@ -76,7 +79,8 @@ class DynamicNegatives(NegativeSource):
         refresh_when: refresh when the running cosine error of stored encodings passes this; ``None``: no refresh by
             need (and with ``refresh_every`` ``None`` too, none at all).
         refresh_spacing: optimiser steps at least between two refreshes by need;
-        refresh_growth: and this share of the steps since ``start_step``.
+        refresh_growth: and this share of the steps since ``start_step``. ``None``: 0.1; from 100,000 targets on 0.2,
+            since predicting so many takes as long as many steps.
         rebuild_when: encode the corpus anew, instead of a refresh, when the running cosine error passes this in spite
             of all refreshes; at the earliest after as many steps as there were before the last encoding, so that a
             run of any length has few of them. ``None``: never. 0.25 halves the error where an encoder is trained from
@@ -110,7 +114,7 @@ class DynamicNegatives(NegativeSource):
         refresh_every: int | None = None,
         refresh_when: float | None = 0.02,
         refresh_spacing: int = 10,
-        refresh_growth: float = 0.1,
+        refresh_growth: float | None = None,
         rebuild_when: float | None = None,
         landmarks: int = 512,
         reencode: int = 0,
@@ -156,18 +160,12 @@ class DynamicNegatives(NegativeSource):
         self._is_lost = False  # the last build failed, with what was there before given up
         self._excluded = RaggedRows.empty(0)
         self._has_targets = torch.zeros(0, dtype=torch.bool)
-        self._schedule = RefreshSchedule(
-            every=refresh_every,
-            when=refresh_when,
-            spacing=refresh_spacing,
-            growth=refresh_growth,
-            rebuild_when=rebuild_when,
-        )
+        self._schedule = self._new_schedule(num_targets=0)
 
     def attach(self, targets: Targets, cost: Cost) -> None:
         super().attach(targets, cost)
         self._forget()
-        self._schedule.forget()
+        self._schedule = self._new_schedule(targets.num_targets)
 
     def warm_up(self) -> None:
         """Compile the tree's kernels, or load them: half a minute the first time on a machine."""
@@ -253,8 +251,7 @@ class DynamicNegatives(NegativeSource):
             self._moving.wait()
 
     def save_state(self, folder: Path) -> None:
-        moving = self._moving
-        if moving is not None:
+        if (moving := self._moving) is not None:
             moving.complete()
         if self._is_lost or not (moving is None or moving.is_whole):
             raise RuntimeError(
@@ -300,6 +297,16 @@ class DynamicNegatives(NegativeSource):
         moving.fits.load_state_dict(drift)
         self._schedule.load_state_dict(state)
         self._moving = moving
+
+    def _new_schedule(self, num_targets: int) -> RefreshSchedule:
+        growth = (0.1 if num_targets < _MANY else 0.2) if self.refresh_growth is None else self.refresh_growth
+        return RefreshSchedule(
+            every=self.refresh_every,
+            when=self.refresh_when,
+            spacing=self.refresh_spacing,
+            growth=growth,
+            rebuild_when=self.rebuild_when,
+        )
 
     def _forget(self) -> None:
         if self._moving is not None:

@@ -66,6 +66,10 @@ VARIANTS: dict[str, Variant] = {
     "dynamic, denser": Variant("dynamic", {"refresh_growth": 0.1}),  # the default of less than 100,000 targets
     "dynamic, 256 landmarks": Variant("dynamic", {"landmarks": 256}),
     "dynamic, 256 landmarks, 64 probes": Variant("dynamic", {"landmarks": 256, "probes": 64}),
+    "dynamic, 1024 re-encoded, none predicted": Variant("dynamic", {"reencode": 1024, "drift": "stale"}),
+    "dynamic, 8192 re-encoded, none predicted": Variant("dynamic", {"reencode": 8192, "drift": "stale"}),
+    "dynamic, 16384 re-encoded, none predicted": Variant("dynamic", {"reencode": 16384, "drift": "stale"}),
+    "dynamic, 16384 re-encoded": Variant("dynamic", {"reencode": 16384}),
     "dynamic, write-back only": Variant("dynamic", {"refresh_when": None}),
     "dynamic, no write-back": Variant("dynamic", {"write_back": False}),
     "dynamic, stale drift": Variant("dynamic", {"drift": "stale"}),

@@ -194,6 +194,29 @@ def test_refreshes_by_need_are_a_tenth_of_the_run_apart() -> None:
     assert found == NUM_TARGETS + due * 60
 
 
+def test_predictions_that_cannot_be_trusted_are_not_made() -> None:
+    old = unit(torch.randn(200, DIMENSION, generator=torch.Generator().manual_seed(0))).numpy()
+    anywhere = unit(torch.randn(200, DIMENSION, generator=torch.Generator().manual_seed(1))).numpy()
+    fits = DriftFits("nystrom", predict_below=0.25)
+    fits.begin_refresh(old)
+    assert fits(old, anywhere) is None
+    predict = fits(old, old + np.float32(0.01))
+    assert predict is not None
+    np.testing.assert_allclose(predict(old), old, atol=0.1)
+    always = DriftFits("nystrom")
+    always.begin_refresh(old)
+    assert always(old, anywhere) is not None
+    with pytest.raises(ValueError, match="predict_below is a cosine error above 0"):
+        make_source("dynamic", predict_below=0.0)
+
+
+def test_a_refresh_without_predictions_leaves_all_others_where_they_are() -> None:
+    never = run(steps=11, refresh_every=10, write_back=False, predict_below=1e-9)
+    stale = run(steps=11, refresh_every=10, write_back=False, drift="stale")
+    assert never[1] == pytest.approx(stale[1], rel=1e-6)
+    assert never[0].cost.targets_reencoded == NUM_TARGETS + 60
+
+
 def test_refreshes_by_need_are_rarer_of_many_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     few = run(steps=200, refresh_when=1e-9)[0].cost.targets_reencoded
     asked = run(steps=200, refresh_when=1e-9, refresh_growth=0.2)[0].cost.targets_reencoded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,14 +29,17 @@ class DriftFits:
 
     Args:
         name: of the drift model (`hardwood.drift.DRIFT_MODELS`).
+        predict_below: predictions whose cosine error on landmarks that were left out is above this are not made;
+            ``None``: all are.
         device: where to predict: on an accelerator all encodings pass through it, a block at a time. Fits are made on
             the CPU.
     """
 
-    def __init__(self, name: str, device: torch.device | None = None) -> None:
+    def __init__(self, name: str, predict_below: float | None = None, device: torch.device | None = None) -> None:
         from hardwood.drift import CorrectorDrift
 
         self._name = name
+        self._predict_below = predict_below
         self._device = device or torch.device("cpu")
         self._stream: torch.cuda.Stream | None = None
         self._options: dict[str, float] = {}
@@ -57,8 +60,9 @@ class DriftFits:
         """A refresh begins; ``first`` ``(m, d)`` are the landmarks' encodings of the first period."""
         self._first, self._options = first, {}
 
-    def __call__(self, old: Floats, new: Floats) -> Any:
-        """A function that predicts others, from landmarks' encodings at a period's beginning and now.
+    def __call__(self, old: Floats, new: Floats) -> Callable[[Floats], Floats] | None:
+        """A function that predicts others, from landmarks' encodings at a period's beginning and now; ``None`` where
+        what it would predict is too far off.
 
         What a model chooses on held-out landmarks costs several times the fit itself. The landmarks are the same in
         each period, and so is where they ended: the choice made for the first one fitted, the longest motion, serves
@@ -71,7 +75,16 @@ class DriftFits:
         model = make_drift(self._name, **self._options).fit(old, new)
         if isinstance(model, NystromDrift):
             self._options = model.chosen
-        return self._predicting(model)
+        return self._predicting(model) if self._can_be_trusted(old, new) else None
+
+    def _can_be_trusted(self, old: Floats, new: Floats) -> bool:
+        """Whether half of the landmarks say well enough where the others are."""
+        from hardwood.drift import make_drift
+
+        if self._predict_below is None or len(old) < 2:
+            return True
+        half = make_drift(self._name, **self._options).fit(old[::2], new[::2])
+        return half.error(old[1::2], new[1::2]).cosine <= self._predict_below
 
     def _predicting(self, model: DriftModel) -> Callable[[Floats], Floats]:
         if self._device.type != "cuda":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -67,15 +66,17 @@ class TrueEncodings:
 
     def predictions(
         self,
-        fit: Callable[[Floats, Floats], Callable[[Floats], Any]],
+        fit: Callable[[Floats, Floats], Callable[[Floats], Floats] | None],
         begin: int = 0,
         end: int | None = None,
         block: int = 65_536,
     ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
-        """Where targets are now: ``(rows (b,), encodings (b, d))`` in blocks that cover ``begin:end`` once.
+        """Where targets are now: ``(rows (b,), encodings (b, d))`` in blocks that cover ``begin:end`` once, but for
+        those of whom nothing can be said.
 
         Args:
-            fit: given landmarks' encodings at a period's beginning and now, the function that predicts others.
+            fit: given landmarks' encodings at a period's beginning and now, the function that predicts others, or
+                ``None`` if it can't.
             begin: the first row.
             end: the row after the last; ``None``: all to the end.
             block: targets at a time.
@@ -85,11 +86,12 @@ class TrueEncodings:
             members = begin + np.flatnonzero(self.period[begin:end] == period)
             if not len(members):
                 continue
-            predict = None if period == now else fit(old, self.history[now])
+            predict = _as_known if period == now else fit(old, self.history[now])
+            if predict is None:
+                continue
             for start in range(0, len(members), block):
                 rows = members[start : start + block]
-                known = self.read(rows)
-                yield rows, known if predict is None else np.asarray(predict(known), dtype=np.float32)
+                yield rows, predict(self.read(rows))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Everything, as tensors for a checkpoint."""
@@ -140,3 +142,7 @@ class TrueEncodings:
         leaving = 1 + int(np.argmin(sizes))
         self.period[self.period >= leaving] -= 1  # its own targets, and those of later periods
         del self.history[leaving]
+
+
+def _as_known(encodings: Floats) -> Floats:
+    return encodings

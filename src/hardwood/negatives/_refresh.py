@@ -26,7 +26,7 @@ class Refresh:
         targets = true.shape[0]
         self._edges = [targets * share // shares for share in range(shares + 1)]
         self._next = 0
-        self._fitted: dict[int, Callable[[Floats], Any]] = {}
+        self._fitted: dict[int, Callable[[Floats], Floats] | None] = {}
 
     @property
     def is_done(self) -> bool:
@@ -47,7 +47,7 @@ class Refresh:
         if self.is_done and self._repair:
             self._index.repair()
 
-    def _fit(self, old: Floats, new: Floats) -> Callable[[Floats], Any]:
+    def _fit(self, old: Floats, new: Floats) -> Callable[[Floats], Floats] | None:
         """Each period's model is fitted once for all shares; its encodings, which the history keeps, name it."""
         if id(old) not in self._fitted:
             self._fitted[id(old)] = self._fits(old, new)

@@ -14,6 +14,7 @@ from hardwood import losses
 from hardwood._ragged import RaggedRows
 from hardwood.errors import DataError
 from hardwood.negatives._draws import NO_TARGET, Draw, Request, Targets
+from hardwood.negatives._exclusions import exclusions
 from hardwood.negatives._fits import DriftFits
 from hardwood.negatives._landmarks import oldest, spread_over
 from hardwood.negatives._motion import TRUE_DTYPES, TrueEncodings
@@ -27,9 +28,6 @@ from hardwood.negatives.cost import Cost
 from hardwood.negatives.indexed import masked_log_proposal
 
 _INDEX_FOLDER = "index"
-_SEARCHED = 64
-"""Best targets of a query among which the margin filter looks for false negatives before the draw."""
-
 _MANY = 100_000
 """Targets from which on refreshes by need are rarer, unless their spacing is given."""
 
@@ -43,6 +41,7 @@ _SETTINGS = (
     "landmarks",
     "reencode",
     "drift",
+    "predict_below",
     "write_back",
     "repair",
     "probes",
@@ -88,6 +87,9 @@ class DynamicNegatives(NegativeSource):
         landmarks: targets encoded in a refresh, spread evenly over the tree's leaves.
         reencode: further targets encoded in a refresh: those whose true encodings are the oldest.
         drift: name of a drift model (`hardwood.drift.DRIFT_MODELS`); ``"stale"`` predicts no motion.
+        predict_below: a refresh predicts nothing from landmarks half of which are told by the others with a mean cosine
+            error above this: so wrong a prediction is no better for training than the last true encoding, and costs
+            time (docs/training.md). ``None``: it always predicts.
         write_back: whether fresh encodings are written into the tree.
         repair: whether a refresh repairs the tree.
         probes: leaves opened for each query. More than `TargetIndex` takes by default: of 200,000 targets MRR@10
@@ -119,6 +121,7 @@ class DynamicNegatives(NegativeSource):
         landmarks: int = 512,
         reencode: int = 0,
         drift: str = "nystrom",
+        predict_below: float | None = 0.25,
         write_back: bool = True,
         repair: bool = True,
         probes: int = 128,
@@ -139,6 +142,8 @@ class DynamicNegatives(NegativeSource):
             if dtype not in TRUE_DTYPES:
                 raise ValueError(f"{option} must be one of {', '.join(TRUE_DTYPES)}, got {dtype!r}")
         _check_drift(drift)
+        if predict_below is not None and not predict_below > 0:
+            raise ValueError(f"predict_below is a cosine error above 0, such as 0.25, got {predict_below}")
         self.refresh_every = refresh_every
         self.refresh_when = refresh_when
         self.refresh_spacing = refresh_spacing
@@ -147,6 +152,7 @@ class DynamicNegatives(NegativeSource):
         self.landmarks = landmarks
         self.reencode = reencode
         self.drift = drift
+        self.predict_below = predict_below
         self.write_back = write_back
         self.repair = repair
         self.probes = probes
@@ -197,7 +203,7 @@ class DynamicNegatives(NegativeSource):
     def sample(self, request: Request) -> Draw:
         self.finish()
         with self.cost.timed("sample"):
-            self._excluded, self._has_targets = self._exclusions(request)
+            self._excluded, self._has_targets = exclusions(self._built(), request, self.probes)
             drawn = self._built().sample(
                 request.queries.cpu(),
                 request.num_negatives,
@@ -316,27 +322,6 @@ class DynamicNegatives(NegativeSource):
     def settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _SETTINGS}
 
-    def _exclusions(self, request: Request) -> tuple[RaggedRows, Tensor]:
-        """What each query must not be given, and which queries ``(B,)`` may be given anything at all.
-
-        Beside the request's own exclusions these are the targets above the ceiling: found by search and excluded, so
-        that ``q`` is renormalised for them. What the search misses can still be drawn; the loss drops it by its fresh
-        score.
-        """
-        exclude = request.exclude
-        if request.ceiling is not None:
-            hits = self._built().search(request.queries.cpu(), _SEARCHED, probes=self.probes)
-            above = (hits.ids >= 0) & (hits.scores > request.ceiling.cpu()[:, None])
-            queries, places = above.nonzero(as_tuple=True)
-            rows = np.concatenate([exclude.row_ids(), queries.numpy()])
-            values = np.concatenate([exclude.values, hits.ids[queries, places].numpy()])
-            exclude = RaggedRows.from_pairs(rows, values, len(exclude))
-        has_targets = exclude.counts < self._attached().num_targets
-        if not has_targets.all():  # the tree refuses to draw for these: let it draw anything, and drop it
-            kept = has_targets[exclude.row_ids()]
-            exclude = RaggedRows.from_pairs(exclude.row_ids()[kept], exclude.values[kept], len(exclude))
-        return exclude, torch.from_numpy(has_targets)
-
     def _build(self, folder: str | None = None) -> MovingIndex:
         """Encode the corpus, or read its encodings of this step, and make tree and true encodings of them."""
         targets = self._attached()
@@ -353,7 +338,8 @@ class DynamicNegatives(NegativeSource):
         """Both, kept together."""
         device = self._attached().device
         overlap = device.type != "cpu" if self.overlap is None else self.overlap
-        return MovingIndex(index, true, DriftFits(self.drift, device), self.cost, repair=self.repair, overlap=overlap)
+        fits = DriftFits(self.drift, self.predict_below, device)
+        return MovingIndex(index, true, fits, self.cost, repair=self.repair, overlap=overlap)
 
     def _refresh(self, moving: MovingIndex, step: int) -> None:
         """Encode the landmarks and the oldest; what all others have become is predicted from these."""

@@ -61,11 +61,16 @@ VARIANTS: dict[str, Variant] = {
     "cache": Variant("cache"),
     "dynamic": Variant("dynamic"),
     "dynamic, rebuild": Variant("dynamic", {"rebuild_when": 0.25}),
-    "dynamic, 32 probes": Variant("dynamic", {"probes": 32}),
-    "dynamic, 32 probes, rebuild": Variant("dynamic", {"probes": 32, "rebuild_when": 0.25}),
-    "dynamic, denser": Variant("dynamic", {"refresh_growth": 0.1}),  # the default of less than 100,000 targets
-    "dynamic, 256 landmarks": Variant("dynamic", {"landmarks": 256}),
-    "dynamic, 256 landmarks, 64 probes": Variant("dynamic", {"landmarks": 256, "probes": 64}),
+    "dynamic, predicting": Variant("dynamic", {"predict_below": None}),  # whatever the predictions are worth
+    "dynamic, predicting, denser": Variant("dynamic", {"predict_below": None, "refresh_growth": 0.1}),
+    "dynamic, predicting, 256 landmarks": Variant("dynamic", {"predict_below": None, "landmarks": 256}),
+    "dynamic, 32 probes": Variant("dynamic", {"predict_below": None, "refresh_growth": 0.1, "probes": 32}),
+    "dynamic, 32 probes, rebuild": Variant(
+        "dynamic", {"predict_below": None, "refresh_growth": 0.1, "probes": 32, "rebuild_when": 0.25}
+    ),
+    "dynamic, predicting, 64 probes": Variant("dynamic", {"predict_below": None, "landmarks": 256, "probes": 64}),
+    "dynamic, predicting, no write-back": Variant("dynamic", {"predict_below": None, "write_back": False}),
+    "dynamic, predicting, no repair": Variant("dynamic", {"predict_below": None, "repair": False}),
     "dynamic, 1024 re-encoded, none predicted": Variant("dynamic", {"reencode": 1024, "drift": "stale"}),
     "dynamic, 8192 re-encoded, none predicted": Variant("dynamic", {"reencode": 8192, "drift": "stale"}),
     "dynamic, 16384 re-encoded, none predicted": Variant("dynamic", {"reencode": 16384, "drift": "stale"}),

@@ -362,6 +362,7 @@ class DynamicNegatives(NegativeSource):
 
     def stored_vectors(self, ids: Tensor) -> Tensor:
         """What the tree holds now for rows of the corpus ``ids`` ``(m,)``: ``(m, d)`` float32, on the CPU."""
+        self.finish()
         return torch.from_numpy(self._built().vectors(ids.cpu().numpy()))
 
     def _true_log_proposal(self, request: Request) -> Tensor:

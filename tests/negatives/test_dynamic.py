@@ -156,10 +156,10 @@ def test_the_corrector_learns_between_refreshes() -> None:
     # Two landmarks are too few to learn from: what is predicted of the first period was learnt online.
     old, new = np.eye(12, dtype=np.float32)[:2], np.eye(12, dtype=np.float32)[1:3]
     for each in (fits, resumed):
-        each.begin_refresh(old)
-        assert not np.array_equal(each(old, new)(old), old)
-        assert np.array_equal(each(old.copy(), new)(old), old)
-    assert np.array_equal(fits(old, new)(old), resumed(old, new)(old))
+        each.begin_refresh()
+        assert not np.array_equal(each([old, old, new], 0)(old), old)
+        assert np.array_equal(each([old, old, new], 1)(old), old)
+    assert np.array_equal(fits([old, new], 0)(old), resumed([old, new], 0)(old))
     assert DriftFits("nystrom").state_dict() == {}
     assert not DriftFits("nystrom").learns_online
 
@@ -197,15 +197,18 @@ def test_refreshes_by_need_are_a_tenth_of_the_run_apart() -> None:
 def test_predictions_that_cannot_be_trusted_are_not_made() -> None:
     old = unit(torch.randn(200, DIMENSION, generator=torch.Generator().manual_seed(0))).numpy()
     anywhere = unit(torch.randn(200, DIMENSION, generator=torch.Generator().manual_seed(1))).numpy()
-    fits = DriftFits("nystrom", predict_below=0.25)
-    fits.begin_refresh(old)
-    assert fits(old, anywhere) is None
-    predict = fits(old, old + np.float32(0.01))
-    assert predict is not None
-    np.testing.assert_allclose(predict(old), old, atol=0.1)
-    always = DriftFits("nystrom")
-    always.begin_refresh(old)
-    assert always(old, anywhere) is not None
+    near = old + np.float32(0.01)
+    for name in ("linear", "nystrom", "corrector"):
+        fits = DriftFits(name, predict_below=0.25)
+        for period in (0, 1):
+            fits.begin_refresh()
+            assert fits([old, old, anywhere], period) is None
+            fits.begin_refresh()
+            predict = fits([old, old, near], period)
+            assert predict is not None
+            np.testing.assert_allclose(predict(old), old, atol=0.1)
+            always = DriftFits(name)
+            assert always([old, old, anywhere], period) is not None
     with pytest.raises(ValueError, match="predict_below is a cosine error above 0"):
         make_source("dynamic", predict_below=0.0)
 
@@ -249,11 +252,18 @@ def test_a_rebuild_that_fails_leaves_nothing_to_be_saved(tmp_path: Path, monkeyp
     def fail(rows: Tensor | None = None) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(corpus.targets, "encode", fail)
-    with pytest.raises(MemoryError):
-        source.begin_step(10)
-    with pytest.raises(RuntimeError, match="failed half-way"):
-        source.save_state(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(corpus.targets, "encode", fail)
+        with pytest.raises(MemoryError):
+            source.begin_step(10)
+        with pytest.raises(RuntimeError, match="failed half-way"):
+            source.save_state(tmp_path)
+    # A later step makes it good, with the encodings of today.
+    source.index = "of another day"
+    source.begin_step(11)
+    source.save_state(tmp_path)
+    stored = source.stored_vectors(torch.arange(NUM_TARGETS))
+    torch.testing.assert_close(stored, corpus.targets.vectors, atol=1e-6, rtol=0)
 
 
 def test_targets_above_the_ceiling_are_excluded_and_q_is_renormalised() -> None:
@@ -315,7 +325,7 @@ def test_true_encodings_keep_every_target_with_its_own_period(data: st.DataObjec
     assert len(state.history) <= 4
     assert state.history[0][0, 0] == 0.0  # the first period stays: most targets are of it
     covered: dict[int, float] = {}
-    for rows, vectors in state.predictions(lambda old, new: lambda known: known, block=7):
+    for rows, vectors in state.predictions(lambda period: lambda known: known, block=7):
         assert not covered.keys() & set(rows.tolist())
         covered |= dict(zip(rows.tolist(), vectors[:, 0].tolist(), strict=True))
     assert covered == last

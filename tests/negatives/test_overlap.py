@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import pickle
+import signal
 import threading
 from collections.abc import Callable
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from hardwood.negatives import Cost, make_source
+from hardwood.negatives import Cost, _moving, make_source
 from hardwood.negatives._beside import Beside
 from hardwood.negatives._schedule import RefreshSchedule
 
@@ -19,6 +24,12 @@ from .conftest import ArrayTargets
 from .test_dynamic import NUM_TARGETS, MovingCorpus, request, run
 
 Draws = list[torch.Tensor]
+
+
+@pytest.fixture(autouse=True)
+def small_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A corpus of a few hundred targets is refreshed in several steps."""
+    monkeypatch.setattr(_moving, "_SMALLEST_SHARE", 1)
 
 
 def begun(corpus: MovingCorpus, **options: Any) -> Any:
@@ -44,7 +55,6 @@ def steps_of(source: Any, corpus: MovingCorpus, steps: range, saved_at: dict[int
 
 
 def stored(source: Any) -> torch.Tensor:
-    source.finish()
     vectors: torch.Tensor = source.stored_vectors(torch.arange(NUM_TARGETS))
     return vectors
 
@@ -95,15 +105,96 @@ def test_it_keeps_the_tree_as_true() -> None:
     assert in_shares[1] < 1.1 * at_once[1]
 
 
-def test_stop_and_resume(tmp_path: Path) -> None:
-    options = {"overlap": True, "refresh_every": 10}
-    at = {23: tmp_path}  # step 20's refresh is under way
+@pytest.mark.parametrize("drift", ["nystrom", "linear", "corrector"])
+@pytest.mark.parametrize("step", [20, 21, 23, 25])
+def test_a_run_resumed_in_mid_refresh_is_one_that_was_never_saved(step: int, drift: str, tmp_path: Path) -> None:
+    options = {"overlap": True, "refresh_every": 10, "drift": drift}
     corpus = MovingCorpus()
-    whole = steps_of(begun(corpus, **options), corpus, range(40), at)
+    unsaved = steps_of(begun(corpus, **options), corpus, range(40))
     corpus = MovingCorpus()
+    saved = begun(corpus, **options)
+    assert same(steps_of(saved, corpus, range(40), {step: tmp_path, 34: tmp_path}), unsaved)
+    corpus = MovingCorpus()
+    first = begun(corpus, **options)
+    steps_of(first, corpus, range(step))
+    first._wait()
+    under_way = first._moving.is_refreshing
+    assert under_way == (20 < step < 25)
+    first.save_state(tmp_path)
+    first.finish()
+    assert not first._moving.is_refreshing
     resumed = begun(corpus, **options)
     resumed.load_state(tmp_path)
-    assert same(steps_of(resumed, corpus, range(23, 40)), whole[23:])
+    assert resumed._moving.is_refreshing == under_way
+    assert same(steps_of(resumed, corpus, range(step, 40)), unsaved[step:])
+
+
+def test_a_refresh_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    corpus = MovingCorpus()
+    source = begun(corpus, overlap=True, refresh_every=10)
+    steps_of(source, corpus, range(12))
+    state, index = source.state_dict(), source._moving.index
+    assert state["refresh"].tolist() == [2, 5]
+    for wrong in ([6, 5], [5, 5], [-1, 5], [0, NUM_TARGETS + 1], [1, 0]):
+        with pytest.raises(ValueError, match="it is damaged"):
+            source._take_up(state | {"refresh": torch.tensor(wrong)}, index)
+
+
+def deep_copy(things: Any) -> Any:
+    return copy.deepcopy(things)
+
+
+def pickled(things: Any) -> Any:
+    return pickle.loads(pickle.dumps(things))  # noqa: S301 - our own
+
+
+@pytest.mark.parametrize("copied", [deep_copy, pickled])
+@pytest.mark.parametrize("drift", ["nystrom", "corrector"])
+def test_a_copy_in_mid_refresh_goes_on_the_same(drift: str, copied: Callable[[Any], Any]) -> None:
+    corpus = MovingCorpus()
+    source = begun(corpus, overlap=True, refresh_every=10, drift=drift)
+    steps_of(source, corpus, range(12))
+    other, its_corpus = copied((source, corpus))
+    assert other._moving.is_refreshing
+    assert same(steps_of(other, its_corpus, range(12, 30)), steps_of(source, corpus, range(12, 30)))
+    assert its_corpus.cost.targets_reencoded == corpus.cost.targets_reencoded
+
+
+def test_micro_batches_of_a_step_do_one_share() -> None:
+    corpus = MovingCorpus()
+    source = begun(corpus, overlap=True, refresh_every=10)
+    steps_of(source, corpus, range(10))
+    source.begin_step(10)
+    for micro_step in range(3):
+        asked = request(corpus, micro_step)
+        rows = asked.positives.unique()
+        source.observe(asked, source.sample(asked), rows, corpus.targets.vectors[rows])
+    assert source.state_dict()["refresh"].tolist() == [1, 5]
+
+
+def test_shares_are_no_smaller_than_what_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    for smallest, shares in ((100, 5), (200, 3), (NUM_TARGETS, 0), (10 * NUM_TARGETS, 0)):
+        monkeypatch.setattr(_moving, "_SMALLEST_SHARE", smallest)
+        corpus = MovingCorpus()
+        source = begun(corpus, overlap=True, refresh_every=10)
+        steps_of(source, corpus, range(10))
+        source.begin_step(10)
+        assert source.state_dict()["refresh"].tolist() == [0, shares]
+
+
+def test_what_is_measured_in_mid_refresh_does_not_call_for_a_rebuild() -> None:
+    """Targets whose share is still to come move on: no reason to encode the corpus anew, since they are seen to."""
+    corpus = MovingCorpus()
+    never = begun(corpus, write_back=False)
+    steps_of(never, corpus, range(41))
+    limit = never.diagnostics()["stale_cosine_error"]
+    corpus = MovingCorpus()
+    source = begun(corpus, overlap=True, refresh_every=40, rebuild_when=limit, refresh_spacing=1, write_back=False)
+    steps_of(source, corpus, range(44))
+    assert source.diagnostics()["stale_cosine_error"] > limit  # logged it is
+    steps_of(source, corpus, range(44, 75))
+    assert corpus.cost.targets_reencoded == NUM_TARGETS + 60
+    assert source.diagnostics()["stale_cosine_error"] < limit
 
 
 def test_an_error_in_the_thread_is_raised_and_nothing_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +216,23 @@ def test_an_error_in_the_thread_is_raised_and_nothing_saved(tmp_path: Path, monk
     source.attach(corpus.targets, Cost())
     source.load_state(tmp_path)
     source.save_state(tmp_path)
+
+
+def test_what_failed_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = MovingCorpus()
+    source = begun(corpus, overlap=True, refresh_every=10)
+    steps_of(source, corpus, range(11))
+    source._wait()
+    monkeypatch.setattr(source._moving.index, "update", lambda *_: 1 / 0)
+    steps_of(source, corpus, range(11, 12))
+    with pytest.raises(ZeroDivisionError):
+        source.save_state(tmp_path)
+    done: list[Any] = []
+    monkeypatch.setattr(source._moving.index, "update", lambda *rows: done.append(rows))
+    with pytest.raises(RuntimeError, match="failed half-way"):
+        source.save_state(tmp_path)
+    assert not done
+    assert not list(tmp_path.iterdir())
 
 
 def test_training_again_does_not_wait_for_the_errors_of_an_earlier_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +289,60 @@ def test_a_refresh_has_half_the_steps_to_the_next(options: dict[str, Any], expec
     made.built(100)
     assert made.shares(150) == expected
     assert made.shares(1100) == (50 if options == {"when": 0.1, "spacing": 10} else expected)
+
+
+def test_what_is_given_may_be_written_over_at_once() -> None:
+    corpus = MovingCorpus()
+    source = begun(corpus, overlap=True)
+    source.begin_step(0)
+    gate = threading.Event()
+    source._moving._beside.start(lambda: [gate.wait(10)][:0])
+    asked, rows = request(corpus, 0), np.arange(5)
+    fresh = np.eye(5, 12, dtype=np.float32)
+    threading.Timer(0.05, gate.set).start()
+    source._moving.learn(rows, fresh, write_back=True)
+    wanted = fresh.copy()
+    fresh[:], rows[:] = 7.0, 9
+    assert torch.equal(source.stored_vectors(torch.arange(5)), torch.from_numpy(wanted))
+    assert source.sample(asked).ids.shape == (8, 6)
+
+
+def test_whoever_is_interrupted_while_waiting_can_wait_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    beside, gate, done = Beside(), threading.Event(), []
+
+    def work() -> None:
+        gate.wait(10)
+        done.append(1)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    beside.start(work)
+    with monkeypatch.context() as patched:
+        patched.setattr(futures, "wait", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            beside.wait()
+    assert beside.is_busy
+    gate.set()
+    beside.wait()
+    assert done == [1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_a_forked_child_has_no_half_done_work_and_a_thread_of_its_own() -> None:
+    beside, gate, done = Beside(), threading.Event(), []
+    beside.start(lambda: [gate.wait(10), done.append(1)][:0])
+    threading.Timer(0.05, gate.set).start()
+    if not (child := os.fork()):
+        signal.alarm(20)  # rather killed than hanging
+        beside.wait()
+        beside.start(lambda: done.append(2))
+        beside.wait()
+        os._exit(0 if done == [1, 2] else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    beside.wait()
+    assert done == [1]
 
 
 def test_beside_does_one_thing_at_a_time() -> None:

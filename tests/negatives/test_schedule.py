@@ -68,3 +68,20 @@ def test_the_running_staleness_begins_anew_with_a_refresh() -> None:
     made.refreshed(5)
     made.observe(FAR)
     assert made.staleness.cosine == 0.5
+
+
+def test_what_is_measured_in_mid_refresh_decides_nothing() -> None:
+    made = schedule(when=0.2, rebuild_when=0.3)
+    made.built(0)
+    made.observe(NEAR)
+    made.refreshed(10)
+    for _ in range(20):
+        made.observe(FAR, is_refreshing=True)
+    assert made.staleness.cosine > 0.4
+    for each in (made, resumed(made, when=0.2, rebuild_when=0.3)):
+        assert not each.refresh_is_due(1000)
+        assert not each.rebuild_is_due(1000)
+        each.observe(NEAR)
+        assert each.staleness == NEAR  # what came before it is void
+        each.observe(FAR)
+        assert each.refresh_is_due(1000)

@@ -99,9 +99,12 @@ class NystromDrift(DriftModel):
 
     def _motion(self, old: Tensor, parameters: Parameters) -> Tensor:
         width, _, square = parameters["chosen"].tolist()
-        points = (old.to(parameters["mean"].dtype) - parameters["mean"]) / square**0.5
-        kernel = _kernel(points, parameters["landmarks"], width / 2)
-        return torch.addmm(parameters["shift"], kernel, parameters["coefficients"]).to(old.dtype)
+        dtype = torch.promote_types(old.dtype, parameters["mean"].dtype)
+        mean, landmarks, coefficients, shift = (
+            parameters[key].to(dtype) for key in ("mean", "landmarks", "coefficients", "shift")
+        )
+        kernel = _kernel((old.to(dtype) - mean) / square**0.5, landmarks, width / 2)
+        return torch.addmm(shift, kernel, coefficients).to(old.dtype)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         chosen = _state.checked(self.name, dict(state), self._layout())[1].get("chosen")

@@ -66,27 +66,27 @@ class TrueEncodings:
 
     def predictions(
         self,
-        fit: Callable[[Floats, Floats], Callable[[Floats], Floats] | None],
+        fit: Callable[[int], Callable[[Floats], Floats] | None],
         begin: int = 0,
         end: int | None = None,
-        block: int = 65_536,
+        block: int = 16_384,
     ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
         """Where targets are now: ``(rows (b,), encodings (b, d))`` in blocks that cover ``begin:end`` once, but for
         those of whom nothing can be said.
 
         Args:
-            fit: given landmarks' encodings at a period's beginning and now, the function that predicts others, or
+            fit: given the number of a period, the function that predicts encodings now from those of that period, or
                 ``None`` if it can't.
             begin: the first row.
             end: the row after the last; ``None``: all to the end.
             block: targets at a time.
         """
         now = len(self.history) - 1
-        for period, old in enumerate(self.history):
+        for period in range(len(self.history)):
             members = begin + np.flatnonzero(self.period[begin:end] == period)
             if not len(members):
                 continue
-            predict = _as_known if period == now else fit(old, self.history[now])
+            predict = _as_known if period == now else fit(period)
             if predict is None:
                 continue
             for start in range(0, len(members), block):

@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hardwood.negatives._beside import Beside
 from hardwood.negatives._fits import DriftFits
 from hardwood.negatives._motion import Floats, TrueEncodings
 from hardwood.negatives._refresh import Refresh
+from hardwood.negatives._state import INTEGERS, Wanted
 from hardwood.negatives.cost import Cost
 
 Ints = NDArray[np.int64]
+
+_SMALLEST_SHARE = 4096
+"""Targets of a refresh that a step takes over at least: what each share costs beside them must not add up."""
 
 
 class MovingIndex:
@@ -34,6 +40,9 @@ class MovingIndex:
         is_whole: False after a change that failed half-way: what is there must not be kept.
     """
 
+    layout: ClassVar[dict[str, Wanted]] = {"refresh": (INTEGERS, (2,))}
+    """What `state_dict` gives, for `hardwood.negatives._state.expect`."""
+
     def __init__(
         self, index: Any, true: TrueEncodings, fits: DriftFits, cost: Cost, *, repair: bool, overlap: bool
     ) -> None:
@@ -44,34 +53,45 @@ class MovingIndex:
         self._cost = cost
         self._beside = Beside()
         self._refresh: Refresh | None = None
+        self._share_is_due = False
+
+    @property
+    def is_refreshing(self) -> bool:
+        """Whether a refresh is under way, some of whose shares are still to come."""
+        return self._refresh is not None
+
+    def begin_step(self) -> None:
+        """A training step begins: with what it encodes first the next share of a refresh is done."""
+        self._share_is_due = True
 
     def learn(self, ids: Ints, fresh: Floats, *, write_back: bool) -> None:
         """What a step has encoded, ``fresh`` ``(m, d)`` of the targets ``ids`` ``(m,)``, goes into the drift model and,
-        if ``write_back``, into the tree; a refresh under way goes on."""
-        work = partial(self._learn, ids, fresh, write_back)
-        if self.overlap:
-            self._beside.start(work)
+        if ``write_back``, into the tree; a refresh under way goes on, by a share in each step."""
+        share, self._share_is_due = self._share_is_due, False
+        if self.overlap:  # with copies: nobody knows what becomes of these arrays meanwhile
+            self._beside.start(partial(self._learn, ids.copy(), fresh.copy(), write_back, share))
             return
         with self._cost.timed("index"):
-            work()
+            self._learn(ids, fresh, write_back, share)
 
     def refresh(self, ids: Ints, fresh: Floats, *, shares: int = 1) -> None:
-        """Predict everybody, write them into the tree, repair it: now, or a share with each `learn`.
+        """Predict everybody, write them into the tree, repair it: now, or a share in each step.
 
         Args:
             ids: ``(m,)``, targets just encoded, first of all the landmarks.
             fresh: ``(m, d)``, their encodings.
-            shares: in how many steps.
+            shares: in how many steps; in fewer where the shares would be small.
         """
         landmarks = len(self.true.landmarks)
+        shares = max(1, min(shares, self.true.shape[0] // _SMALLEST_SHARE))
         with self._cost.timed("index"), self._changing():
             self.true.begin_period(fresh[:landmarks])
             self.true.write(ids[landmarks:], fresh[landmarks:])
             if self.fits.predict_nothing or shares > 1:
                 self.index.update(ids, fresh)
             if not self.fits.predict_nothing:
-                self.fits.begin_refresh(self.true.history[0])
-                self._refresh = Refresh(self.index, self.true, self.fits, repair=self._repair, shares=shares)
+                self.fits.begin_refresh()
+                self._refresh = self._refresh_in(shares)
             elif self._repair:
                 self.index.repair()
         if shares == 1:
@@ -91,16 +111,44 @@ class MovingIndex:
         Raises:
             Exception: what the work in the thread raised.
         """
-        if self._beside.is_busy:
-            with self._cost.timed("index"):
+        if not self._beside.is_busy:
+            return
+        with self._cost.timed("index"):
+            try:
                 self._beside.wait()
+            except Exception:
+                self.is_whole = False
+                raise
 
     def give_up(self) -> None:
         """Before it is let go of: nothing goes on in the thread, whatever becomes of it."""
         with suppress(Exception):
             self._beside.wait()
 
-    def _learn(self, ids: Ints, fresh: Floats, write_back: bool) -> None:
+    def state_dict(self) -> dict[str, Tensor]:
+        """How far a refresh under way has come; after `wait`, beside tree, true encodings and fits."""
+        found = (0, 0) if self._refresh is None else (self._refresh.done, self._refresh.shares)
+        return {"refresh": torch.tensor(found)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up what `state_dict` gave; other names are passed over.
+
+        Raises:
+            ValueError: no refresh can have come so far.
+        """
+        done, shares = state["refresh"].tolist()
+        if not (done == shares == 0 or 0 <= done < shares <= self.true.shape[0]):
+            raise ValueError(f"the checkpoint's refresh has done {done} of {shares} shares: it is damaged")
+        self._refresh = self._refresh_in(shares, done) if shares else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.wait()
+        return self.__dict__
+
+    def _refresh_in(self, shares: int, done: int = 0) -> Refresh:
+        return Refresh(self.index, self.true, self.fits, repair=self._repair, shares=shares, done=done)
+
+    def _learn(self, ids: Ints, fresh: Floats, write_back: bool, share: bool) -> None:
         if self.fits.learns_online:
             old = self.true.period[ids] == 0
             self.fits.observe(self.true.read(ids[old]), fresh[old])
@@ -108,7 +156,7 @@ class MovingIndex:
             if write_back:
                 self.index.update(ids, fresh)
                 self.true.write(ids, fresh)
-            if self._refresh is not None:
+            if share and self._refresh is not None:
                 self._advance(self._refresh)
 
     def _advance(self, refresh: Refresh) -> None:

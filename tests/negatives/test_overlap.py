@@ -18,6 +18,7 @@ import torch
 
 from hardwood.negatives import Cost, _moving, make_source
 from hardwood.negatives._beside import Beside
+from hardwood.negatives._fits import DriftFits
 from hardwood.negatives._schedule import RefreshSchedule
 
 from .conftest import ArrayTargets
@@ -156,6 +157,7 @@ def test_a_copy_in_mid_refresh_goes_on_the_same(drift: str, copied: Callable[[An
     steps_of(source, corpus, range(12))
     other, its_corpus = copied((source, corpus))
     assert other._moving.is_refreshing
+    assert not other._moving._refresh._fitted  # on an accelerator these are no things to be copied
     assert same(steps_of(other, its_corpus, range(12, 30)), steps_of(source, corpus, range(12, 30)))
     assert its_corpus.cost.targets_reencoded == corpus.cost.targets_reencoded
 
@@ -216,6 +218,17 @@ def test_an_error_in_the_thread_is_raised_and_nothing_saved(tmp_path: Path, monk
     source.attach(corpus.targets, Cost())
     source.load_state(tmp_path)
     source.save_state(tmp_path)
+
+
+def test_what_was_not_even_begun_is_lost_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = MovingCorpus()
+    source = begun(corpus, overlap=True, drift="corrector")
+    monkeypatch.setattr(DriftFits, "observe", lambda *_: 1 / 0)
+    steps_of(source, corpus, range(1))
+    with pytest.raises(ZeroDivisionError):
+        source.save_state(tmp_path)
+    with pytest.raises(RuntimeError, match="failed half-way"):
+        source.save_state(tmp_path)
 
 
 def test_what_failed_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

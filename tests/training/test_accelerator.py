@@ -178,4 +178,4 @@ def test_predictions_are_those_of_the_cpu_where_tensorfloat32_is_allowed(
         predict = DriftFits(name, device=torch.device(device))([old[:200].numpy(), new[:200].numpy()], 0)
         assert predict is not None
         predicted.append(predict(old[200:].numpy()))
-    np.testing.assert_allclose(predicted[1], predicted[0], atol=2e-6)
+    np.testing.assert_allclose(predicted[1], predicted[0], atol=1e-4)  # float32 and 64; TensorFloat32: 1e-3

@@ -24,6 +24,7 @@ from hardwood.evaluation import evaluate
 from hardwood.negatives import SOURCES, _moving, make_source
 from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RunConfig, train
 from hardwood.training.config import read_settings
+from hardwood.tree import _threads
 
 from .conftest import small_run
 
@@ -118,6 +119,22 @@ def test_a_second_training_starts_with_a_new_source(
     for _ in range(2):
         _train_by_hand(model, loss, dataset, tmp_path, [NegativesCallback(loss)])
     assert loss.cost.targets_reencoded == 2 * 60
+
+
+def test_threads_are_those_of_torch_and_of_the_tree(
+    dataset: RetrievalDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_threads, "_most", None)
+    before = torch.get_num_threads()
+    try:
+        train(
+            config(tmp_path / "run", negatives="dynamic", negatives_options={}, threads=3, steps=2),
+            quiet=True,
+            dataset=dataset,
+        )
+        assert torch.get_num_threads() == _threads.default_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_devices_that_will_not_do_are_errors(dataset: RetrievalDataset, tmp_path: Path) -> None:

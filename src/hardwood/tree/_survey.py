@@ -17,7 +17,7 @@ SHARED = 1.0
 """From so many openings a leaf on, over a block of queries, heads are made together (`shared_heads`)."""
 
 MOST_SHARED = 4 * 2**20
-"""Unless they are more numbers than this, 16 MiB: what a block keeps must stay small, however many leaves are opened."""
+"""Unless they are more numbers than this, 16 MiB: what a block keeps must stay small, whatever is opened."""
 
 
 class Block(NamedTuple):

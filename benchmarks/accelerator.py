@@ -223,7 +223,7 @@ def _row(targets: int, variant: str, loss: Any, watch: Watch, walls: list[float]
         "of the step": f"{sum(parts.values()) / step:.0%}",
         "step while refreshing, ms": refreshing,
         "refresh, s": float(begins[REFRESH_AT]) if is_dynamic else None,
-        "encoding the corpus, s": loss.cost.seconds["encode"] or None,
+        "encoding targets, s": loss.cost.seconds["encode"] or None,
         "begin, s": float(begins[0]),
         "texts a step": loss.cost.texts_encoded / len(begins),
         "kept, MiB": watch.kept / 2**20,

@@ -121,6 +121,20 @@ def test_a_second_training_starts_with_a_new_source(
     assert loss.cost.targets_reencoded == 2 * 60
 
 
+def test_an_encoder_saved_in_16_bits_is_trained_in_32(
+    dataset: RetrievalDataset, transformer_folder: Path, tmp_path: Path
+) -> None:
+    half = tmp_path / "half"
+    SentenceTransformer(str(transformer_folder), device="cpu").to(torch.bfloat16).save_pretrained(str(half))
+    loaded = SentenceTransformer(str(half), device="cpu")
+    settings = config(tmp_path / "run", encoder=str(half), steps=2, learning_rate=1e-6)
+    model = train(settings, quiet=True, dataset=dataset).model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    pairs = zip(model.parameters(), loaded.parameters(), strict=True)
+    moved = [not torch.equal(ours, theirs.float()) for ours, theirs in pairs]
+    assert np.mean(moved) > 0.9
+
+
 def test_threads_are_those_of_torch_and_of_the_tree(
     dataset: RetrievalDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

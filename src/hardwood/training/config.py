@@ -61,7 +61,8 @@ class RunConfig:
         warmup_ratio: share of the steps in which the learning rate rises.
         gradient_accumulation: batches an optimiser step.
         mini_batch_size: texts a forward pass, with activations recomputed (GradCache); ``None``: all at once.
-        precision: of the forward pass: float32, or autocast to bfloat16 or float16.
+        precision: of the forward pass: float32, or autocast to bfloat16 or float16. Weights are float32 in any case,
+            also those of an encoder that was saved in 16 bits.
         seed: of everything random.
         train_split: split to train on.
         evaluation_splits: splits measured at the end; ``None``: all others.

@@ -94,6 +94,7 @@ def train(
             device=device,
             trust_remote_code=config.trust_remote_code,
         )
+        model.float()  # one that was saved in 16 bits comes so, and small updates of such weights would be rounded away
         loss = make_loss(model, data, config)
         loss.targets.progress = not quiet
         # An example for the model card; without one the trainer reads a thousand texts to choose some.

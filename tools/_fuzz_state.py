@@ -168,13 +168,14 @@ class Checkpoint(Target):
         import torch
 
         from hardwood._json import stamped
-        from hardwood.negatives import Cost
+        from hardwood.negatives import Cost, _moving
 
+        _moving._SMALLEST_SHARE = 1  # so few targets, and yet a refresh that is under way when its state is saved
         generator = torch.Generator().manual_seed(3)
         self.vectors = torch.nn.functional.normalize(torch.randn(40, 6, generator=generator), dim=1)
         self.options: dict[str, dict[str, Any]] = {
             "static": {}, "cache": {"cache_size": 16},
-            "dynamic": {"leaf_size": 4, "landmarks": 8, "drift": "corrector"},
+            "dynamic": {"leaf_size": 4, "landmarks": 8, "drift": "corrector", "overlap": True},
         }  # fmt: skip
         for name in self.names:
             source = self._source(name)
@@ -186,6 +187,8 @@ class Checkpoint(Target):
             folder = self.good / name
             folder.mkdir(exist_ok=True)
             source.save_state(folder)
+            if name == "dynamic":
+                assert source.state_dict()["refresh"].tolist()[1] > 1
             description = {"negatives": name, "weights": "0" * 32, "data": "0" * 32, "cost": Cost().state_dict()}
             description["files"] = {}
             (folder / "source.json").write_text(json.dumps(stamped(description), indent=1))

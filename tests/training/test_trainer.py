@@ -24,7 +24,6 @@ from hardwood.evaluation import evaluate
 from hardwood.negatives import SOURCES, _moving, make_source
 from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RunConfig, train
 from hardwood.training.config import read_settings
-from hardwood.tree import _threads
 
 from .conftest import small_run
 
@@ -133,22 +132,6 @@ def test_an_encoder_saved_in_16_bits_is_trained_in_32(
     pairs = zip(model.parameters(), loaded.parameters(), strict=True)
     moved = [not torch.equal(ours, theirs.float()) for ours, theirs in pairs]
     assert np.mean(moved) > 0.9
-
-
-def test_threads_are_those_of_torch_and_of_the_tree(
-    dataset: RetrievalDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_threads, "_most", None)
-    before = torch.get_num_threads()
-    try:
-        train(
-            config(tmp_path / "run", negatives="dynamic", negatives_options={}, threads=3, steps=2),
-            quiet=True,
-            dataset=dataset,
-        )
-        assert torch.get_num_threads() == _threads.default_threads() == 3
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_devices_that_will_not_do_are_errors(dataset: RetrievalDataset, tmp_path: Path) -> None:

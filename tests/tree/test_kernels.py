@@ -330,48 +330,16 @@ def test_nearest_leaves_around_a_home(n, around):
         np.testing.assert_allclose(leaf_gaps[got[i]], leaf_gaps[np.isin(nodes.leaf_group, mine)].min(), atol=1e-5)
 
 
-@pytest.mark.parametrize(("groups", "dead"), [(100, 0), (100, 9), (100, 95), (9, 0), (9, 8), (1, 0)])
-def test_nearest_groups(groups, dead):
-    """Against distances; groups without targets are in the list only where there are too few others."""
-    rng = np.random.default_rng(groups + dead)
-    centres = rng.normal(size=(groups, 7)).astype(np.float32)
-    half = 0.5 * (centres**2).sum(axis=1)
-    living = np.sort(rng.permutation(groups)[dead:])
-    half[np.setdiff1d(np.arange(groups), living)] = np.inf
-    around = _assign.nearest_groups(centres, half, 24)
-    assert around.shape == (groups, min(24, groups))
-    assert around.min() >= 0
-    gaps = ((centres[:, None].astype(np.float64) - centres[None, living]) ** 2).sum(axis=2)
-    nearest = living[np.argsort(gaps, axis=1)[:, :24]]
-    for g in range(groups):
-        named = np.isin(around[g], living)
-        assert sorted(around[g][named]) == sorted(nearest[g])
-        assert np.isinf(half[around[g][~named]]).all()
-
-
-def test_many_that_move_where_groups_have_died():
-    """So many that they look around their home, of which there are few: all are found where a fresh look puts them."""
-    y = naive.clusters(4000, 8, spread=0.5)
-    index = TargetIndex.build(y, leaf_size=64, progress=False)
-    tree = index._tree
-    gone = np.isin(tree.nodes.leaf_group[tree.nodes.row_leaf[tree.ids.find(np.arange(4000))]], [0, 3])
-    index.remove(np.flatnonzero(gone))
-    stay = np.flatnonzero(~gone)
-    assert np.isinf(tree.group_half).any()
-    assert len(stay) >= _tree.MANY * len(tree.nodes.group_mean)
-    index.update(stay, y[stay][::-1].copy())
-    index.check()
-    np.testing.assert_array_equal(index.vectors(stay), y[stay][::-1])
-    assert (tree.nodes.leaf_group[tree.nodes.row_leaf[tree.ids.find(stay)]] >= 0).all()
-
-
 def test_many_that_move_find_nearly_the_leaves_that_each_alone_finds(monkeypatch):
     y = naive.clusters(6000, 16, spread=0.6)
     tree = TargetIndex.build(y, leaf_size=8, progress=False)._tree
+    around = tree.groups_around()
+    assert around.shape == (len(tree.nodes.group_mean), _tree.AROUND)
+    assert (around == np.arange(len(around))[:, None]).any(axis=1).all()  # itself among them
     rows = tree.ids.find(np.arange(len(y)))
     moved = y + 0.12 * np.random.default_rng(0).normal(size=y.shape).astype(np.float32)
     here = tree.nodes.row_leaf[rows].astype(np.int64)
-    assert len(y) >= _tree.MANY * len(tree.nodes.group_mean)
+    assert len(y) >= _tree.MANY * len(around)
     near = tree.place(moved, here, 1)
     monkeypatch.setattr(_tree, "MANY", 10**6)
     anywhere = tree.place(moved, here, 1)

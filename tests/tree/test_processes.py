@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hardwood import TargetIndex
-from hardwood.tree import _threads, set_threads
+from hardwood.tree import _threads
 
 
 @pytest.fixture(scope="module")
@@ -52,24 +52,6 @@ def test_in_dataloader_workers(index, start):
         got = list(loader)
     for a, b in zip(want, got, strict=True):
         np.testing.assert_array_equal(a, b.numpy())
-
-
-def test_threads_of_a_process_are_set_for_all_its_indexes(monkeypatch):
-    monkeypatch.setattr(_threads, "_most", None)
-    vectors = naive.clusters(800, 8)
-    all_of_them = _threads.default_threads()
-    set_threads(3)
-    assert _threads.default_threads() == 3
-    three = TargetIndex.build(vectors, leaf_size=8, progress=False)
-    assert three._threads == 3
-    assert TargetIndex.build(vectors, leaf_size=8, threads=2, progress=False)._threads == 2
-    np.testing.assert_array_equal(work(three, 5), work(TargetIndex.build(vectors, leaf_size=8, threads=1), 5))
-    for wrong in (0, -1, 1.5, True, "2"):
-        with pytest.raises(ValueError, match="threads must be a whole number of at least 1, or None, got"):
-            set_threads(wrong)
-    assert _threads.default_threads() == 3
-    set_threads(None)
-    assert _threads.default_threads() == all_of_them
 
 
 def test_a_fork_while_a_thread_holds_the_lock(index):

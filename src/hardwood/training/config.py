@@ -73,8 +73,7 @@ class RunConfig:
         unjudged: ``"error"`` or ``"ignore"`` queries that no split judges.
         trust_remote_code: run code that comes with a hub model.
         device: ``None``: an accelerator if there is one.
-        threads: of PyTorch on the CPU and of the tree; ``None``: PyTorch's default, or ``OMP_NUM_THREADS``, and for the
-            tree, whose threads don't spin, the processors that there are.
+        threads: of PyTorch on the CPU; ``None``: its default, or ``OMP_NUM_THREADS``.
     """
 
     data: str

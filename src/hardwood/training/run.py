@@ -71,14 +71,11 @@ def train(
     import torch
     from transformers import set_seed
 
-    from hardwood.tree import set_threads
-
     output = Path(config.output)
     with claimed(output):
         checkpoint = checkpoint_to_resume(config, output, resume=resume, overwrite=overwrite)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-            set_threads(config.threads)
         device = _device(config.device)
         reset_peaks()
         set_seed(config.seed)

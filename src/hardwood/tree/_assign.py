@@ -87,24 +87,6 @@ def best_groups(points, rows, begin, end, first, centres, half, among, scores, n
 
 
 @jit
-def nearest_groups(centres, half, most):  # type: ignore[no-untyped-def]
-    """For each group the ``most`` groups nearest to it, ``(G, most)``, itself among them: what `by_group` takes for
-    ``around``. Where there are not so many with targets, empty ones, which are near nothing, fill the list."""
-    G = centres.shape[0]
-    near = np.empty((G, min(most, G)), np.int32)
-    everyone, scores = np.arange(G), np.empty((4, G + 1), np.float32)
-    best_groups(centres, everyone, 0, G, 0, centres, half, everyone, scores, near)
-    empty = 0
-    for g in range(G):
-        empty = g if half[g] == np.inf else empty
-    around = np.empty(near.shape, np.int64)
-    for g in range(G):
-        for i in range(near.shape[1]):
-            around[g, i] = near[g, i] if near[g, i] >= 0 else empty
-    return around
-
-
-@jit
 def by_home(homes, begin, end, count):  # type: ignore[no-untyped-def]
     """``begin..end`` listed by ``homes``, in order; those of home ``h`` from ``edges[h]`` to ``edges[h + 1]``. All in
     the first one where ``homes`` is empty."""

@@ -17,7 +17,7 @@ SHARED = 1.0
 """From so many openings a leaf on, over a block of queries, heads are made together (`shared_heads`)."""
 
 MOST_SHARED = 4 * 2**20
-"""Unless they are more numbers than this, 16 MiB: what a block keeps must stay small, whatever is opened."""
+"""Unless they are more numbers than this: what a block keeps must stay small, however many leaves are opened."""
 
 
 class Block(NamedTuple):
@@ -67,7 +67,6 @@ def survey(nodes: Nodes, queries, scale, groups, probes, ex_offsets, ex_rows, ga
     stats = np.empty((4, G))
     columns_of(nodes.group_stats, np.arange(G), 0, G, stats, 0)
     forced = np.empty(widest(ex_offsets[begin + 1 : end + 1] - ex_offsets[begin:end]), np.int64)
-    opened = 0
     for q in range(Q):
         span(
             stats, group_dot[q], G, bx[q], share[q, 1], gamma, group_log[q], group_low[q], group_high[q], True
@@ -92,24 +91,23 @@ def survey(nodes: Nodes, queries, scale, groups, probes, ex_offsets, ex_rows, ga
                     n += 1
                     break
         inside[q] = n
-        opened += max(probes, hidden)
     leaf_dot = leaf_products(nodes, unit, order, inside)
     heads, head_at = np.empty(0, np.float32), np.empty(0, np.int64)
     block = Block(
         unit, bx, share, group_log, group_low, group_high, order, inside, live, leaf_dot, heads, head_at
     )  # fmt: skip
-    if not shares_leaves(nodes, Q, opened):
+    if not shares_leaves(nodes, Q, probes):
         return block
     heads, head_at = shared_heads(nodes, block, probes, ex_offsets[begin : end + 1], ex_rows)
     return Block(unit, bx, share, group_log, group_low, group_high, order, inside, live, leaf_dot, heads, head_at)
 
 
 @jit
-def shares_leaves(nodes, queries, opened):  # type: ignore[no-untyped-def]
-    """Whether so many queries, which open ``opened`` leaves in all, make their heads together. These are the same, to
+def shares_leaves(nodes, queries, probes):  # type: ignore[no-untyped-def]
+    """Whether so many queries, which open ``probes`` leaves each, make their heads together. These are the same, to
     the bit, if each makes its own."""
     L = nodes.leaf_count.shape[0]
-    opened = min(opened, queries * L)
+    opened = queries * min(probes, L)
     return opened >= SHARED * L and opened * (nodes.group_count.sum() / L) <= MOST_SHARED
 
 

@@ -12,7 +12,6 @@ from queue import SimpleQueue
 _tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
 _helpers = 0
 _helpers_lock = threading.Lock()
-_most: int | None = None
 
 
 def _forget() -> None:
@@ -25,26 +24,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-def set_threads(threads: int | None) -> None:
-    """How many threads an index of this process uses unless it is told otherwise when it is built or loaded.
-
-    Args:
-        threads: 1 or more; ``None``: as many as there are processors that this process may use, as at the beginning.
-            Not ``OMP_NUM_THREADS``, which is often 1 for libraries whose threads spin while they wait: these don't.
-
-    Raises:
-        ValueError: for anything else.
-    """
-    global _most  # noqa: PLW0603
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise ValueError(f"threads must be a whole number of at least 1, or None, got {threads!r}")
-    _most = threads
-
-
 def default_threads() -> int:
-    """What `set_threads` was told, or the processors this process may use."""
-    if _most is not None:
-        return _most
+    """The processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

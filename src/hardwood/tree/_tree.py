@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hardwood.tree._assign import NOWHERE, everywhere, nearest_groups, nearest_leaves, stay_unless
+from hardwood.tree._assign import NOWHERE, everywhere, nearest_leaves, stay_unless
 from hardwood.tree._bounds import SPREAD
 from hardwood.tree._build import decoded, encode, refresh, room_for
 from hardwood.tree._cluster import Floats, subtree
@@ -62,15 +62,13 @@ class Tree:
         return total / np.maximum(nodes.group_count, 1)
 
     def place(self, vectors: Floats, current: Ints | None, threads: int) -> Ints:
-        """The leaf where each vector belongs; with ``current`` given, staying unless moving pays. Where there are many
-        of these, they look only into groups around the one they are in."""
+        """The leaf where each vector belongs; with ``current`` given, staying unless moving pays."""
         nodes, n = self.nodes, len(vectors)
         vectors = np.require(vectors, requirements="W")
         out, best = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.float32)
         homes, around = NOWHERE, everywhere(len(nodes.group_mean))
         if current is not None and n >= MANY * len(nodes.group_mean):
-            homes = nodes.leaf_group[current].astype(np.int64)
-            around = nearest_groups(nodes.group_mean, self.group_half, AROUND)
+            homes, around = nodes.leaf_group[current].astype(np.int64), self.groups_around()
 
         def find(begin: int, end: int) -> None:
             nearest_leaves(
@@ -82,6 +80,12 @@ class Tree:
 
         split_work(find, n, threads, least=256)
         return out
+
+    def groups_around(self) -> Ints:
+        """The `AROUND` groups nearest to each group, ``(G, AROUND)``: itself and its neighbours."""
+        means = self.nodes.group_mean
+        gaps = self.group_half[None, :] - means @ means.T
+        return np.argpartition(gaps, min(AROUND, len(means)) - 1, axis=1)[:, :AROUND].astype(np.int64)
 
     def write(self, rows: Ints, vectors: Floats, threads: int) -> int:
         """New vectors for known rows: moved to a nearer leaf where that pays. Returns how many moved."""

@@ -35,7 +35,6 @@ def warmup() -> float:
         index.repair()
     many = np.random.default_rng(1).normal(size=(400, 3)).astype(np.float32)
     index = TargetIndex.build(many, ids=np.arange(400) * 10**9, leaf_size=16, threads=1, progress=False)
-    index.update(np.arange(400) * 10**9, many)  # so many that each looks around its own group
     index.remove(np.arange(150) * 10**9)
     index.add([1, 2, 3, 4, 5, 6, 7, 8], np.repeat(many[:1], 8, axis=0))
     index.repair()

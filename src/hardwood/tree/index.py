@@ -51,8 +51,7 @@ class TargetIndex(ReadableIndex):
             metric: "dot", or "cosine" to make vectors and queries unit length on entry.
             leaf_size: targets in a leaf, on average; none holds more than twice as many.
             seed: of the clustering. Same vectors, same seed: same tree.
-            threads: used by this index from now on; by default what `set_threads` was told, or as many as there are
-                processors that this process may use.
+            threads: used by this index from now on; by default, the processors this process may use.
             progress: show a bar when it takes more than a second.
 
         Raises:

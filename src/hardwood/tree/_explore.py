@@ -50,13 +50,17 @@ def explore(nodes: Nodes, block: Block, q, probes, excluded, gamma, certify):  #
     n_tail = node.shape[0]
 
     # Open the head: these leaves leave the tail.
-    pick = most_massive(nodes, node, middle, seen, probes, excluded)
+    heads = block.heads
+    shared = heads.dot_at.shape[0] > 0
+    if shared:
+        pick = heads.pick[heads.pick_at[q] : heads.pick_at[q + 1]]
+    else:
+        pick = most_massive(nodes, node, middle, seen, probes, excluded)
     opened, total_rows = pick.shape[0], 0
     for i in range(opened):
         total_rows += leaf_count[node[pick[i]]]
-    shared = block.head_at.shape[0] > 0
-    first = block.head_at[q] if shared else 0
-    head = block.heads[first : first + total_rows] if shared else np.empty(total_rows, np.float32)
+    first = heads.dot_at[q] if shared else 0
+    head = heads.dots[first : first + total_rows] if shared else np.empty(total_rows, np.float32)
     weight = np.empty(total_rows, np.float32)
     open_leaf, open_at, open_log = np.empty(opened, np.int64), np.empty(opened, np.int64), np.empty(opened)
     at = 0

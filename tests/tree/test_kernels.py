@@ -333,7 +333,7 @@ def test_nearest_leaves_around_a_home(n, around):
 def test_many_that_move_find_nearly_the_leaves_that_each_alone_finds(monkeypatch):
     y = naive.clusters(6000, 16, spread=0.6)
     tree = TargetIndex.build(y, leaf_size=8, progress=False)._tree
-    around = tree.groups_around()
+    around = tree.groups_around(1)
     assert around.shape == (len(tree.nodes.group_mean), _tree.AROUND)
     assert (around == np.arange(len(around))[:, None]).any(axis=1).all()  # itself among them
     rows = tree.ids.find(np.arange(len(y)))
@@ -345,6 +345,35 @@ def test_many_that_move_find_nearly_the_leaves_that_each_alone_finds(monkeypatch
     anywhere = tree.place(moved, here, 1)
     assert (anywhere != here).mean() > 0.05
     assert (near == anywhere).mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("n", "leaf_size", "gone"), [(1500, 8, 0), (1500, 8, 30), (1500, 8, 45), (200, 32, 0), (200, 32, 4)]
+)
+def test_groups_around_are_the_nearest_with_targets(n, leaf_size, gone):
+    """Against all distances between means in float64; ties within rounding. With groups that are empty, and with fewer
+    groups than are asked for."""
+    y = naive.clusters(n, 9, spread=1.0)
+    index = TargetIndex.build(y, leaf_size=leaf_size, progress=False)
+    tree = index._tree
+    dead = np.arange(gone)
+    index.remove(tree.nodes.row_id[tree.live_rows(np.flatnonzero(np.isin(tree.nodes.leaf_group, dead)))])
+    means, filled = tree.nodes.group_mean.astype(np.float64), np.flatnonzero(tree.nodes.group_count)
+    assert len(filled) == len(means) - gone
+    around = tree.groups_around(1)
+    np.testing.assert_array_equal(around, tree.groups_around(3))
+    assert around.shape == (len(means), min(_tree.AROUND, len(filled)))
+    assert np.isin(around, filled).all()
+    for g in filled:
+        gaps = ((means - means[g]) ** 2).sum(axis=1)
+        assert around[g, 0] == g
+        assert len(set(around[g].tolist())) == around.shape[1]
+        np.testing.assert_allclose(gaps[around[g]], np.sort(gaps[filled])[: around.shape[1]], atol=1e-5)
+    many = np.arange(len(means) * _tree.MANY) % len(index)  # as `write` would ask, were there so many
+    rows = tree.ids.find(index.ids)[many]
+    moved = y[index.ids[many]] + np.float32(0.01)
+    here = tree.nodes.row_leaf[rows].astype(np.int64)
+    assert (tree.nodes.leaf_group[tree.place(moved, here, 1)] >= 0).all()
 
 
 def test_add_up_and_next_rows():
@@ -429,4 +458,6 @@ def test_warmup_compiles_everything(monkeypatch):
         index.update(np.arange(50), y[50:100])
         index.add([1000], y[:1])
         index.repair()
+        index.update(np.arange(20, 300), y[20:])
+        TargetIndex.build(y, dtype=dtype, leaf_size=64, progress=False).update(np.arange(300), y[::-1])  # many at once
     assert before == [len(k.signatures) for k in kernels]

@@ -43,8 +43,9 @@ class Cut(NamedTuple):
 
 @jit
 def explore(nodes: Nodes, block: Block, q, probes, excluded, gamma, certify):  # type: ignore[no-untyped-def]
-    """Opens the ``probes`` leaves with the largest estimated mass among those that query ``q`` of the block looks
-    at, and every leaf that holds an excluded row; returns the `Cut`. ``certify=False`` skips the bounds."""
+    """Opens ``probes`` leaves, or more where more hold an excluded row: these first, then those with the largest
+    estimated mass among what query ``q`` of the block looks at. Returns the `Cut`. ``certify=False`` skips the bounds.
+    """
     unit, bx, leaf_stats, leaf_count = block.unit[q], block.bx[q], nodes.leaf_stats, nodes.leaf_count
     node, middle, low, high, seen = view(nodes, block, q, gamma, certify)
     n_tail = node.shape[0]

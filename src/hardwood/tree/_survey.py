@@ -131,13 +131,8 @@ def shared_heads(nodes, block, probes, opened, ex_offsets, ex_rows):  # type: ig
     # Every opening: where in the view, of which leaf, by which query, and where its products go.
     pick, leaf_of = np.empty(opened, np.int64), np.empty(opened, np.int64)
     who, at = np.empty(opened, np.int64), np.empty(opened, np.int64)
-    pick_at, dot_at, begins, openings, total = (
-        np.empty(Q + 1, np.int64),
-        np.empty(Q, np.int64),
-        np.zeros(L + 1, np.int64),
-        0,
-        0,
-    )
+    pick_at, dot_at, begins = np.empty(Q + 1, np.int64), np.empty(Q, np.int64), np.zeros(L + 1, np.int64)
+    openings = total = 0
     for q in range(Q):
         pick_at[q], dot_at[q] = openings, total
         node, middle, _, _, seen = view(nodes, block, q, 0.0, False)
@@ -155,11 +150,11 @@ def shared_heads(nodes, block, probes, opened, ex_offsets, ex_rows):  # type: ig
         by_leaf[begins[leaf_of[i]]] = i
         begins[leaf_of[i]] += 1
     dots = np.empty(total, np.float32)
-    for i in by_leaf:
-        leaf = leaf_of[i]
+    for t in by_leaf:
+        leaf = leaf_of[t]
         # Not by tiles of queries, which would add up in another order than for a query alone: and since memory is what
         # is waited for, they took 98 % of the time.
-        leaf_dots(nodes.rows, nodes.leaf_start[leaf], leaf_count[leaf], block.unit[who[i]], dots[at[i] :])
+        leaf_dots(nodes.rows, nodes.leaf_start[leaf], leaf_count[leaf], block.unit[who[t]], dots[at[t] :])
     return Heads(pick, pick_at, dots, dot_at)
 
 

@@ -18,6 +18,7 @@ from sentence_transformers import (
 )
 from transformers import TrainerControl, TrainerState
 
+from hardwood import _processors
 from hardwood.data import RetrievalDataset
 from hardwood.encoders import separate_towers
 from hardwood.evaluation import evaluate
@@ -286,6 +287,16 @@ def test_separate_towers_keep_the_prompts(make_static: Callable) -> None:
     model.prompts, model.default_prompt_name = {"plain": "text: "}, "plain"
     towers = separate_towers(model)
     assert (towers.prompts["plain"], towers.default_prompt_name) == ("text: ", "plain")
+
+
+def test_threads_are_those_of_torch_and_of_the_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_processors, "_told", None)
+    told: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", told.append)
+    with pytest.raises(ValueError, match="no-such-data"):  # by then they are set
+        train(config(tmp_path / "run", data=str(tmp_path / "no-such-data"), threads=3), quiet=True)
+    assert told == [3]
+    assert _processors.default_threads() == 3
 
 
 def test_the_curve_follows_dev(dataset: RetrievalDataset, tmp_path: Path) -> None:

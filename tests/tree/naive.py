@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from hardwood._ragged import RaggedRows
+
 
 def scores(index, queries, scale):
     """``(B, n)`` scores over ``index.ids``, from the stored vectors and the queries as float32."""
@@ -45,3 +47,9 @@ def clusters(n, d, seed=0, spread=0.5):
     centres = rng.normal(size=(max(1, n // 40), d))
     y = centres[rng.integers(0, len(centres), n)] + spread * rng.normal(size=(n, d))
     return (y / np.linalg.norm(y, axis=1, keepdims=True)).astype(np.float32)
+
+
+def ragged(lists):
+    """One list of ids a query, as the index takes them inside."""
+    sizes = [len(part) for part in lists]
+    return RaggedRows(np.concatenate([[0], np.cumsum(sizes)]), np.concatenate([*lists, []]).astype(np.int64))

@@ -25,7 +25,6 @@ from hardwood.tree import (
     _statistics,
     _survey,
     _tiles,
-    _tree,
     _update,
 )
 from hardwood.tree._ids import IdMap
@@ -285,68 +284,6 @@ def test_pooled_shape_is_the_covariance_for_large_samples():
     assert wide.shape[1] == 300
 
 
-@pytest.mark.parametrize(("n", "d"), [(1, 3), (5, 1), (203, 9)])
-@pytest.mark.parametrize("looked", [1, 3, 1000])
-def test_nearest_leaves(n, d, looked):
-    """Against all groups, then all leaves of the nearest; ties within rounding."""
-    y = naive.clusters(700, d, spread=1.0)
-    tree = TargetIndex.build(y, leaf_size=8, progress=False)._tree
-    nodes, points = tree.nodes, naive.clusters(n, d, seed=4)
-    best, got = np.empty(n, np.float32), np.empty(n, np.int64)
-    _assign.nearest_leaves(
-        points, _assign.NOWHERE, _assign.everywhere(len(nodes.group_mean)), nodes.group_mean, tree.group_half,
-        nodes.group_offsets, nodes.group_leaves, nodes.leaf_mean, tree.leaf_half, looked, 0, n, best, got,
-    )  # fmt: skip
-    for i in range(n):
-        group_gaps = ((points[i].astype(np.float64) - nodes.group_mean) ** 2).sum(axis=1)
-        limit = np.sort(group_gaps)[: min(looked, len(group_gaps))][-1]
-        leaf_gaps = ((points[i].astype(np.float64) - nodes.leaf_mean) ** 2).sum(axis=1)
-        inside = group_gaps[nodes.leaf_group] <= limit
-        np.testing.assert_allclose(leaf_gaps[got[i]], leaf_gaps[inside].min(), atol=1e-5)
-        np.testing.assert_allclose((points[i] ** 2).sum() - 2 * best[i], leaf_gaps[got[i]], atol=1e-5)
-    for gain in (0.5, 1.0):
-        current, kept = np.zeros(n, np.int64), got.copy()
-        _assign.stay_unless(points, nodes.leaf_mean, tree.leaf_half, current, gain, 0, n, best, kept)
-        here, there = (((points - nodes.leaf_mean[leaf]) ** 2).sum(axis=1) for leaf in (current, got))
-        clear = np.abs(there - gain * here) > 1e-5
-        np.testing.assert_array_equal(kept[clear], np.where(there < gain * here, got, current)[clear])
-
-
-@pytest.mark.parametrize(("n", "around"), [(1, 1), (203, 3), (5000, 5)])
-def test_nearest_leaves_around_a_home(n, around):
-    """As above, among the groups around each point's home; so many points that they are taken in chunks."""
-    tree = TargetIndex.build(naive.clusters(700, 9, spread=1.0), leaf_size=8, progress=False)._tree
-    nodes, points, rng = tree.nodes, naive.clusters(n, 9, seed=4), np.random.default_rng(n)
-    lists = np.stack([rng.permutation(len(nodes.group_mean))[:around] for _ in range(4)])
-    homes, best, got = rng.integers(0, 4, n), np.empty(n, np.float32), np.empty(n, np.int64)
-    _assign.nearest_leaves(
-        points, homes, lists, nodes.group_mean, tree.group_half, nodes.group_offsets, nodes.group_leaves,
-        nodes.leaf_mean, tree.leaf_half, 2, 0, n, best, got,
-    )  # fmt: skip
-    for i in rng.permutation(n)[:200]:
-        group_gaps = ((points[i].astype(np.float64) - nodes.group_mean) ** 2).sum(axis=1)
-        mine = lists[homes[i]][np.argsort(group_gaps[lists[homes[i]]])[:2]]
-        leaf_gaps = ((points[i].astype(np.float64) - nodes.leaf_mean) ** 2).sum(axis=1)
-        np.testing.assert_allclose(leaf_gaps[got[i]], leaf_gaps[np.isin(nodes.leaf_group, mine)].min(), atol=1e-5)
-
-
-def test_many_that_move_find_nearly_the_leaves_that_each_alone_finds(monkeypatch):
-    y = naive.clusters(6000, 16, spread=0.6)
-    tree = TargetIndex.build(y, leaf_size=8, progress=False)._tree
-    around = tree.groups_around()
-    assert around.shape == (len(tree.nodes.group_mean), _tree.AROUND)
-    assert (around == np.arange(len(around))[:, None]).any(axis=1).all()  # itself among them
-    rows = tree.ids.find(np.arange(len(y)))
-    moved = y + 0.12 * np.random.default_rng(0).normal(size=y.shape).astype(np.float32)
-    here = tree.nodes.row_leaf[rows].astype(np.int64)
-    assert len(y) >= _tree.MANY * len(around)
-    near = tree.place(moved, here, 1)
-    monkeypatch.setattr(_tree, "MANY", 10**6)
-    anywhere = tree.place(moved, here, 1)
-    assert (anywhere != here).mean() > 0.05
-    assert (near == anywhere).mean() > 0.95
-
-
 def test_add_up_and_next_rows():
     rng = np.random.default_rng(0)
     points, labels = rng.normal(size=(100, 5)).astype(np.float32), rng.integers(0, 7, 100)
@@ -429,4 +366,6 @@ def test_warmup_compiles_everything(monkeypatch):
         index.update(np.arange(50), y[50:100])
         index.add([1000], y[:1])
         index.repair()
+        index.update(np.arange(20, 300), y[20:])
+        TargetIndex.build(y, dtype=dtype, leaf_size=64, progress=False).update(np.arange(300), y[::-1])  # many at once
     assert before == [len(k.signatures) for k in kernels]

@@ -13,7 +13,6 @@ from scipy import stats
 
 from hardwood import TargetIndex
 from hardwood._ragged import RaggedRows
-from hardwood.tree._survey import SHARED, shares_leaves
 
 ALARM = 1e-4
 
@@ -42,33 +41,6 @@ def assert_distribution(ids, probabilities, names):
     assert observed.sum() == len(ids)
     p = stats.chi2.sf(((o - e) ** 2 / e).sum(), len(e) - 1)
     assert p > ALARM, p
-
-
-def test_leaves_scored_for_many_queries_at_once_or_one_by_one(index, queries):
-    """The few probes from which on a block's queries share leaves change nothing but the time."""
-    nodes = index._tree.nodes
-    fewest = int(np.ceil(SHARED * len(nodes.leaf_count) / len(queries)))
-    assert not shares_leaves(nodes, len(queries), fewest - 1)
-    assert shares_leaves(nodes, len(queries), fewest)
-    for probes in (fewest - 1, fewest):  # either side; expectation and log_z use all that was opened
-        lists = [np.arange(3 * i) for i in range(len(queries))]
-        draw = index.sample(queries, 2, scale=20.0, probes=probes, exclude=lists, seed=1)
-        every = index.log_proposal(queries, index.ids, scale=20.0, probes=probes, exclude=lists)
-        np.testing.assert_allclose(np.exp(every).sum(axis=1), 1.0, atol=1e-5)
-        np.testing.assert_allclose(
-            np.take_along_axis(every, np.searchsorted(index.ids, draw.ids), axis=1), draw.log_q, atol=2e-5
-        )
-        truth = naive.hide(index, naive.scores(index, queries, 20.0), lists)
-        assert (draw.log_z_lower <= naive.log_sum_exp(truth)).all()
-        assert (naive.log_sum_exp(truth) <= draw.log_z_upper).all()
-
-
-def test_what_a_block_keeps_at_once_is_bounded(index):
-    """A block of 64 queries that opens every leaf would keep 64 times all targets' scores."""
-    most = 10**6
-    assert shares_leaves(index._tree.nodes, 64, most)  # of 2 000 targets that is nothing
-    many = index._tree.nodes._replace(group_count=np.array([10**7]))
-    assert not shares_leaves(many, 64, most)
 
 
 @pytest.mark.parametrize("scale", [1.0, 20.0])

@@ -73,7 +73,10 @@ ReportTo = Annotated[
 IgnoreUnjudged = Annotated[bool, typer.Option(help="Accept queries that no split judges.")]
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run code that comes with the model.", rich_help_panel=_MODEL)]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda; default: what there is.")]
-Threads = Annotated[int | None, typer.Option(help="Of PyTorch; default: OMP_NUM_THREADS, or all cores.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(help="Of PyTorch and of the tree; default: OMP_NUM_THREADS or all cores, and all cores for the tree."),
+]
 Quiet = Annotated[bool, typer.Option(help="No progress bars.")]
 
 

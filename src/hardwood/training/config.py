@@ -73,7 +73,8 @@ class RunConfig:
         unjudged: ``"error"`` or ``"ignore"`` queries that no split judges.
         trust_remote_code: run code that comes with a hub model.
         device: ``None``: an accelerator if there is one.
-        threads: of PyTorch on the CPU; ``None``: its default, or ``OMP_NUM_THREADS``.
+        threads: of PyTorch on the CPU, and of the tree (`hardwood.tree.set_threads`); ``None``: for PyTorch its default
+            or ``OMP_NUM_THREADS``, for the tree the processors that this process may use.
     """
 
     data: str

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hardwood._files import folder_written_whole, written_whole
+from hardwood._processors import set_threads
 from hardwood.data import RetrievalDataset
 from hardwood.encoders import document_prompt, has_router, load_encoder, query_prompt
 from hardwood.evaluation import evaluate_splits
@@ -76,6 +77,7 @@ def train(
         checkpoint = checkpoint_to_resume(config, output, resume=resume, overwrite=overwrite)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+            set_threads(config.threads)  # the tree's
         device = _device(config.device)
         reset_peaks()
         set_seed(config.seed)

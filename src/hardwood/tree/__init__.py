@@ -6,8 +6,9 @@ It knows vectors and ids. It must not know texts, models, losses or torch (tenso
 
 from __future__ import annotations
 
+from hardwood._processors import set_threads
 from hardwood.tree._results import Draw, Hits, LogPartition
 from hardwood.tree._warm import warmup
 from hardwood.tree.index import TargetIndex
 
-__all__ = ["Draw", "Hits", "LogPartition", "TargetIndex", "warmup"]
+__all__ = ["Draw", "Hits", "LogPartition", "TargetIndex", "set_threads", "warmup"]

@@ -62,8 +62,8 @@ def build(
     threads: int,
     tick: Callable[[str, int, int], None],
 ) -> tuple[Nodes, int]:
-    """The tree over ``source`` and the number of rows in use. Needs the stored vectors once, and about a
-    tenth more."""
+    """The tree over ``source`` and the number of rows in use. Holds the stored vectors once, with a little room beside
+    each leaf; before that, the sample that leaves are sought on (see `_leaves`)."""
     n, d = source.shape
     rng = np.random.default_rng(seed)
     labels, leaf_group = leaf_labels(source, leaf_size, rng, threads, tick)

@@ -43,20 +43,25 @@ class Cut(NamedTuple):
 
 @jit
 def explore(nodes: Nodes, block: Block, q, probes, excluded, gamma, certify):  # type: ignore[no-untyped-def]
-    """Opens the ``probes`` leaves with the largest estimated mass among those that query ``q`` of the block looks
-    at, and every leaf that holds an excluded row; returns the `Cut`. ``certify=False`` skips the bounds."""
+    """Opens ``probes`` leaves, or more where more hold an excluded row: these first, then those with the largest
+    estimated mass among what query ``q`` of the block looks at. Returns the `Cut`. ``certify=False`` skips the bounds.
+    """
     unit, bx, leaf_stats, leaf_count = block.unit[q], block.bx[q], nodes.leaf_stats, nodes.leaf_count
     node, middle, low, high, seen = view(nodes, block, q, gamma, certify)
     n_tail = node.shape[0]
 
     # Open the head: these leaves leave the tail.
-    pick = most_massive(nodes, node, middle, seen, probes, excluded)
+    heads = block.heads
+    shared = heads.dot_at.shape[0] > 0
+    if shared:
+        pick = heads.pick[heads.pick_at[q] : heads.pick_at[q + 1]]
+    else:
+        pick = most_massive(nodes, node, middle, seen, probes, excluded)
     opened, total_rows = pick.shape[0], 0
     for i in range(opened):
         total_rows += leaf_count[node[pick[i]]]
-    shared = block.head_at.shape[0] > 0
-    first = block.head_at[q] if shared else 0
-    head = block.heads[first : first + total_rows] if shared else np.empty(total_rows, np.float32)
+    first = heads.dot_at[q] if shared else 0
+    head = heads.dots[first : first + total_rows] if shared else np.empty(total_rows, np.float32)
     weight = np.empty(total_rows, np.float32)
     open_leaf, open_at, open_log = np.empty(opened, np.int64), np.empty(opened, np.int64), np.empty(opened)
     at = 0

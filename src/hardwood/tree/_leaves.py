@@ -94,7 +94,7 @@ def leaf_labels(
         source: the vectors.
         leaf_size: targets in a leaf, on average; none gets more than twice as many.
         rng: of the samples and first centres.
-        threads: for the last pass. Pieces are the same for any number of them, so the tree is too.
+        threads: for the iterations and the last pass. Pieces are the same for any number of them, so the tree is too.
         tick: told of progress.
 
     Returns:

@@ -1,8 +1,8 @@
 """The arrays of a tree, as kernels see them.
 
-Two levels of nodes stand over the targets: *groups*, each of about sqrt(number of leaves) *leaves*, each of
-some tens of targets. A leaf's targets lie in consecutive rows of one array, with a little room after them for
-targets to come.
+Two levels of nodes stand over the targets: *groups*, about four times the square root of the number of *leaves*, and
+these, each of some tens of targets. A leaf's targets lie in consecutive rows of one array, with a little room after
+them for targets to come.
 """
 
 from __future__ import annotations

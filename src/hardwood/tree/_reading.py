@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hardwood._processors import default_threads, threads_told
 from hardwood.tree import _inputs
 from hardwood.tree._bounds import rounding
 from hardwood.tree._nodes import BLOCK
 from hardwood.tree._results import Draw, Hits, LogPartition
-from hardwood.tree._threads import ReadWriteLock, default_threads, split_work
+from hardwood.tree._threads import ReadWriteLock, split_work
 
 if TYPE_CHECKING:
     from hardwood._ragged import RaggedRows
@@ -30,13 +31,15 @@ class ReadableIndex:
 
     def __init__(self, tree: Tree, metric: str, threads: int | None) -> None:
         self._tree, self._metric = tree, metric
-        self._threads = default_threads() if threads is None else _inputs.count(threads, "threads")
+        self._threads = None if threads is None else _inputs.count(threads, "threads")
         self._lock = ReadWriteLock()
         self._loaded: tuple[Path, dict[str, Any]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # For `spawn` workers only: arrays travel, locks and file names do not.
-        return {"_tree": self._tree, "_metric": self._metric, "_threads": self._threads}
+        # For `spawn` workers and copies: arrays travel, locks and file names do not; and a spawned worker knows what
+        # `set_threads` was told here only if it is told with the index.
+        threads = threads_told() if self._threads is None else self._threads
+        return {"_tree": self._tree, "_metric": self._metric, "_threads": threads}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -46,6 +49,11 @@ class ReadableIndex:
     def dimension(self) -> int:
         """``d``."""
         return int(self._tree.nodes.rows.shape[1])
+
+    @property
+    def threads(self) -> int:
+        """How many threads share its work: those it was given, or what `hardwood.tree.set_threads` says."""
+        return default_threads() if self._threads is None else self._threads
 
     # Reading
 
@@ -337,4 +345,5 @@ class ReadableIndex:
 
     def _run(self, task: Any, size: int) -> None:
         # Pieces as large as all threads having one allows: queries looked at together share products.
-        split_work(task, size, self._threads, least=max(1, min(BLOCK, size // self._threads)))
+        threads = self.threads
+        split_work(task, size, threads, least=max(1, min(BLOCK, size // threads)))

@@ -17,7 +17,22 @@ SHARED = 1.0
 """From so many openings a leaf on, over a block of queries, heads are made together (`shared_heads`)."""
 
 MOST_SHARED = 4 * 2**20
-"""Unless they are more numbers than this: what a block keeps must stay small, however many leaves are opened."""
+"""Unless they are more numbers than this, about: what a block keeps must stay small, however many leaves are opened, by
+``probes`` or because they hold excluded rows."""
+
+
+class Heads(NamedTuple):
+    """The leaves that the queries of a block open, and their targets' products, where they are made together; else all
+    of it is empty.
+
+    ``pick``: query q's leaves, by their places in its `view`, from ``pick_at[q]`` to ``pick_at[q + 1]``. ``dots``: its
+    products with their targets, leaf by leaf, from ``dot_at[q]`` on.
+    """
+
+    pick: np.ndarray
+    pick_at: np.ndarray
+    dots: np.ndarray
+    dot_at: np.ndarray
 
 
 class Block(NamedTuple):
@@ -27,9 +42,7 @@ class Block(NamedTuple):
     query, leaves' and groups'. ``order`` (Q, G) has the ``inside[q]`` groups that query q looks into first, then the
     others, ``live`` in all; ``group_log``, ``group_low`` and ``group_high`` (Q, G) their estimated log masses and
     bounds.
-    ``leaf_dot`` (Q, S): the products of the leaves of the groups looked into, in that order. ``heads``: the products of
-    query q with the targets in the leaves that it will open, from ``head_at[q]`` on, if they were made together; else
-    both are empty.
+    ``leaf_dot`` (Q, S): the products of the leaves of the groups looked into, in that order.
     """
 
     unit: np.ndarray
@@ -42,8 +55,7 @@ class Block(NamedTuple):
     inside: np.ndarray
     live: int
     leaf_dot: np.ndarray
-    heads: np.ndarray
-    head_at: np.ndarray
+    heads: Heads
 
 
 @jit
@@ -67,6 +79,7 @@ def survey(nodes: Nodes, queries, scale, groups, probes, ex_offsets, ex_rows, ga
     stats = np.empty((4, G))
     columns_of(nodes.group_stats, np.arange(G), 0, G, stats, 0)
     forced = np.empty(widest(ex_offsets[begin + 1 : end + 1] - ex_offsets[begin:end]), np.int64)
+    opened = 0
     for q in range(Q):
         span(
             stats, group_dot[q], G, bx[q], share[q, 1], gamma, group_log[q], group_low[q], group_high[q], True
@@ -84,6 +97,7 @@ def survey(nodes: Nodes, queries, scale, groups, probes, ex_offsets, ex_rows, ga
                 mine[rest] = living[i]
                 rest += 1
         hidden = forced_leaves(nodes, ex_rows[ex_offsets[begin + q] : ex_offsets[begin + q + 1]], forced)
+        opened += min(max(probes, hidden), nodes.group_leaves.shape[0])
         for f in range(hidden):
             for t in range(n, live):
                 if mine[t] == nodes.leaf_group[forced[f]]:
@@ -92,60 +106,56 @@ def survey(nodes: Nodes, queries, scale, groups, probes, ex_offsets, ex_rows, ga
                     break
         inside[q] = n
     leaf_dot = leaf_products(nodes, unit, order, inside)
-    heads, head_at = np.empty(0, np.float32), np.empty(0, np.int64)
-    block = Block(
-        unit, bx, share, group_log, group_low, group_high, order, inside, live, leaf_dot, heads, head_at
-    )  # fmt: skip
-    if not shares_leaves(nodes, Q, probes):
+    nothing = np.empty(0, np.int64)
+    heads = Heads(nothing, nothing, np.empty(0, np.float32), nothing)
+    block = Block(unit, bx, share, group_log, group_low, group_high, order, inside, live, leaf_dot, heads)
+    if not shares_leaves(nodes, opened):
         return block
-    heads, head_at = shared_heads(nodes, block, probes, ex_offsets[begin : end + 1], ex_rows)
-    return Block(unit, bx, share, group_log, group_low, group_high, order, inside, live, leaf_dot, heads, head_at)
+    heads = shared_heads(nodes, block, probes, opened, ex_offsets[begin : end + 1], ex_rows)
+    return Block(unit, bx, share, group_log, group_low, group_high, order, inside, live, leaf_dot, heads)
 
 
 @jit
-def shares_leaves(nodes, queries, probes):  # type: ignore[no-untyped-def]
-    """Whether so many queries, which open ``probes`` leaves each, make their heads together. These are the same, to
-    the bit, if each makes its own."""
-    L = nodes.leaf_count.shape[0]
-    opened = queries * min(probes, L)
-    return opened >= SHARED * L and opened * (nodes.group_count.sum() / L) <= MOST_SHARED
+def shares_leaves(nodes, opened):  # type: ignore[no-untyped-def]
+    """Whether the queries of a block, which open so many leaves together, make their heads together. These are the
+    same, to the bit, if each makes its own."""
+    live = nodes.group_leaves.shape[0]
+    return opened >= SHARED * live and opened * (nodes.group_count.sum() / live) <= MOST_SHARED
 
 
 @jit
-def shared_heads(nodes, block, probes, ex_offsets, ex_rows):  # type: ignore[no-untyped-def]
-    """``heads`` and ``head_at`` of the block. Leaf by leaf over all its queries, so that a leaf that several of them
-    open comes from memory once."""
+def shared_heads(nodes, block, probes, opened, ex_offsets, ex_rows):  # type: ignore[no-untyped-def]
+    """The `Heads` of the block, whose queries open ``opened`` leaves together at most. Leaf by leaf over all of them,
+    so that a leaf that several open comes from memory once."""
     Q, leaf_count, L = block.bx.shape[0], nodes.leaf_count, nodes.leaf_count.shape[0]
-    room = 0
+    # Every opening: where in the view, of which leaf, by which query, and where its products go.
+    pick, leaf_of = np.empty(opened, np.int64), np.empty(opened, np.int64)
+    who, at = np.empty(opened, np.int64), np.empty(opened, np.int64)
+    pick_at, dot_at, begins = np.empty(Q + 1, np.int64), np.empty(Q, np.int64), np.zeros(L + 1, np.int64)
+    openings = total = 0
     for q in range(Q):
-        room += min(max(probes, ex_offsets[q + 1] - ex_offsets[q]), L)
-    # Every opening: of which leaf, by which query, and where its products go.
-    leaf_of, who, at = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.int64)
-    head_at, begins, openings, total = np.empty(Q, np.int64), np.zeros(L + 1, np.int64), 0, 0
-    for q in range(Q):
-        head_at[q] = total
+        pick_at[q], dot_at[q] = openings, total
         node, middle, _, _, seen = view(nodes, block, q, 0.0, False)
-        pick = most_massive(nodes, node, middle, seen, probes, ex_rows[ex_offsets[q] : ex_offsets[q + 1]])
-        for i in range(pick.shape[0]):
-            leaf = node[pick[i]]
-            leaf_of[openings], who[openings], at[openings] = leaf, q, total
+        for place in most_massive(nodes, node, middle, seen, probes, ex_rows[ex_offsets[q] : ex_offsets[q + 1]]):
+            leaf = node[place]
+            pick[openings], leaf_of[openings], who[openings], at[openings] = place, leaf, q, total
             openings += 1
             total += leaf_count[leaf]
             begins[leaf + 1] += 1
+    pick_at[Q] = openings
     for leaf in range(L):
         begins[leaf + 1] += begins[leaf]
     by_leaf = np.empty(openings, np.int64)
     for i in range(openings):
         by_leaf[begins[leaf_of[i]]] = i
         begins[leaf_of[i]] += 1
-    heads = np.empty(total, np.float32)
-    for t in range(openings):
-        i = by_leaf[t]
-        leaf = leaf_of[i]
+    dots = np.empty(total, np.float32)
+    for t in by_leaf:
+        leaf = leaf_of[t]
         # Not by tiles of queries, which would add up in another order than for a query alone: and since memory is what
         # is waited for, they took 98 % of the time.
-        leaf_dots(nodes.rows, nodes.leaf_start[leaf], leaf_count[leaf], block.unit[who[i]], heads[at[i] :])
-    return heads, head_at
+        leaf_dots(nodes.rows, nodes.leaf_start[leaf], leaf_count[leaf], block.unit[who[t]], dots[at[t] :])
+    return Heads(pick, pick_at, dots, dot_at)
 
 
 @jit
@@ -197,14 +207,12 @@ def most_massive(nodes, node, middle, seen, probes, excluded):  # type: ignore[n
 
 @jit
 def forced_leaves(nodes, excluded, out):  # type: ignore[no-untyped-def]
-    """The leaves that hold excluded rows, each once, into ``out``; returns how many."""
+    """The leaves that hold the rows ``excluded``, each once, into ``out``; returns how many. The rows ascend, so those
+    of a leaf, which lie together, follow one another."""
     n = 0
     for e in range(excluded.shape[0]):
         leaf = np.int64(nodes.row_leaf[excluded[e]])
-        known = False
-        for f in range(n):
-            known = known or out[f] == leaf
-        if not known:
+        if n == 0 or out[n - 1] != leaf:
             out[n] = leaf
             n += 1
     return n

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hardwood.tree._assign import NOWHERE, everywhere, nearest_leaves, stay_unless
+from hardwood.tree._assign import NOWHERE, everywhere, nearest_groups, nearest_leaves, stay_unless
 from hardwood.tree._bounds import SPREAD
 from hardwood.tree._build import decoded, encode, refresh, room_for
 from hardwood.tree._cluster import Floats, subtree
@@ -62,13 +62,24 @@ class Tree:
         return total / np.maximum(nodes.group_count, 1)
 
     def place(self, vectors: Floats, current: Ints | None, threads: int) -> Ints:
-        """The leaf where each vector belongs; with ``current`` given, staying unless moving pays."""
+        """The leaf where each vector belongs, among those of its `BEAM` nearest groups; with ``current`` given, staying
+        unless moving pays. Many with ``current`` given (`MANY` for each group) look only at the groups around the one
+        that they are in (`groups_around`), so that one that has gone far may find a leaf that is not the nearest.
+
+        Args:
+            vectors: ``(n, d)``.
+            current: ``(n,)``, the leaf that each is in.
+            threads: to share the work.
+
+        Returns:
+            ``(n,)`` leaves.
+        """
         nodes, n = self.nodes, len(vectors)
         vectors = np.require(vectors, requirements="W")
         out, best = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.float32)
         homes, around = NOWHERE, everywhere(len(nodes.group_mean))
         if current is not None and n >= MANY * len(nodes.group_mean):
-            homes, around = nodes.leaf_group[current].astype(np.int64), self.groups_around()
+            homes, around = nodes.leaf_group[current].astype(np.int64), self.groups_around(threads)
 
         def find(begin: int, end: int) -> None:
             nearest_leaves(
@@ -81,11 +92,22 @@ class Tree:
         split_work(find, n, threads, least=256)
         return out
 
-    def groups_around(self) -> Ints:
-        """The `AROUND` groups nearest to each group, ``(G, AROUND)``: itself and its neighbours."""
-        means = self.nodes.group_mean
-        gaps = self.group_half[None, :] - means @ means.T
-        return np.argpartition(gaps, min(AROUND, len(means)) - 1, axis=1)[:, :AROUND].astype(np.int64)
+    def groups_around(self, threads: int) -> Ints:
+        """The `AROUND` groups with targets nearest to each group, itself first, then its neighbours, nearest first:
+        ``(G, AROUND)``, or as wide as there are such groups. The row of a group without targets means nothing.
+
+        Not kept: every update moves means, and an index that went by older ones would place its targets otherwise than
+        the same index saved and loaded. Where it is asked for (`MANY`) it costs a sixteenth of what it saves.
+        """
+        nodes = self.nodes
+        filled = np.flatnonzero(nodes.group_count)
+        near = np.empty((len(nodes.group_mean), min(AROUND, len(filled))), dtype=np.int32)
+
+        def find(begin: int, end: int) -> None:
+            nearest_groups(nodes.group_mean, self.group_half, filled, begin, end, near)
+
+        split_work(find, len(near), threads, least=64)
+        return near.astype(np.int64)
 
     def write(self, rows: Ints, vectors: Floats, threads: int) -> int:
         """New vectors for known rows: moved to a nearer leaf where that pays. Returns how many moved."""

@@ -35,6 +35,7 @@ def warmup() -> float:
         index.repair()
     many = np.random.default_rng(1).normal(size=(400, 3)).astype(np.float32)
     index = TargetIndex.build(many, ids=np.arange(400) * 10**9, leaf_size=16, threads=1, progress=False)
+    index.update(np.arange(400) * 10**9, many[::-1])  # so many that they look around their groups
     index.remove(np.arange(150) * 10**9)
     index.add([1, 2, 3, 4, 5, 6, 7, 8], np.repeat(many[:1], 8, axis=0))
     index.repair()

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hardwood._processors import default_threads
 from hardwood.tree import _inputs
 from hardwood.tree._inputs import DTYPES, METRICS
 from hardwood.tree._reading import ReadableIndex
 from hardwood.tree._repair import repair
-from hardwood.tree._threads import default_threads
 
 
 class TargetIndex(ReadableIndex):
@@ -51,7 +51,8 @@ class TargetIndex(ReadableIndex):
             metric: "dot", or "cosine" to make vectors and queries unit length on entry.
             leaf_size: targets in a leaf, on average; none holds more than twice as many.
             seed: of the clustering. Same vectors, same seed: same tree.
-            threads: used by this index from now on; by default, the processors this process may use.
+            threads: used by this index from now on; by default, what `hardwood.tree.set_threads` says at each
+                call: the processors this process may use.
             progress: show a bar when it takes more than a second.
 
         Raises:
@@ -170,11 +171,11 @@ class TargetIndex(ReadableIndex):
                 return
             if len(self._tree.ids):
                 with self._lock.changing("add"):
-                    self._tree.add(new, block, self._threads)
+                    self._tree.add(new, block, self.threads)
             else:
                 from hardwood.tree._make import from_array
 
-                self._tree = from_array(block, new, self._tree.dtype, self._tree.leaf_size, 0, self._threads)
+                self._tree = from_array(block, new, self._tree.dtype, self._tree.leaf_size, 0, self.threads)
 
     def remove(self, ids: Any) -> None:
         """Take targets out of the index.
@@ -188,7 +189,7 @@ class TargetIndex(ReadableIndex):
             self._rows(gone)
             if len(gone):
                 with self._lock.changing("remove"):
-                    self._tree.remove(gone, self._threads)
+                    self._tree.remove(gone, self.threads)
 
     def update(self, ids: Any, vectors: Any) -> int:
         """Write new vectors for targets that are here, and make everything true again: means, radii, and the
@@ -208,7 +209,7 @@ class TargetIndex(ReadableIndex):
             if not len(rows):
                 return 0
             with self._lock.changing("update"):
-                return self._tree.write(rows, block, self._threads)
+                return self._tree.write(rows, block, self.threads)
 
     def repair(self, *, factor: float = 1.15) -> dict[str, int]:
         """Bring the tree back to the shape of a fresh one where changes have worn it, and leave the rest alone.
@@ -232,7 +233,7 @@ class TargetIndex(ReadableIndex):
             if not len(self._tree.ids):
                 return {"groups_rebuilt": 0, "leaves_merged": 0, "rows_given_back": 0, "groups": 0}
             with self._lock.changing("repair"):
-                return repair(self._tree, limit, self._threads)
+                return repair(self._tree, limit, self.threads)
 
     def spill(self) -> None:
         """Show every target in a second leaf too, so that `search` finds it from both sides of a border (SOAR: Sun et
@@ -245,7 +246,7 @@ class TargetIndex(ReadableIndex):
 
         with self._lock.writing():
             if len(self._tree.ids):
-                self._tree.spill = spilled(self._tree, self._threads)
+                self._tree.spill = spilled(self._tree, self.threads)
 
     def _pairs(self, ids: Any, vectors: Any) -> tuple[Any, Any]:
         numbers, block = _inputs.ids(ids), _inputs.vectors(vectors, self.dimension, "vectors")

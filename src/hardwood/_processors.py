@@ -1,0 +1,50 @@
+"""How many threads share the tree's work in this process. Beside the tree, so that who never samples from one need not
+load it to say so."""
+
+from __future__ import annotations
+
+import operator
+import os
+
+_told: int | None = None
+
+
+def set_threads(threads: int | None) -> None:
+    """Say how many threads the trees of this process work with, those that exist among them.
+
+    As `torch.set_num_threads` does for PyTorch. An index that was given ``threads`` of its own keeps these. Draws are
+    the same for any number. A forked child goes by what was said here, and so does an index that is pickled (to a
+    spawned worker, say) or copied; indexes that a spawned process makes or loads itself do not.
+
+    ``OMP_NUM_THREADS`` is not heeded: it is set to keep the threads of numerical libraries from spinning, and the
+    tree's wait asleep.
+
+    Args:
+        threads: at least 1, the one that calls included; ``None``: as many as this process may use processors, which
+            is the default.
+
+    Raises:
+        TypeError: for what is not a whole number.
+        ValueError: for a number below 1.
+    """
+    global _told  # noqa: PLW0603
+    if threads is not None:
+        try:
+            threads = operator.index(threads)
+        except TypeError:
+            raise TypeError(f"threads must be a whole number or None; got {threads!r}.") from None
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1; got {threads}.")
+    _told = threads
+
+
+def threads_told() -> int | None:
+    """What `set_threads` was told."""
+    return _told
+
+
+def default_threads() -> int:
+    """What `set_threads` was told, or the processors this process may use."""
+    if _told is not None:
+        return _told
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

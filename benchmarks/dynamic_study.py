@@ -116,7 +116,7 @@ def plan(arguments: argparse.Namespace, data: Path, runs: Path) -> list[PlannedR
             steps=arguments.steps,
             batch_size=arguments.batch_size,
             num_negatives=arguments.num_negatives,
-            threads=1,
+            threads=arguments.threads or None,
             **encoder_settings(arguments, data, seed),
         )
         seen: list[tuple[str, str]] = []
@@ -184,6 +184,7 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=1, help="of a run; 0: OMP_NUM_THREADS, for the tree all cores")
     parser.add_argument("--num-negatives", type=int, default=8, help="draws a query")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), metavar="VARIANT", help=", ".join(VARIANTS))
     parser.add_argument("--report", action="store_true", help="only report what is finished")

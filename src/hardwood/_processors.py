@@ -3,8 +3,9 @@ load it to say so."""
 
 from __future__ import annotations
 
-import operator
 import os
+
+from hardwood import _numbers
 
 _told: int | None = None
 
@@ -28,14 +29,7 @@ def set_threads(threads: int | None) -> None:
         ValueError: for a number below 1.
     """
     global _told  # noqa: PLW0603
-    if threads is not None:
-        try:
-            threads = operator.index(threads)
-        except TypeError:
-            raise TypeError(f"threads must be a whole number or None; got {threads!r}.") from None
-        if threads < 1:
-            raise ValueError(f"threads must be at least 1; got {threads}.")
-    _told = threads
+    _told = None if threads is None else _numbers.count(threads, "threads")
 
 
 def threads_told() -> int | None:

@@ -99,7 +99,7 @@ def test_it_travels_with_an_index_that_is_sent(index):
     [
         (0, ValueError, "at least 1; got 0"),
         (-2, ValueError, "got -2"),
-        (1.5, TypeError, "whole number or None; got 1.5"),
+        (1.5, TypeError, "whole number; got 1.5"),
     ],
 )
 def test_what_is_no_number_of_threads(threads, error, match):

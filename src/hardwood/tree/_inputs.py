@@ -125,17 +125,6 @@ def ids(x: Any, name: str = "ids", unique: bool = True) -> Ints:
     return out
 
 
-def count(k: Any, name: str) -> int:
-    """A whole number of at least one."""
-    try:
-        number = operator.index(k)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number; got {k!r}.") from None
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1; got {number}.")
-    return number
-
-
 def positive(x: Any, name: str) -> float:
     """A number above zero, and no larger than any scale or tolerance could be: scores must fit float64."""
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hardwood import _numbers
 from hardwood._processors import default_threads, threads_told
 from hardwood.tree import _inputs
 from hardwood.tree._bounds import rounding
@@ -31,7 +32,7 @@ class ReadableIndex:
 
     def __init__(self, tree: Tree, metric: str, threads: int | None) -> None:
         self._tree, self._metric = tree, metric
-        self._threads = None if threads is None else _inputs.count(threads, "threads")
+        self._threads = None if threads is None else _numbers.count(threads, "threads")
         self._lock = ReadWriteLock()
         self._loaded: tuple[Path, dict[str, Any]] | None = None
 
@@ -98,9 +99,9 @@ class ReadableIndex:
             ValueError: for ``k < 1``, ``scale <= 0``, NaN, wrong dimension, an empty index, more draws
                 without replacement than targets, a query that excludes every target.
         """
-        x, size = self._queries(queries), _inputs.count(k, "k")
+        x, size = self._queries(queries), _numbers.count(k, "k")
         beta, stream = _inputs.positive(scale, "scale"), _inputs.seed_of(seed)
-        opens = _inputs.count(probes, "probes")
+        opens = _numbers.count(probes, "probes")
         if exact and not replace:
             raise ValueError(
                 "exact=True draws with replacement only; leave out replace=False, "
@@ -171,7 +172,7 @@ class ReadableIndex:
         from hardwood.tree._proposal import leaf_masses, proposal
 
         x, beta = self._queries(queries), _inputs.positive(scale, "scale")
-        opens, wanted = _inputs.count(probes, "probes"), _inputs.ids(ids, unique=False)
+        opens, wanted = _numbers.count(probes, "probes"), _inputs.ids(ids, unique=False)
         lists = _inputs.excluded(exclude, len(x))
         out = np.zeros((len(x), len(wanted)))
         with self._lock.reading():
@@ -220,7 +221,7 @@ class ReadableIndex:
         """
         from hardwood.tree._search import search
 
-        x, size, opens = self._queries(queries), _inputs.count(k, "k"), _inputs.count(probes, "probes")
+        x, size, opens = self._queries(queries), _numbers.count(k, "k"), _numbers.count(probes, "probes")
         with self._lock.reading():
             nodes, spill = self._ready(), self._tree.spill
             rows, scores = np.zeros((len(x), size), dtype=np.int64), np.zeros((len(x), size))
@@ -265,7 +266,7 @@ class ReadableIndex:
         with self._lock.reading():
             nodes, gamma = self._ready(), rounding(self.dimension)
             limit = PROBES if tolerance is None else len(nodes.leaf_count)
-            limit = limit if budget is None else _inputs.count(budget, "budget")
+            limit = limit if budget is None else _numbers.count(budget, "budget")
             offsets, hidden = self._excluded_rows(lists, 1)
             self._run(
                 lambda a, b: refine(nodes, x, beta, goal, limit, offsets, hidden, gamma, a, b, marks, opened, certain),
@@ -288,7 +289,7 @@ class ReadableIndex:
         from hardwood.tree._search import expect
 
         x, beta = self._queries(queries), _inputs.positive(scale, "scale")
-        opens, lists = _inputs.count(probes, "probes"), _inputs.excluded(exclude, len(x))
+        opens, lists = _numbers.count(probes, "probes"), _inputs.excluded(exclude, len(x))
         out = np.zeros((len(x), self.dimension), dtype=np.float32)
         with self._lock.reading():
             nodes, gamma = self._ready(), rounding(self.dimension)

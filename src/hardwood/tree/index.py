@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hardwood import _numbers
 from hardwood._processors import default_threads
 from hardwood.tree import _inputs
 from hardwood.tree._inputs import DTYPES, METRICS
@@ -69,8 +70,8 @@ class TargetIndex(ReadableIndex):
             raise ValueError(f"dtype must be one of {sorted(DTYPES)}; got {dtype!r}.")
         if metric not in METRICS:
             raise ValueError(f"metric must be one of {METRICS}; got {metric!r}.")
-        size = _inputs.count(leaf_size, "leaf_size")
-        workers = default_threads() if threads is None else _inputs.count(threads, "threads")
+        size = _numbers.count(leaf_size, "leaf_size")
+        workers = default_threads() if threads is None else _numbers.count(threads, "threads")
         tree = make(vectors, ids, DTYPES[dtype], metric == "cosine", size, seed, workers, progress)
         return cls(tree, metric, threads)
 
@@ -142,7 +143,7 @@ class TargetIndex(ReadableIndex):
             ValueError: for ``count < 1``.
             TypeError: for a count or seed that is not a whole number.
         """
-        wanted, stream = _inputs.count(count, "count"), int(_inputs.seed_of(seed))
+        wanted, stream = _numbers.count(count, "count"), int(_inputs.seed_of(seed))
         with self._lock.reading():
             return self._tree.spread(wanted, stream)
 

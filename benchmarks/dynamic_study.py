@@ -61,6 +61,10 @@ VARIANTS: dict[str, Variant] = {
     "exact from step 0": Variant("exact", {"start_step": 0}),
     "cache": Variant("cache"),
     "dynamic": Variant("dynamic"),
+    "dynamic from step 20": Variant("dynamic", {"start_step": 20}),
+    "dynamic, all re-encoded": Variant(  # every 20 steps, as the oracle: what the tree and its draws alone are worth
+        "dynamic", {"reencode": 200_000, "refresh_every": 20, "refresh_when": None, "drift": "stale"}
+    ),
     "dynamic, rebuild": Variant("dynamic", {"rebuild_when": 0.25}),
     "dynamic, predicting": Variant("dynamic", {"predict_below": None}),  # whatever the predictions are worth
     "dynamic, predicting, denser": Variant("dynamic", {"predict_below": None, "refresh_growth": 0.1}),

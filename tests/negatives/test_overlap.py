@@ -244,6 +244,7 @@ def test_what_failed_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(source._moving.index, "update", lambda *rows: done.append(rows))
     with pytest.raises(RuntimeError, match="failed half-way"):
         source.save_state(tmp_path)
+    source.finish()
     assert not done
     assert not list(tmp_path.iterdir())
 

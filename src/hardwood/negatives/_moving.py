@@ -116,8 +116,8 @@ class MovingIndex:
         with self._cost.timed("index"):
             try:
                 self._beside.wait()
-            except Exception:
-                self.is_whole = False
+            except Exception:  # what was to be learnt is lost, and the rest of a refresh no use
+                self.is_whole, self._refresh = False, None
                 raise
 
     def give_up(self) -> None:

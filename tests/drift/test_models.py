@@ -245,3 +245,20 @@ def test_a_corrector_that_diverges_says_so_and_stays_as_it_was() -> None:
 def test_options_out_of_range_are_errors(name: str, options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_drift(name, **options)
+
+
+def test_nystrom_predicts_doubles_in_doubles() -> None:
+    """Else products that the device rounds (TensorFloat32) could not be got round by asking in float64."""
+    generator = torch.Generator().manual_seed(0)
+    old = torch.nn.functional.normalize(torch.randn(300, 64, generator=generator, dtype=torch.float64), dim=1)
+    new = torch.nn.functional.normalize(old + 0.3 * old.roll(1, dims=1), dim=1)
+    model = NystromDrift(normalize=False).fit(old[:200], new[:200])
+    state = {key: value.double() for key, value in model.state_dict().items()}
+    assert model.state_dict()["coefficients"].dtype == torch.float32
+    width, _, square = state["chosen"].tolist()
+    points = (old[200:] - state["mean"]) / square**0.5
+    kernel = torch.exp(-width / 2 * torch.cdist(points, state["landmarks"]) ** 2)
+    expected = old[200:] + state["shift"] + kernel @ state["coefficients"]
+    rounding = expected.abs().max() * 2**-24  # predictions are given in float32
+    assert (model.predict(old[200:]).double() - expected).abs().max() <= rounding
+    assert (model.predict(old[200:].float()).double() - expected).abs().max() > rounding

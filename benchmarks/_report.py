@@ -46,6 +46,10 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
+SHORT = 0.2
+"""Seconds."""
+
+
 def set_threads(threads: int) -> None:
     """The same number of threads for BLAS, torch and FAISS; numba and Hardwood are told by argument."""
     import torch
@@ -64,14 +68,16 @@ def interleave(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[
     """Median seconds of each call, run in turn (A, B, A, B, ...) after one warm-up: drifts hit all alike.
 
     A pause before each: OpenMP's threads (torch, FAISS) spin for some milliseconds after their work and would
-    take a processor from whoever comes next.
+    take a processor from whoever comes next. What is short is run once more after it, untimed: processors that
+    slept, and caches that others filled, cost some milliseconds.
     """
-    for call in calls.values():
-        call()
+    is_short = {name: timed(call)[0] < SHORT for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
             time.sleep(0.05)
+            if is_short[name]:
+                call()
             seconds[name].append(timed(call)[0])
     return {name: float(np.median(values)) for name, values in seconds.items()}
 

@@ -182,6 +182,7 @@ def run(data: RetrievalDataset, encoder: Path, variant: str, saved: Path, argume
         num_negatives=arguments.num_negatives,
         steps=REFRESH_AT + REFRESH_STEPS if name == "dynamic" else arguments.steps,
         precision=arguments.precision,
+        encode_batch_size=arguments.encode_batch_size,
         seed=arguments.seed,
     )
     set_seed(config.seed)
@@ -248,6 +249,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--dimension", type=int, default=768)
     parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--encode-batch-size", type=int, default=2048)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=None, help="folder of the JSON, else benchmarks/results")
     arguments = parser.parse_args()

@@ -1,9 +1,11 @@
 """The tree's threads against `concurrent.futures`: one batch shared by two threads, in the same run.
 
     python benchmarks/threads.py
+    python benchmarks/threads.py --pause 0.05 --repeats 100    # as between training steps
 
 The peer is `split_work` as it was before: one future for each further thread. Ours and the peer's take turns, on an
-empty task of a known length and on searches of a tree.
+empty task of a known length, on searches and on draws of a tree. With a pause before each call processors have slept
+when the second thread is woken: a virtual machine's kernel puts the peer's beside the caller then, ours step aside.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -55,32 +58,34 @@ def by_futures(task: Callable[[int, int], object], size: int, threads: int, leas
             future.result()
 
 
-def medians(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median microseconds of each, taking turns."""
+def medians(calls: dict[str, Callable[[], Any]], repeats: int, pause: float) -> dict[str, float]:
+    """Median microseconds of each, taking turns, each after a ``pause`` of seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
+            time.sleep(pause)
             began = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - began)
     return {name: statistics.median(spent[repeats // 10 :]) * 1e6 for name, spent in seconds.items()}
 
 
-def searching(index: TargetIndex, queries: np.ndarray, threads: int, split: Callable[..., None]) -> Callable[[], Any]:
-    """One search of a batch."""
+def asking(index: TargetIndex, ask: Callable[[], Any], threads: int, split: Callable[..., None]) -> Callable[[], Any]:
+    """One call of ``ask``."""
 
-    def search() -> None:
+    def asked() -> None:
         index._threads = threads
         with patch.object(_reading, "split_work", split):
-            index.search(queries, 10, probes=4)
+            ask()
 
-    return search
+    return asked
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=400)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds before each call")
     parser.add_argument("--targets", type=int, default=100_000)
     arguments = parser.parse_args()
     generator = np.random.default_rng(0)
@@ -98,13 +103,18 @@ def main() -> None:
     rows["two tasks without memory"]["ours"] = halves(split_work, 2)
     for batch in (16, 64, 256):
         queries = vectors[:batch]
-        rows[f"search, {batch} queries"] = {
-            "one": searching(index, queries, 1, split_work),
-            "peer": searching(index, queries, 2, by_futures),
-            "ours": searching(index, queries, 2, split_work),
+        asks: dict[str, Callable[[], Any]] = {
+            f"search, {batch} queries": partial(index.search, queries, 10, probes=4),
+            f"two draws, {batch} queries": partial(index.sample, queries, 2, probes=32, seed=1),
         }
+        for name, ask in asks.items():
+            rows[name] = {
+                "one": asking(index, ask, 1, split_work),
+                "peer": asking(index, ask, 2, by_futures),
+                "ours": asking(index, ask, 2, split_work),
+            }
     for name, calls in rows.items():
-        spent = medians(calls, arguments.repeats)
+        spent = medians(calls, arguments.repeats, arguments.pause)
         print(f"| {name} | {spent['one']:.0f} | {spent['peer']:.0f} | {spent['ours']:.0f} |", flush=True)
 
 

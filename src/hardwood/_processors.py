@@ -1,9 +1,12 @@
-"""How many threads share the tree's work in this process. Beside the tree, so that who never samples from one need not
-load it to say so."""
+"""How many threads share the tree's work in this process, and on which processors. Beside the tree, so that who never
+samples from one need not load it to say so."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
+from contextlib import suppress
 
 from hardwood import _numbers
 
@@ -42,3 +45,32 @@ def default_threads() -> int:
     if _told is not None:
         return _told
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _this_processor() -> int:
+    return -1
+
+
+if sys.platform == "linux":
+    with suppress(OSError, AttributeError):  # a C library without it
+        _this_processor = ctypes.PyDLL(None).sched_getcpu  # by PyDLL: in a microsecond nobody else wants the lock
+
+
+def this_processor() -> int:
+    """The number of the processor that the calling thread runs on; -1 where the system does not tell."""
+    return int(_this_processor())
+
+
+def step_aside(processor: int) -> None:
+    """Has the calling thread leave ``processor``, if it runs there and others are allowed, and not come back.
+
+    For threads that help another: a virtual machine's kernel takes processors that have slept for a while for taken
+    away, and wakes helpers beside the one who asks, where they get his time and no other's until it looks again,
+    milliseconds later. -1 is no processor.
+    """
+    if processor < 0 or this_processor() != processor:
+        return
+    others = os.sched_getaffinity(os.getpid()) - {processor}
+    if others:
+        with suppress(OSError):  # forbidden, or gone meanwhile: then it shares
+            os.sched_setaffinity(0, others)

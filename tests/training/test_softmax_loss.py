@@ -231,6 +231,7 @@ def test_wrong_input_is_explained(make_static: Callable, dataset: RetrievalDatas
         loss([*features, features[1]], labels)
     for options, message in (
         ({"num_negatives": 0}, "num_negatives must be at least 1, got 0"),
+        ({"encode_batch_size": 0}, "encode_batch_size must be at least 1, got 0"),
         ({"scale": -1.0}, "scale must be positive and finite, got -1"),
         ({"weighting": "best"}, "weighting must be one of shared, own, none, got 'best'"),
         ({"negatives": "hard"}, "no source of negatives is called 'hard'"),
@@ -274,3 +275,24 @@ def test_truncated_and_half_precision_encoders(make_static: Callable, dataset: R
         components = loss(*batch_of(model, dataset, range(6)))
         assert components["log_partition"].dtype == torch.float32
         assert loss.targets.dimension == (8 if change == "truncate" else 16)
+
+
+def test_targets_are_encoded_so_many_at_a_time(
+    dataset: RetrievalDataset, transformer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_encoder(str(transformer_folder), device="cpu")
+    loss = CorpusSoftmaxLoss(model, dataset, "static", encode_batch_size=7)
+    passes = []
+    monkeypatch.setattr(type(model[0]), "forward", _counting(type(model[0]).forward, passes))
+    encoded = sum(len(rows) for rows, _ in loss.targets.encode())
+    assert encoded == len(dataset.corpus) == sum(passes)
+    assert max(passes) == 7
+    assert len(passes) == -(-encoded // 7)
+
+
+def _counting(forward: Callable, passes: list[int]) -> Callable:
+    def counted(self: torch.nn.Module, features: dict, *arguments: Any, **options: Any) -> Any:
+        passes.append(len(features["input_ids"]))
+        return forward(self, features, *arguments, **options)
+
+    return counted

@@ -59,6 +59,9 @@ MiniBatchSize = Annotated[
         help="Texts a forward pass, recomputing activations: big batches in little memory.", rich_help_panel=_TRAINING
     ),
 ]
+EncodeBatchSize = Annotated[
+    int | None, typer.Option(help="Texts a forward pass without gradient. [256]", rich_help_panel=_TRAINING)
+]
 Precision = Annotated[
     str | None, typer.Option(help="float32, bfloat16 or float16. [float32]", rich_help_panel=_TRAINING)
 ]
@@ -111,6 +114,7 @@ def train(
     learning_rate: LearningRate = None,
     gradient_accumulation: Accumulation = None,
     mini_batch_size: MiniBatchSize = None,
+    encode_batch_size: EncodeBatchSize = None,
     precision: Precision = None,
     seed: Seed = None,
     evaluate_every: EvaluateEvery = None,
@@ -163,6 +167,7 @@ def compare(
     learning_rate: LearningRate = None,
     gradient_accumulation: Accumulation = None,
     mini_batch_size: MiniBatchSize = None,
+    encode_batch_size: EncodeBatchSize = None,
     precision: Precision = None,
     seed: Seed = None,
     evaluate_every: EvaluateEvery = None,

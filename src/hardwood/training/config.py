@@ -61,6 +61,8 @@ class RunConfig:
         warmup_ratio: share of the steps in which the learning rate rises.
         gradient_accumulation: batches an optimiser step.
         mini_batch_size: texts a forward pass, with activations recomputed (GradCache); ``None``: all at once.
+        encode_batch_size: texts a forward pass where targets are encoded without gradient (the corpus, landmarks). An
+            accelerator is faster with more; long texts on a small one may need fewer.
         precision: of the forward pass: float32, or autocast to bfloat16 or float16. Weights are float32 in any case,
             also those of an encoder that was saved in 16 bits.
         seed: of everything random.
@@ -98,6 +100,7 @@ class RunConfig:
     warmup_ratio: float = 0.1
     gradient_accumulation: int = 1
     mini_batch_size: int | None = None
+    encode_batch_size: int = 256
     precision: str = "float32"
     seed: int = 0
     train_split: str = "train"
@@ -115,7 +118,7 @@ class RunConfig:
         self._check_types()
         for name in ("data", "output", "encoder"):
             _readable(name, getattr(self, name))
-        for name in ("num_negatives", "batch_size", "gradient_accumulation", "dimension"):
+        for name in ("num_negatives", "batch_size", "gradient_accumulation", "dimension", "encode_batch_size"):
             _at_least_one(name, getattr(self, name))
         for name in ("steps", "mini_batch_size", "evaluate_every", "save_every", "threads"):
             if getattr(self, name) is not None:

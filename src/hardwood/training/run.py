@@ -138,6 +138,7 @@ def make_loss(model: SentenceTransformer, data: RetrievalDataset, config: RunCon
         "margin": config.make_margin(),
         "split": config.train_split,
         "seed": config.seed,
+        "encode_batch_size": config.encode_batch_size,
     }
     if config.mini_batch_size is None:
         return CorpusSoftmaxLoss(model, data, config.make_source(), **options)

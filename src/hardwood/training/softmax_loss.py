@@ -89,6 +89,7 @@ class CorpusSoftmaxLoss(nn.Module):
         split: the split trained on, whose positives are excluded.
         target_prompt: put before each drawn target; default: the model's document prompt.
         seed: of the draws.
+        encode_batch_size: texts a forward pass where the source has targets encoded, without gradient.
 
     Raises:
         ValueError: for an argument out of range or an unknown source.
@@ -110,10 +111,13 @@ class CorpusSoftmaxLoss(nn.Module):
         split: str = "train",
         target_prompt: str | None = None,
         seed: int = 0,
+        encode_batch_size: int = 256,
     ) -> None:
         super().__init__()
         if num_negatives < 1:
             raise ValueError(f"num_negatives must be at least 1, got {num_negatives}")
+        if encode_batch_size < 1:
+            raise ValueError(f"encode_batch_size must be at least 1, got {encode_batch_size}")
         if not 0 < scale < float("inf"):
             raise ValueError(f"scale must be positive and finite, got {scale}")
         if weighting not in losses.WEIGHTINGS:
@@ -131,7 +135,12 @@ class CorpusSoftmaxLoss(nn.Module):
         task = "document" if has_router(model) else None
         self._target_features = TargetFeatures(model, dataset.corpus, self.target_prompt, task)
         self.targets = CorpusTargets(
-            model, dataset.corpus, self.cost, similarity=self.similarity, features=self._target_features
+            model,
+            dataset.corpus,
+            self.cost,
+            similarity=self.similarity,
+            features=self._target_features,
+            batch_size=encode_batch_size,
         )
         self.source.attach(self.targets, self.cost)
         self.suspects = SuspectedNegatives(len(dataset.corpus))

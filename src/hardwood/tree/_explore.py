@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from hardwood.tree._bounds import score_error
-from hardwood.tree._masses import largest, leaf_dots, log_sums, log_sums_by, masses, weigh_leaf
+from hardwood.tree._masses import largest, log_sums, log_sums_by, masses, weigh_leaf
 from hardwood.tree._nodes import Nodes
 from hardwood.tree._numeric import jit
 from hardwood.tree._survey import Block, most_massive, view
+from hardwood.tree._tiles import row_products
 
 
 class Cut(NamedTuple):
@@ -46,7 +47,7 @@ def explore(nodes: Nodes, block: Block, q, probes, excluded, gamma, certify):  #
     """Opens ``probes`` leaves, or more where more hold an excluded row: these first, then those with the largest
     estimated mass among what query ``q`` of the block looks at. Returns the `Cut`. ``certify=False`` skips the bounds.
     """
-    unit, bx, leaf_stats, leaf_count = block.unit[q], block.bx[q], nodes.leaf_stats, nodes.leaf_count
+    bx, leaf_stats, leaf_count = block.bx[q], nodes.leaf_stats, nodes.leaf_count
     node, middle, low, high, seen = view(nodes, block, q, gamma, certify)
     n_tail = node.shape[0]
 
@@ -64,12 +65,13 @@ def explore(nodes: Nodes, block: Block, q, probes, excluded, gamma, certify):  #
     head = heads.dots[first : first + total_rows] if shared else np.empty(total_rows, np.float32)
     weight = np.empty(total_rows, np.float32)
     open_leaf, open_at, open_log = np.empty(opened, np.int64), np.empty(opened, np.int64), np.empty(opened)
-    at = 0
+    asked, into, at = np.full(1, q), np.zeros(1, np.int64), 0
     for i in range(opened):
         leaf = node[pick[i]]
         open_leaf[i], open_at[i] = leaf, at
         if not shared:
-            leaf_dots(nodes.rows, nodes.leaf_start[leaf], leaf_count[leaf], unit, head[at:])
+            into[0] = at
+            row_products(block.unit, asked, into, 1, nodes.rows, nodes.leaf_start[leaf], leaf_count[leaf], head)
         open_log[i] = weigh_leaf(nodes, leaf, bx, excluded, head[at:], weight[at:])
         at += leaf_count[leaf]
         middle[pick[i]] = low[pick[i]] = high[pick[i]] = -np.inf

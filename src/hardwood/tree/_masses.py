@@ -6,6 +6,7 @@ import numpy as np
 
 from hardwood.tree._bounds import LOG_COUNT, RADIUS, REACH, SPREAD, mass_estimate, mass_lower, mass_upper, score_error
 from hardwood.tree._numeric import dot, exp32, jit
+from hardwood.tree._tiles import row_products
 
 
 @jit
@@ -19,18 +20,12 @@ def along(unit, shape, even):  # type: ignore[no-untyped-def]
 
 
 @jit
-def leaf_dots(rows, start, count, unit, head):  # type: ignore[no-untyped-def]
-    """Writes the products of ``unit`` with ``count`` rows from ``start`` on to ``head``. Compiled once, for whoever
-    opens a leaf: elsewhere the compiler may add up in another order."""
-    for i in range(count):
-        head[i] = dot(unit, rows, start + i)
-
-
-@jit
 def score_leaf(nodes, leaf, unit, bx, excluded, head, weight):  # type: ignore[no-untyped-def]
     """Writes the leaf's dot products to ``head``, -inf for excluded rows, and their masses, up to a common factor, to
     ``weight``; returns the exact log mass of the leaf."""
-    leaf_dots(nodes.rows, nodes.leaf_start[leaf], nodes.leaf_count[leaf], unit, head)
+    here = np.zeros(1, np.int64)
+    one = unit.reshape((1, unit.shape[0]))
+    row_products(one, here, here, 1, nodes.rows, nodes.leaf_start[leaf], nodes.leaf_count[leaf], head)
     return weigh_leaf(nodes, leaf, bx, excluded, head, weight)
 
 
@@ -38,12 +33,10 @@ def score_leaf(nodes, leaf, unit, bx, excluded, head, weight):  # type: ignore[n
 def weigh_leaf(nodes, leaf, bx, excluded, head, weight):  # type: ignore[no-untyped-def]
     """`score_leaf` where the dot products are in ``head`` already."""
     start, count = nodes.leaf_start[leaf], nodes.leaf_count[leaf]
-    best = np.float32(-np.inf)
     for e in range(excluded.shape[0]):
         if start <= excluded[e] < start + count:
             head[excluded[e] - start] = -np.inf
-    for i in range(count):
-        best = head[i] if head[i] > best else best
+    best = largest(head, count, np.float32(-np.inf))
     if best == -np.inf:
         weight[:count] = 0.0
         return -np.inf

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 PROBES = 32
 LEAVES_LOOKED_AT = 1024
+"""At least, by what needs the whole softmax: a leaf that was not looked at is estimated with its group."""
+
+SEARCHED_AT_LEAST, SEARCHED_A_PROBE = 64, 48
+"""Leaves looked at by `search`, which wants the best alone (docs/tree.md)."""
 
 
 class ReadableIndex:
@@ -225,7 +229,7 @@ class ReadableIndex:
         with self._lock.reading():
             nodes, spill = self._ready(), self._tree.spill
             rows, scores = np.zeros((len(x), size), dtype=np.int64), np.zeros((len(x), size))
-            inside = self._groups(opens, LEAVES_LOOKED_AT // 2 + 32 * opens)
+            inside = self._groups(opens, SEARCHED_AT_LEAST + SEARCHED_A_PROBE * opens)
             self._run(lambda a, b: search(nodes, spill, x, opens, inside, a, b, rows, scores), len(x))
             found = np.where(rows >= 0, nodes.row_id[np.maximum(rows, 0)], -1)
         return Hits(_inputs.like(queries, found), _inputs.like(queries, scores))

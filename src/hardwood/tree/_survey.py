@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hardwood.tree._masses import along, columns_of, leaf_dots, span
+from hardwood.tree._masses import along, columns_of, span
 from hardwood.tree._nodes import Nodes
 from hardwood.tree._numeric import jit, widest
 from hardwood.tree._numeric import unit as to_unit
 from hardwood.tree._select import top
-from hardwood.tree._tiles import group_products, leaf_products
+from hardwood.tree._tiles import group_products, leaf_products, row_products
 
 SHARED = 1.0
 """From so many openings a leaf on, over a block of queries, heads are made together (`shared_heads`)."""
@@ -145,16 +145,19 @@ def shared_heads(nodes, block, probes, opened, ex_offsets, ex_rows):  # type: ig
     pick_at[Q] = openings
     for leaf in range(L):
         begins[leaf + 1] += begins[leaf]
-    by_leaf = np.empty(openings, np.int64)
+    asked, into = np.empty(openings, np.int64), np.empty(openings, np.int64)
     for i in range(openings):
-        by_leaf[begins[leaf_of[i]]] = i
+        place = begins[leaf_of[i]]
+        asked[place], into[place] = who[i], at[i]
         begins[leaf_of[i]] += 1
-    dots = np.empty(total, np.float32)
-    for t in by_leaf:
-        leaf = leaf_of[t]
-        # Not by tiles of queries, which would add up in another order than for a query alone: and since memory is what
-        # is waited for, they took 98 % of the time.
-        leaf_dots(nodes.rows, nodes.leaf_start[leaf], leaf_count[leaf], block.unit[who[t]], dots[at[t] :])
+    dots, first = np.empty(total, np.float32), 0
+    for leaf in range(L):
+        m = begins[leaf] - first  # by now each begins where the next did
+        if m > 0:
+            row_products(
+                block.unit, asked[first:], into[first:], m, nodes.rows, nodes.leaf_start[leaf], leaf_count[leaf], dots
+            )
+        first += m
     return Heads(pick, pick_at, dots, dot_at)
 
 

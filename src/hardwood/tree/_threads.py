@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
 
+from hardwood._processors import step_aside, this_processor
+
 _tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
 _helpers = 0
 _helpers_lock = threading.Lock()
@@ -53,7 +55,7 @@ def split_work(task: Callable[[int, int], object], size: int, threads: int, leas
         return
     edges = [size * i // pieces for i in range(pieces + 1)]
     next_piece, helpers = itertools.count(), min(threads, pieces) - 1  # a count's steps are atomic
-    place, ended = itertools.count(), SimpleQueue[BaseException | None]()
+    place, ended, here = itertools.count(), SimpleQueue[BaseException | None](), this_processor()
 
     def work() -> None:
         while (i := next(next_piece)) < pieces:
@@ -63,6 +65,7 @@ def split_work(task: Callable[[int, int], object], size: int, threads: int, leas
         if next(place) >= helpers:
             return  # the caller has gone
         try:
+            step_aside(here)
             work()
         except BaseException as error:  # the caller's to raise
             ended.put(error)

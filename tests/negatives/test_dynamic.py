@@ -349,7 +349,8 @@ def test_true_encodings_keep_every_target_with_its_own_period(data: st.DataObjec
     assert len(state.history) <= 4
     assert state.history[0][0, 0] == 0.0  # the first period stays: most targets are of it
     covered: dict[int, float] = {}
-    for rows, vectors in state.predictions(lambda period: lambda known: known, block=7):
+    everybody = np.array(data.draw(st.permutations(range(size))), dtype=np.int64)
+    for rows, vectors in state.predictions(lambda period: lambda known: known, everybody, block=7):
         assert not covered.keys() & set(rows.tolist())
         covered |= dict(zip(rows.tolist(), vectors[:, 0].tolist(), strict=True))
     assert covered == last

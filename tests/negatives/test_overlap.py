@@ -93,8 +93,9 @@ def test_a_refresh_in_shares_reaches_everybody_by_half_the_steps_to_the_next() -
     steps_of(at_once, whole, range(11))
     steps_of(in_shares, parts, range(11))
     first = (stored(in_shares) == stored(at_once)).all(dim=1)
-    assert first[: NUM_TARGETS // 5].all()  # the first share of five went with the step's end
-    assert not first[NUM_TARGETS // 5 :].all()
+    order = in_shares._moving._refresh.order
+    assert first[order[: NUM_TARGETS // 5]].all()  # the first share of five went with the step's end
+    assert not first[order[NUM_TARGETS // 5 :]].all()
     steps_of(in_shares, parts, range(11, 15))
     assert torch.equal(stored(in_shares), stored(at_once))
     assert parts.cost.targets_reencoded == whole.cost.targets_reencoded == NUM_TARGETS + 60
@@ -139,6 +140,25 @@ def test_a_refresh_that_cannot_be_is_refused(tmp_path: Path) -> None:
     for wrong in ([6, 5], [5, 5], [-1, 5], [0, NUM_TARGETS + 1], [1, 0]):
         with pytest.raises(ValueError, match="it is damaged"):
             source._take_up(state | {"refresh": torch.tensor(wrong)}, index)
+    order = state["refresh_order"]
+    for wrong_order in (order[1:], order[:0], torch.cat([order[:1], order[:-1]]), order - 1):
+        with pytest.raises(ValueError, match="not each of this corpus once"):
+            source._take_up(state | {"refresh_order": wrong_order}, index)
+    with pytest.raises(ValueError, match="not each of this corpus once"):
+        source._take_up(state | {"refresh": torch.tensor([0, 0])}, index)
+
+
+def test_neighbours_change_together() -> None:
+    """A leaf is made anew once for all its targets, not once a share for some of them."""
+    corpus = MovingCorpus()
+    source = begun(corpus, overlap=True, refresh_every=10)
+    steps_of(source, corpus, range(10))
+    source.begin_step(10)
+    nodes, order = source._moving.index._tree.nodes, source._moving._refresh.order
+    leaves = nodes.row_leaf[source._moving.index._tree.ids.find(order)]
+    assert len(np.unique(leaves)) > 5
+    assert (np.diff(leaves) != 0).sum() == len(np.unique(leaves)) - 1
+    assert sorted(order.tolist()) == list(range(NUM_TARGETS))
 
 
 def deep_copy(things: Any) -> Any:

@@ -21,7 +21,7 @@ def spread_over(index: Any, count: int, seed: int) -> Ints:
         count: how many; all of them if there are fewer.
         seed: of the place where the sample begins.
     """
-    return np.sort(_every_so_many(_leaf_order(index), count, seed))
+    return np.sort(_every_so_many(leaf_order(index), count, seed))
 
 
 def oldest(index: Any, periods: NDArray[np.int16], count: int, seed: int) -> Ints:
@@ -35,7 +35,7 @@ def oldest(index: Any, periods: NDArray[np.int16], count: int, seed: int) -> Int
         count: how many; all that are not current if there are fewer.
         seed: as in `spread_over`.
     """
-    order = _leaf_order(index)
+    order = leaf_order(index)
     chosen: list[Ints] = []
     for period in np.unique(periods)[:-1]:
         members = order[periods[order] == period]
@@ -51,6 +51,6 @@ def _every_so_many(order: Ints, count: int, seed: int) -> Ints:
     return order[np.minimum(places, len(order) - 1)]
 
 
-def _leaf_order(index: Any) -> Ints:
-    """All ids, leaf by leaf and group by group."""
+def leaf_order(index: Any) -> Ints:
+    """All ids of a `hardwood.tree.TargetIndex`, leaf by leaf and group by group."""
     return np.asarray(index.spread(len(index)), dtype=np.int64)

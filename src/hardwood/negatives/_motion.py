@@ -67,31 +67,29 @@ class TrueEncodings:
     def predictions(
         self,
         fit: Callable[[int], Callable[[Floats], Floats] | None],
-        begin: int = 0,
-        end: int | None = None,
+        rows: NDArray[np.int64],
         block: int = 16_384,
     ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
-        """Where targets are now: ``(rows (b,), encodings (b, d))`` in blocks that cover ``begin:end`` once, but for
-        those of whom nothing can be said.
+        """Where targets are now: ``(rows (b,), encodings (b, d))`` in blocks that cover ``rows`` once and in their
+        order, but for those of whom nothing can be said; within a block period by period.
 
         Args:
             fit: given the number of a period, the function that predicts encodings now from those of that period, or
                 ``None`` if it can't.
-            begin: the first row.
-            end: the row after the last; ``None``: all to the end.
+            rows: ``(m,)``, each once.
             block: targets at a time.
         """
         now = len(self.history) - 1
-        for period in range(len(self.history)):
-            members = begin + np.flatnonzero(self.period[begin:end] == period)
-            if not len(members):
-                continue
-            predict = _as_known if period == now else fit(period)
-            if predict is None:
-                continue
-            for start in range(0, len(members), block):
-                rows = members[start : start + block]
-                yield rows, predict(self.read(rows))
+        for start in range(0, len(rows), block):
+            part = rows[start : start + block]
+            periods, told = self.period[part], []
+            for period in np.unique(periods).tolist():
+                predict = _as_known if period == now else fit(period)
+                if predict is not None:
+                    members = part[periods == period]
+                    told.append((members, predict(self.read(members))))
+            if told:
+                yield np.concatenate([members for members, _ in told]), np.concatenate([found for _, found in told])
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Everything, as tensors for a checkpoint."""

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from hardwood.negatives._beside import Beside
 from hardwood.negatives._fits import DriftFits
+from hardwood.negatives._landmarks import leaf_order
 from hardwood.negatives._motion import Floats, TrueEncodings
 from hardwood.negatives._refresh import Refresh
-from hardwood.negatives._state import INTEGERS, Wanted
+from hardwood.negatives._state import ANY, INTEGERS, Wanted
 from hardwood.negatives.cost import Cost
 
 Ints = NDArray[np.int64]
@@ -40,7 +41,7 @@ class MovingIndex:
         is_whole: False after a change that failed half-way: what is there must not be kept.
     """
 
-    layout: ClassVar[dict[str, Wanted]] = {"refresh": (INTEGERS, (2,))}
+    layout: ClassVar[dict[str, Wanted]] = {"refresh": (INTEGERS, (2,)), "refresh_order": (INTEGERS, (ANY,))}
     """What `state_dict` gives, for `hardwood.negatives._state.expect`."""
 
     def __init__(
@@ -91,7 +92,7 @@ class MovingIndex:
                 self.index.update(ids, fresh)
             if not self.fits.predict_nothing:
                 self.fits.begin_refresh()
-                self._refresh = self._refresh_in(shares)
+                self._refresh = self._refresh_in(shares, leaf_order(self.index))
             elif self._repair:
                 self.index.repair()
         if shares == 1:
@@ -127,26 +128,31 @@ class MovingIndex:
 
     def state_dict(self) -> dict[str, Tensor]:
         """How far a refresh under way has come; after `wait`, beside tree, true encodings and fits."""
-        found = (0, 0) if self._refresh is None else (self._refresh.done, self._refresh.shares)
-        return {"refresh": torch.tensor(found)}
+        if self._refresh is None:
+            return {"refresh": torch.tensor([0, 0]), "refresh_order": torch.zeros(0, dtype=torch.int64)}
+        found = torch.tensor([self._refresh.done, self._refresh.shares])
+        return {"refresh": found, "refresh_order": torch.from_numpy(self._refresh.order)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take up what `state_dict` gave; other names are passed over.
 
         Raises:
-            ValueError: no refresh can have come so far.
+            ValueError: no refresh can have come so far, or does not reach each target once.
         """
         done, shares = state["refresh"].tolist()
         if not (done == shares == 0 or 0 <= done < shares <= self.true.shape[0]):
             raise ValueError(f"the checkpoint's refresh has done {done} of {shares} shares: it is damaged")
-        self._refresh = self._refresh_in(shares, done) if shares else None
+        order = state["refresh_order"].numpy().astype(np.int64)  # a copy
+        if not np.array_equal(np.sort(order), np.arange(self.true.shape[0] if shares else 0)):
+            raise ValueError(f"the checkpoint's refresh has {len(order)} targets, not each of this corpus once")
+        self._refresh = self._refresh_in(shares, order, done) if shares else None
 
     def __getstate__(self) -> dict[str, Any]:
         self.wait()
         return self.__dict__
 
-    def _refresh_in(self, shares: int, done: int = 0) -> Refresh:
-        return Refresh(self.index, self.true, self.fits, repair=self._repair, shares=shares, done=done)
+    def _refresh_in(self, shares: int, order: Ints, done: int = 0) -> Refresh:
+        return Refresh(self.index, self.true, self.fits, order=order, repair=self._repair, shares=shares, done=done)
 
     def _learn(self, ids: Ints, fresh: Floats, write_back: bool, share: bool) -> None:
         if self.fits.learns_online:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hardwood.negatives._fits import DriftFits, Predict
 from hardwood.negatives._motion import TrueEncodings
 
@@ -16,15 +19,27 @@ class Refresh:
         index: the tree.
         true: true encodings, in whose last period the landmarks were encoded.
         fits: fits the drift models.
+        order: ``(n,)`` int64, every target once: leaf by leaf, as the tree was when the refresh began. A leaf whose
+            vectors change is made anew from all of them, so neighbours should change together: of a million targets in
+            16,000 leaves, 20,000 in the corpus's order change every leaf, in this order one in fifty.
         repair: whether the tree is repaired at the end.
         shares: in how many calls of `advance` it is done.
         done: how many of them an earlier process has done.
     """
 
     def __init__(
-        self, index: Any, true: TrueEncodings, fits: DriftFits, *, repair: bool, shares: int, done: int = 0
+        self,
+        index: Any,
+        true: TrueEncodings,
+        fits: DriftFits,
+        *,
+        order: NDArray[np.int64],
+        repair: bool,
+        shares: int,
+        done: int = 0,
     ) -> None:
         self._index, self._true, self._fits, self._repair = index, true, fits, repair
+        self.order = order
         self.shares, self.done = shares, done
         self._fitted: dict[int, Predict | None] = {}
 
@@ -35,8 +50,8 @@ class Refresh:
 
     def advance(self) -> None:
         """Do the next share."""
-        begin, end = (self._true.shape[0] * share // self.shares for share in (self.done, self.done + 1))
-        blocks = self._true.predictions(self._fit, begin, end)
+        begin, end = (len(self.order) * share // self.shares for share in (self.done, self.done + 1))
+        blocks = self._true.predictions(self._fit, self.order[begin:end])
         # The next block is predicted while the tree takes in this one: both are much work, and seldom for all cores.
         with ThreadPoolExecutor(1, thread_name_prefix="hardwood-predictions") as ahead:
             coming = ahead.submit(next, blocks, None)

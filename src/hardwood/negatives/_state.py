@@ -15,7 +15,9 @@ FLOATS = (torch.float32, torch.bfloat16)
 INTEGERS = (torch.int64,)
 
 Wanted = tuple[tuple[torch.dtype, ...], tuple["int | None", ...]]
-"""Types that a tensor may have, and its shape, None for any size of at least 1."""
+"""Types that a tensor may have, and its shape: None for any size of at least 1, `ANY` for any."""
+
+ANY = -1
 
 
 def write_state(state: dict[str, Tensor], path: Path) -> None:
@@ -61,9 +63,9 @@ def expect(state: Mapping[str, Tensor], wanted: Mapping[str, Wanted], source: st
         tensor = state[name]
         fits = tensor.ndim == len(shape) and tensor.dtype in dtypes
         for wants, has in zip(shape, tensor.shape, strict=False):
-            fits = fits and (has >= 1 if wants is None else has == wants)
+            fits = fits and (has >= 1 if wants is None else wants in (ANY, has))
         if not fits:
-            needed = tuple("any" if wants is None else wants for wants in shape)
+            needed = tuple("any" if wants in (None, ANY) else wants for wants in shape)
             raise ValueError(
                 f"the checkpoint's {name} are {tuple(tensor.shape)} of {tensor.dtype}, but this corpus and model need "
                 f"{needed}: {way_out}"

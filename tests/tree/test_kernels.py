@@ -5,6 +5,8 @@ from __future__ import annotations
 import naive
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from hardwood import TargetIndex, warmup
@@ -37,6 +39,11 @@ KERNELS = (
 
 
 @jit
+def place_from(values, n, x):
+    return _numeric.first_from(values, n, x)
+
+
+@jit
 def many_exp(x, out):
     for i in range(x.shape[0]):
         out[i] = _numeric.exp32(x[i])
@@ -61,6 +68,14 @@ def test_exp32():
     truth = np.exp(x.astype(np.float64))
     np.testing.assert_allclose(out[:-4], truth[:-4], rtol=3e-7)
     np.testing.assert_array_equal(out[-4:], [0, 0, 0, 1])
+
+
+@given(st.lists(st.integers(-5, 30), max_size=20), st.integers(-7, 32), st.integers(0, 20))
+@settings(deadline=None)
+def test_first_from(values, x, n):
+    ascending = np.sort(np.array(values, dtype=np.int64))
+    n = min(n, len(ascending))
+    assert place_from(ascending, n, x) == np.searchsorted(ascending[:n], x)
 
 
 @pytest.mark.parametrize("d", [1, 2, 5, 7, 13, 40, 100, 4096])

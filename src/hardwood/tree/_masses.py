@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hardwood.tree._bounds import LOG_COUNT, RADIUS, REACH, SPREAD, mass_estimate, mass_lower, mass_upper, score_error
-from hardwood.tree._numeric import dot, exp32, jit
+from hardwood.tree._numeric import dot, exp32, first_from, jit
 from hardwood.tree._tiles import row_products
 
 
@@ -33,9 +33,10 @@ def score_leaf(nodes, leaf, unit, bx, excluded, head, weight):  # type: ignore[n
 def weigh_leaf(nodes, leaf, bx, excluded, head, weight):  # type: ignore[no-untyped-def]
     """`score_leaf` where the dot products are in ``head`` already."""
     start, count = nodes.leaf_start[leaf], nodes.leaf_count[leaf]
-    for e in range(excluded.shape[0]):
-        if start <= excluded[e] < start + count:
-            head[excluded[e] - start] = -np.inf
+    e, n = first_from(excluded, excluded.shape[0], start), excluded.shape[0]  # rows ascend
+    while e < n and excluded[e] < start + count:
+        head[excluded[e] - start] = -np.inf
+        e += 1
     best = largest(head, count, np.float32(-np.inf))
     if best == -np.inf:
         weight[:count] = 0.0

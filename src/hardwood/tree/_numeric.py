@@ -121,6 +121,19 @@ def gumbel(key, counter):  # type: ignore[no-untyped-def]
     return -np.log(-np.log(uniform(key, counter)))
 
 
+@inlined
+def first_from(values, n, x):  # type: ignore[no-untyped-def]
+    """The place of the first of the ascending ``values[:n]`` that is not below ``x``; n if all are."""
+    low, high = 0, n
+    while low < high:
+        middle = (low + high) // 2
+        if values[middle] < x:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
 @jit
 def widest(counts):  # type: ignore[no-untyped-def]
     """The largest count, at least 1."""

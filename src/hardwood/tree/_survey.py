@@ -8,7 +8,7 @@ import numpy as np
 
 from hardwood.tree._masses import along, columns_of, span
 from hardwood.tree._nodes import Nodes
-from hardwood.tree._numeric import jit, widest
+from hardwood.tree._numeric import first_from, jit, widest
 from hardwood.tree._numeric import unit as to_unit
 from hardwood.tree._select import top
 from hardwood.tree._tiles import group_products, leaf_products, row_products
@@ -79,7 +79,7 @@ def survey(nodes: Nodes, queries, scale, groups, probes, ex_offsets, ex_rows, ga
     stats = np.empty((4, G))
     columns_of(nodes.group_stats, np.arange(G), 0, G, stats, 0)
     forced = np.empty(widest(ex_offsets[begin + 1 : end + 1] - ex_offsets[begin:end]), np.int64)
-    opened = 0
+    opened, needed = 0, np.empty(G, np.bool_)
     for q in range(Q):
         span(
             stats, group_dot[q], G, bx[q], share[q, 1], gamma, group_log[q], group_low[q], group_high[q], True
@@ -98,12 +98,14 @@ def survey(nodes: Nodes, queries, scale, groups, probes, ex_offsets, ex_rows, ga
                 rest += 1
         hidden = forced_leaves(nodes, ex_rows[ex_offsets[begin + q] : ex_offsets[begin + q + 1]], forced)
         opened += min(max(probes, hidden), nodes.group_leaves.shape[0])
-        for f in range(hidden):
+        if hidden > 0:
+            needed[:] = False
+            for f in range(hidden):
+                needed[nodes.leaf_group[forced[f]]] = True
             for t in range(n, live):
-                if mine[t] == nodes.leaf_group[forced[f]]:
+                if needed[mine[t]]:
                     mine[t], mine[n] = mine[n], mine[t]
                     n += 1
-                    break
         inside[q] = n
     leaf_dot = leaf_products(nodes, unit, order, inside)
     nothing = np.empty(0, np.int64)
@@ -198,11 +200,12 @@ def most_massive(nodes, node, middle, seen, probes, excluded):  # type: ignore[n
     hold an excluded row come first, and their ``middle`` is infinite then."""
     forced = np.empty(excluded.shape[0], np.int64)
     n_forced = forced_leaves(nodes, excluded, forced)
-    for f in range(n_forced):
+    if n_forced > 0:
+        ordered = np.sort(forced[:n_forced])
         for i in range(seen):
-            if node[i] == forced[f]:
+            at = first_from(ordered, n_forced, node[i])
+            if at < n_forced and ordered[at] == node[i]:
                 middle[i] = np.inf
-                break
     pick = np.empty(min(max(probes, n_forced), seen), np.int64)
     top(middle, seen, pick.shape[0], pick)
     return pick

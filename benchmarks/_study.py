@@ -61,7 +61,8 @@ def reported(path: Path, records: list[dict[str, Any]], sources: dict[str, str])
     content = json.loads(path.read_text())
     mine, theirs = (
         {key: value for key, value in settings.items() if key not in (*_OWN, "data")}
-        for settings in (dataclasses.asdict(records[0]["config"]), content["settings"])
+        # Settings that there were not yet have their defaults.
+        for settings in map(dataclasses.asdict, (records[0]["config"], RunConfig.from_mapping(content["settings"])))
     )
     have = {(record["negatives"], record["seed"]) for record in records}
     if mine != theirs:

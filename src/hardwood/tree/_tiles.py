@@ -51,22 +51,32 @@ def products(units, who, at, m, rows, index, first, n, out):  # type: ignore[no-
             out[q0, p0 + j], out[q1, p1 + j], out[q2, p2 + j], out[q3, p3 + j] = s[4], s[5], s[6], s[7]
 
 
+@inlined
+def four_rows(units, q, rows, i0, i1, i2, i3):  # type: ignore[no-untyped-def]
+    """The four products of a query with rows ``i0`` to ``i3``."""
+    s0 = s1 = s2 = s3 = np.float32(0.0)
+    for c in range(units.shape[1]):
+        x = units[q, c]
+        s0 += x * decode(rows[i0, c])
+        s1 += x * decode(rows[i1, c])
+        s2 += x * decode(rows[i2, c])
+        s3 += x * decode(rows[i3, c])
+    return s0, s1, s2, s3
+
+
 @jit
 def row_products(units, who, at, m, rows, start, n, out):  # type: ignore[no-untyped-def]
     """``out[at[t] + i] = units[who[t]] · rows[start + i]`` for ``t < m``, ``i < n``: a leaf's rows, which lie together.
 
     Compiled once, for whoever opens a leaf, for many queries or for one: elsewhere the compiler may add up in another
-    order. Four rows and two queries, since memory is what is waited for as often as not: the rows of a leaf that
-    several queries open come half as often from the cache, and a tile that is half empty costs little.
+    order. One query at a time for the same reason: of two in a tile an older LLVM adds up one otherwise than the other,
+    and a query's place must not matter. A row always has the same place.
     """
     for i in range(0, n, 4):
         i1, i2, i3 = min(i + 1, n - 1), min(i + 2, n - 1), min(i + 3, n - 1)
-        for t in range(0, m, 2):
-            u = min(t + 1, m - 1)
-            s = tile(rows, start + i, start + i1, start + i2, start + i3, units, who[t], who[u])
-            p, q = at[t], at[u]
-            out[p + i], out[p + i1], out[p + i2], out[p + i3] = s[0], s[1], s[2], s[3]
-            out[q + i], out[q + i1], out[q + i2], out[q + i3] = s[4], s[5], s[6], s[7]
+        for t in range(m):
+            s, p = four_rows(units, who[t], rows, start + i, start + i1, start + i2, start + i3), at[t]
+            out[p + i], out[p + i1], out[p + i2], out[p + i3] = s
 
 
 @jit

@@ -48,9 +48,6 @@ class Variant:
 
 
 WHOLE = "whole softmax"
-ABLATED: dict[str, Any] = {"probes": 128, "leaf_size": 64, "index_dtype": "float32"}
-"""The ablations were made before leaves of 128 in bfloat16: they are to be compared with each other, and with the first
-of them."""
 VARIANTS: dict[str, Variant] = {
     "in-batch": Variant("in-batch"),
     "in-batch, equal texts": Variant("in-batch", equal_texts=True),
@@ -64,40 +61,41 @@ VARIANTS: dict[str, Variant] = {
     "exact from step 0": Variant("exact", {"start_step": 0}),
     "cache": Variant("cache"),
     "dynamic": Variant("dynamic"),
-    "dynamic from step 20": Variant("dynamic", {**ABLATED, "start_step": 20}),
+    "dynamic from step 20": Variant("dynamic", {"start_step": 20}),
     "dynamic, all re-encoded": Variant(  # every 20 steps, as the oracle: what the tree and its draws alone are worth
-        "dynamic", {**ABLATED, "reencode": 200_000, "refresh_every": 20, "refresh_when": None, "drift": "stale"}
+        "dynamic", {"reencode": 200_000, "refresh_every": 20, "refresh_when": None, "drift": "stale"}
     ),
-    "dynamic, 128 leaves of 64": Variant("dynamic", ABLATED),
-    "dynamic, 64 leaves of 64": Variant("dynamic", {**ABLATED, "probes": 64}),
+    "dynamic, 64 leaves of 128, bfloat16": Variant(
+        "dynamic", {"probes": 64, "leaf_size": 128, "index_dtype": "bfloat16"}
+    ),
+    "dynamic, bfloat16": Variant("dynamic", {"index_dtype": "bfloat16"}),
+    "dynamic, 64 leaves": Variant("dynamic", {"probes": 64}),
     "dynamic, 5500 re-encoded each 20 steps, none predicted": Variant(  # 5 % of the oracle's encodings, at an even pace
-        "dynamic", {**ABLATED, "refresh_every": 20, "refresh_when": None, "reencode": 5500, "drift": "stale"}
+        "dynamic", {"refresh_every": 20, "refresh_when": None, "reencode": 5500, "drift": "stale"}
     ),
-    "dynamic, rebuild": Variant("dynamic", {**ABLATED, "rebuild_when": 0.25}),
-    "dynamic, predicting": Variant("dynamic", {**ABLATED, "predict_below": None}),  # whatever predictions are worth
-    "dynamic, predicting, denser": Variant("dynamic", {**ABLATED, "predict_below": None, "refresh_growth": 0.1}),
-    "dynamic, predicting, 256 landmarks": Variant("dynamic", {**ABLATED, "predict_below": None, "landmarks": 256}),
-    "dynamic, 32 probes": Variant("dynamic", {**ABLATED, "predict_below": None, "refresh_growth": 0.1, "probes": 32}),
+    "dynamic, rebuild": Variant("dynamic", {"rebuild_when": 0.25}),
+    "dynamic, predicting": Variant("dynamic", {"predict_below": None}),  # whatever the predictions are worth
+    "dynamic, predicting, denser": Variant("dynamic", {"predict_below": None, "refresh_growth": 0.1}),
+    "dynamic, predicting, 256 landmarks": Variant("dynamic", {"predict_below": None, "landmarks": 256}),
+    "dynamic, 32 probes": Variant("dynamic", {"predict_below": None, "refresh_growth": 0.1, "probes": 32}),
     "dynamic, 32 probes, rebuild": Variant(
-        "dynamic", {**ABLATED, "predict_below": None, "refresh_growth": 0.1, "probes": 32, "rebuild_when": 0.25}
+        "dynamic", {"predict_below": None, "refresh_growth": 0.1, "probes": 32, "rebuild_when": 0.25}
     ),
-    "dynamic, predicting, 64 probes": Variant(
-        "dynamic", {**ABLATED, "predict_below": None, "landmarks": 256, "probes": 64}
-    ),
-    "dynamic, predicting, no write-back": Variant("dynamic", {**ABLATED, "predict_below": None, "write_back": False}),
-    "dynamic, predicting, no repair": Variant("dynamic", {**ABLATED, "predict_below": None, "repair": False}),
-    "dynamic, 1024 re-encoded, none predicted": Variant("dynamic", {**ABLATED, "reencode": 1024, "drift": "stale"}),
-    "dynamic, 8192 re-encoded, none predicted": Variant("dynamic", {**ABLATED, "reencode": 8192, "drift": "stale"}),
-    "dynamic, 16384 re-encoded, none predicted": Variant("dynamic", {**ABLATED, "reencode": 16384, "drift": "stale"}),
-    "dynamic, 16384 re-encoded": Variant("dynamic", {**ABLATED, "reencode": 16384}),
-    "dynamic, write-back only": Variant("dynamic", {**ABLATED, "refresh_when": None}),
-    "dynamic, no write-back": Variant("dynamic", {**ABLATED, "write_back": False}),
-    "dynamic, stale drift": Variant("dynamic", {**ABLATED, "drift": "stale"}),
-    "dynamic, linear drift": Variant("dynamic", {**ABLATED, "drift": "linear"}),
-    "dynamic, nystrom drift": Variant("dynamic", {**ABLATED, "drift": "nystrom"}),
-    "dynamic, corrector drift": Variant("dynamic", {**ABLATED, "drift": "corrector"}),
-    "dynamic, no repair": Variant("dynamic", {**ABLATED, "repair": False}),
-    "dynamic, neither": Variant("dynamic", {**ABLATED, "refresh_when": None, "write_back": False}),
+    "dynamic, predicting, 64 probes": Variant("dynamic", {"predict_below": None, "landmarks": 256, "probes": 64}),
+    "dynamic, predicting, no write-back": Variant("dynamic", {"predict_below": None, "write_back": False}),
+    "dynamic, predicting, no repair": Variant("dynamic", {"predict_below": None, "repair": False}),
+    "dynamic, 1024 re-encoded, none predicted": Variant("dynamic", {"reencode": 1024, "drift": "stale"}),
+    "dynamic, 8192 re-encoded, none predicted": Variant("dynamic", {"reencode": 8192, "drift": "stale"}),
+    "dynamic, 16384 re-encoded, none predicted": Variant("dynamic", {"reencode": 16384, "drift": "stale"}),
+    "dynamic, 16384 re-encoded": Variant("dynamic", {"reencode": 16384}),
+    "dynamic, write-back only": Variant("dynamic", {"refresh_when": None}),
+    "dynamic, no write-back": Variant("dynamic", {"write_back": False}),
+    "dynamic, stale drift": Variant("dynamic", {"drift": "stale"}),
+    "dynamic, linear drift": Variant("dynamic", {"drift": "linear"}),
+    "dynamic, nystrom drift": Variant("dynamic", {"drift": "nystrom"}),
+    "dynamic, corrector drift": Variant("dynamic", {"drift": "corrector"}),
+    "dynamic, no repair": Variant("dynamic", {"repair": False}),
+    "dynamic, neither": Variant("dynamic", {"refresh_when": None, "write_back": False}),
     WHOLE: Variant("uniform"),  # by ceiling.py: only with the static encoder
 }
 FEWER = ["in-batch", "in-batch, equal texts", "uniform", "static", "periodic 200", "exact", "cache", "dynamic"]

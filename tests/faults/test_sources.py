@@ -19,7 +19,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cache": {"start_step": 0, "cache_size": 24, "refresh_size": 20},
     "exact": {"start_step": 0, "refresh_every": 1},
     "static": {"start_step": 0},
-    "dynamic": {"refresh_every": 1, "landmarks": 12, "leaf_size": 4, "probes": 2, "index_dtype": "float32"},
+    "dynamic": {"refresh_every": 1, "landmarks": 12, "leaf_size": 4, "probes": 2},
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -115,9 +114,7 @@ def test_a_tree_and_true_encodings_in_bfloat16() -> None:
 def test_it_starts_from_an_index(tmp_path: Path) -> None:
     corpus = MovingCorpus()
     TargetIndex.build(corpus.start, leaf_size=16, progress=False).save(tmp_path / "index")
-    encoded, loaded = (
-        run(refresh_every=10, **options) for options in ({"index_dtype": "float32"}, {"index": str(tmp_path / "index")})
-    )
+    encoded, loaded = (run(refresh_every=10, **options) for options in ({}, {"index": str(tmp_path / "index")}))
     assert encoded[0].cost.targets_reencoded - loaded[0].cost.targets_reencoded == NUM_TARGETS
     assert encoded[1] == pytest.approx(loaded[1], rel=1e-4)  # the same tree: the same draws, and so all the rest
     assert encoded[2] == pytest.approx(loaded[2], rel=1e-4)
@@ -125,38 +122,6 @@ def test_it_starts_from_an_index(tmp_path: Path) -> None:
     rebuilt = run(steps=11, refresh_every=None, rebuild_when=1e-4, index=str(tmp_path / "index"))
     assert rebuilt[0].cost.targets_reencoded == NUM_TARGETS
     assert rebuilt[1] < 1e-4
-
-
-@pytest.mark.parametrize(
-    ("options", "small", "large"),
-    [
-        ({}, (64, 128), (128, 64)),
-        ({"leaf_size": 16, "probes": 3}, (16, 3), (16, 3)),
-        ({"probes": 5}, (64, 5), (128, 5)),
-    ],
-)
-def test_where_there_are_many_targets_fewer_and_larger_leaves_are_opened(
-    options: dict[str, Any],
-    small: tuple[int, int],
-    large: tuple[int, int],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    opened: list[int] = []
-    sample = TargetIndex.sample
-
-    def watched(self: TargetIndex, *arguments: Any, **keywords: Any) -> Any:
-        opened.append(keywords["probes"])
-        return sample(self, *arguments, **keywords)
-
-    monkeypatch.setattr(TargetIndex, "sample", watched)
-    for many, expected in ((NUM_TARGETS + 1, small), (NUM_TARGETS, large)):
-        monkeypatch.setattr(dynamic, "_MANY", many)
-        corpus = MovingCorpus()
-        source = make_source("dynamic", landmarks=60, **options)
-        source.attach(corpus.targets, corpus.cost)
-        source.begin_step(0)
-        source.sample(request(corpus, 0))
-        assert (source._moving.index._tree.leaf_size, opened[-1]) == expected
 
 
 def test_an_index_of_something_else_is_an_error(tmp_path: Path) -> None:
@@ -299,9 +264,7 @@ def test_what_predictions_no_longer_hold_is_encoded_anew() -> None:
 
 def test_a_rebuild_that_fails_leaves_nothing_to_be_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = MovingCorpus()
-    source = make_source(
-        "dynamic", start_step=0, leaf_size=16, rebuild_when=1e-6, refresh_when=None, index_dtype="float32"
-    )
+    source = make_source("dynamic", start_step=0, leaf_size=16, rebuild_when=1e-6, refresh_when=None)
     source.attach(corpus.targets, corpus.cost)
     source.begin_step(0)
     corpus.move(0.3)

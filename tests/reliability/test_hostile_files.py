@@ -37,10 +37,7 @@ LAUGHS = "\n".join([f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" if i else "
         (RUN + f"seed: {2**63}", "seed is a number of 64 bits"),
         (RUN + "report_to: [1]", r"report_to must be of type list\[str\]"),
         (RUN + "negatives_options: {name: x}", "have no option 'name'"),
-        (
-            RUN + "negatives: dynamic\nnegatives_options: {probes: 1.5}",
-            "'probes' .* must be of type int . None, got 1.5",
-        ),
+        (RUN + "negatives: dynamic\nnegatives_options: {probes: 1.5}", "'probes' .* must be of type int, got 1.5"),
         (RUN + "negatives: dynamic\nnegatives_options: {repair: 1}", "'repair' .* must be of type bool, got 1"),
         (RUN + "negatives: dynamic\nnegatives_options: {1: 1}", "negatives_options must be of type dict"),
     ],

@@ -29,7 +29,7 @@ from hardwood.negatives.indexed import masked_log_proposal
 
 _INDEX_FOLDER = "index"
 _MANY = 100_000
-"""Targets from which on time counts for more: refreshes by need are rarer, and leaves larger, unless said otherwise."""
+"""Targets from which on refreshes by need are rarer, unless ``refresh_growth`` is given."""
 
 _SETTINGS = (
     "start_step",
@@ -67,9 +67,9 @@ class DynamicNegatives(NegativeSource):
     Where the encoder moves so far that predictions fail, as in the first steps of one that is trained from scratch, the
     corpus can be encoded once more (``rebuild_when``).
 
-    Everything is kept in host memory, for n targets in d dimensions: the tree (``2 n d`` bytes, twice that in float32,
-    and its nodes) and the true encodings (``4 n d`` bytes, half in bfloat16, and 2 n), beside the landmarks' of at most
-    six refreshes; while it is built another ``4 n d`` in passing, and in a refresh ``8 n`` and two blocks of 16,384
+    Everything is kept in host memory, for n targets in d dimensions: the tree (``4 n d`` bytes, half in bfloat16, and
+    its nodes) and the true encodings (``4 n d`` bytes, half in bfloat16, and 2 n), beside the landmarks' of at most six
+    refreshes; while it is built another ``4 n d`` in passing, and in a refresh ``8 n`` and two blocks of 16,384
     predictions.
     Staleness is measured in every step on what was written back, and logged.
 
@@ -93,16 +93,13 @@ class DynamicNegatives(NegativeSource):
             time (docs/training.md). ``None``: it always predicts.
         write_back: whether fresh encodings are written into the tree.
         repair: whether a refresh repairs the tree.
-        probes: leaves opened for each query; ``None``: 128, and 64 from 100,000 targets on, whose leaves are larger.
-            More than `TargetIndex` opens by default: of 200,000 targets MRR@10 was better by 0.003 than with a quarter
-            (docs/training.md).
-        leaf_size: targets in a leaf, on average; ``None``: 64, and 128 from 100,000 targets on: of as many targets in
-            fewer leaves a draw is a fifth quicker, and no worse where there are many.
+        probes: leaves opened for each query. More than `TargetIndex` takes by default: of 200,000 targets MRR@10
+            was better by 0.003 than with 32, for twice the time of a draw (docs/training.md).
+        leaf_size: targets in a leaf, on average.
         index: folder of a saved `hardwood.tree.TargetIndex` to begin with instead of encoding the corpus. Its ids are
             rows of the corpus and its vectors are taken for the model's encodings at ``start_step``; leaf size and
             dtype are its own.
-        index_dtype: how the tree keeps vectors, ``"bfloat16"`` or ``"float32"``. They are stale by more than bfloat16
-            rounds, and reading them is much of a draw's time.
+        index_dtype: how the tree keeps vectors, ``"float32"`` or ``"bfloat16"``.
         true_dtype: how true encodings are kept, likewise.
         overlap: whether the tree is changed in a thread while the accelerator works: write-back during the backward
             pass, and a refresh a share in each step, over half the steps to the next at most. The same run gives the
@@ -128,17 +125,17 @@ class DynamicNegatives(NegativeSource):
         predict_below: float | None = 0.25,
         write_back: bool = True,
         repair: bool = True,
-        probes: int | None = None,
-        leaf_size: int | None = None,
+        probes: int = 128,
+        leaf_size: int = 64,
         index: str | None = None,
-        index_dtype: str = "bfloat16",
+        index_dtype: str = "float32",
         true_dtype: str = "float32",
         overlap: bool | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(start_step=start_step)
-        for option, count in (("landmarks", landmarks), ("probes", probes), ("leaf_size", leaf_size)):
-            if count is not None and count < 1:
+        for option, count in (("landmarks", landmarks), ("probes", probes)):
+            if count < 1:
                 raise ValueError(f"{option} must be at least 1, got {count}")
         if reencode < 0:
             raise ValueError(f"reencode must be 0 or more, got {reencode}")
@@ -210,13 +207,13 @@ class DynamicNegatives(NegativeSource):
     def sample(self, request: Request) -> Draw:
         self._wait()
         with self.cost.timed("sample"):
-            self._excluded, self._has_targets = exclusions(self._built(), request, self._opened)
+            self._excluded, self._has_targets = exclusions(self._built(), request, self.probes)
             drawn = self._built().sample(
                 request.queries.cpu(),
                 request.num_negatives,
                 scale=request.scale,
                 exclude=self._excluded,
-                probes=self._opened,
+                probes=self.probes,
                 seed=request.seed,
             )
             device = request.queries.device
@@ -314,15 +311,6 @@ class DynamicNegatives(NegativeSource):
         self._schedule.load_state_dict(state)
         self._moving, self._is_lost = moving, False
 
-    @property
-    def _has_many(self) -> bool:
-        return self._attached().num_targets >= _MANY
-
-    @property
-    def _opened(self) -> int:
-        """Leaves opened for each query."""
-        return (64 if self._has_many else 128) if self.probes is None else self.probes
-
     def _new_schedule(self, num_targets: int) -> RefreshSchedule:
         growth = (0.1 if num_targets < _MANY else 0.2) if self.refresh_growth is None else self.refresh_growth
         return RefreshSchedule(
@@ -344,9 +332,8 @@ class DynamicNegatives(NegativeSource):
     def _build(self, folder: str | None = None) -> MovingIndex:
         """Encode the corpus, or read its encodings of this step, and make tree and true encodings of them."""
         targets = self._attached()
-        leaf_size = (128 if self._has_many else 64) if self.leaf_size is None else self.leaf_size
         if folder is None:
-            index, encodings = encoded_index(targets, self.cost, leaf_size=leaf_size, dtype=self.index_dtype)
+            index, encodings = encoded_index(targets, self.cost, leaf_size=self.leaf_size, dtype=self.index_dtype)
         else:
             index, encodings = loaded_index(folder, targets, self.cost)
         with self.cost.timed("index"):
@@ -395,7 +382,7 @@ class DynamicNegatives(NegativeSource):
         with self.cost.timed("sample"):
             everything = np.arange(self._attached().num_targets)
             log_q = self._built().log_proposal(
-                request.queries.cpu(), everything, scale=request.scale, exclude=self._excluded, probes=self._opened
+                request.queries.cpu(), everything, scale=request.scale, exclude=self._excluded, probes=self.probes
             )
             return log_q.float().masked_fill(~self._has_targets[:, None], -torch.inf)
 

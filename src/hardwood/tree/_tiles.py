@@ -19,12 +19,12 @@ QUERIES, ROWS = 4, 2
 
 
 @inlined
-def tile(four, p0, p1, p2, p3, two, a, b):  # type: ignore[no-untyped-def]
-    """The eight products of four rows of ``four`` with rows ``a`` and ``b`` of ``two``."""
+def tile(units, q0, q1, q2, q3, rows, a, b):  # type: ignore[no-untyped-def]
+    """The eight products of four queries with rows ``a`` and ``b``."""
     s0 = s1 = s2 = s3 = t0 = t1 = t2 = t3 = np.float32(0.0)
-    for c in range(four.shape[1]):
-        y, z = decode(two[a, c]), decode(two[b, c])
-        x0, x1, x2, x3 = decode(four[p0, c]), decode(four[p1, c]), decode(four[p2, c]), decode(four[p3, c])
+    for c in range(units.shape[1]):
+        y, z = decode(rows[a, c]), decode(rows[b, c])
+        x0, x1, x2, x3 = units[q0, c], units[q1, c], units[q2, c], units[q3, c]
         s0 += x0 * y
         s1 += x1 * y
         s2 += x2 * y

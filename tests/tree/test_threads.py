@@ -8,6 +8,8 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
+import time
 import warnings
 
 import naive
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 
 from hardwood import TargetIndex, _processors
-from hardwood.tree import _build, _reading, set_threads
+from hardwood.tree import _build, _reading, _search, _threads, set_threads
 
 
 @pytest.fixture(autouse=True)
@@ -113,3 +115,26 @@ def test_saying_so_does_not_load_the_tree():
     code = "import sys; from hardwood._processors import set_threads; set_threads(2); print('numba' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert told.stdout.strip() == "False"
+
+
+def test_who_watches_sees_what_another_thread_raises():
+    """A compiler that reads a flag once would never see it: the thread would look on for minutes."""
+    flags = np.zeros(2, dtype=np.int64)
+    watcher = threading.Thread(target=_threads.watch, args=(flags, 2, 10**11), daemon=True)
+    _threads.watch(flags, 2, 1)  # compiled, or loaded, before it counts; and back after one look
+    watcher.start()
+    for place in (0, 1):
+        assert watcher.is_alive()
+        time.sleep(0.05)
+        flags[place] = 1
+    watcher.join(timeout=30)
+    assert not watcher.is_alive()
+
+
+def test_queries_that_cannot_be_written_to_are_not_compiled_for_once_more(index):
+    x = naive.clusters(6, 8, seed=1)
+    expected, known = index.search(x, 3), len(_search.search.signatures)
+    x.flags.writeable = False
+    np.testing.assert_array_equal(index.search(x, 3).ids, expected.ids)
+    np.testing.assert_array_equal(index.search(np.asfortranarray(x), 3).ids, expected.ids)
+    assert len(_search.search.signatures) == known

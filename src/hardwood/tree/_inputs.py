@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hardwood._ragged import RaggedRows
 from hardwood.tree._cluster import Floats
 from hardwood.tree._ids import Ints
+from hardwood.tree._numeric import jit
 
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
 METRICS = ("dot", "cosine")
@@ -85,16 +86,28 @@ def check_shape(shape: tuple[int, ...], dimension: int | None, name: str) -> Non
         raise ValueError(f"{name} has {shape[1]} dimensions; an index takes 1 to {MAX_DIMENSION}.")
 
 
+@jit
+def all_finite(x):  # type: ignore[no-untyped-def]
+    """Whether a float32 matrix is finite throughout: NumPy's steps to that take longer than a short search should."""
+    bad, most = 0, np.finfo(np.float32).max
+    for i in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            bad += not abs(x[i, c]) <= most
+    return bad == 0
+
+
 def queries(x: Any, dimension: int, cosine: bool) -> Floats:
     """Queries as float32 ``(B, d)``, of any finite norm; unit for cosine."""
     array = to_numpy(x)
     if array.dtype == object or array.dtype.kind not in "fiu":
         raise TypeError(f"queries must be numbers; got dtype {array.dtype}.")
     check_shape(array.shape, dimension, "queries")
-    with np.errstate(over="ignore"):
-        out = np.ascontiguousarray(array, dtype=np.float32)
-    bad = np.flatnonzero(~np.isfinite(out).all(axis=1))
-    if len(bad):
+    out = array
+    if array.dtype != np.float32 or not array.flags.carray:  # what can't be written to would be compiled for once more
+        with np.errstate(over="ignore"):
+            out = np.array(array, dtype=np.float32, order="C")
+    if not all_finite(out):
+        bad = np.flatnonzero(~np.isfinite(out).all(axis=1))
         raise ValueError(f"queries[{int(bad[0])}] holds NaN or infinite numbers ({len(bad)} such rows).")
     return normalised(out) if cosine else out
 

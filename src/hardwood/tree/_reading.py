@@ -228,10 +228,9 @@ class ReadableIndex:
         x, size, opens = self._queries(queries), _numbers.count(k, "k"), _numbers.count(probes, "probes")
         with self._lock.reading():
             nodes, spill = self._ready(), self._tree.spill
-            rows, scores = np.zeros((len(x), size), dtype=np.int64), np.zeros((len(x), size))
+            found, scores = np.empty((len(x), size), dtype=np.int64), np.empty((len(x), size))
             inside = self._groups(opens, SEARCHED_AT_LEAST + SEARCHED_A_PROBE * opens)
-            self._run(lambda a, b: search(nodes, spill, x, opens, inside, a, b, rows, scores), len(x))
-            found = np.where(rows >= 0, nodes.row_id[np.maximum(rows, 0)], -1)
+            self._run(lambda a, b: search(nodes, spill, x, opens, inside, a, b, found, scores), len(x))
         return Hits(_inputs.like(queries, found), _inputs.like(queries, scores))
 
     def log_partition(

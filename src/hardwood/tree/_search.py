@@ -102,10 +102,11 @@ def best_targets(nodes, spill, x, leaf_of, pick, opened, best, best_row):  # typ
 
 
 @jit
-def search(nodes, spill, queries, probes, groups, begin, end, rows, scores):  # type: ignore[no-untyped-def]
-    """For queries ``begin <= b < end``: rows and inner products of the ``k`` best targets of the ``probes`` most
-    promising leaves of the best ``groups`` groups, into ``rows`` and ``scores`` (B, k)."""
-    k, offsets, leaves = rows.shape[1], nodes.group_offsets, nodes.group_leaves
+def search(nodes, spill, queries, probes, groups, begin, end, ids, scores):  # type: ignore[no-untyped-def]
+    """For queries ``begin <= b < end``: ids and inner products of the ``k`` best targets of the ``probes`` most
+    promising leaves of the best ``groups`` groups, into ``ids`` and ``scores`` (B, k); -1 and -inf where there are
+    fewer."""
+    k, offsets, leaves = ids.shape[1], nodes.group_offsets, nodes.group_leaves
     leaf_of, pick = np.empty(leaves.shape[0], np.int64), np.empty(leaves.shape[0], np.int64)
     best, best_row = np.empty(k, np.float32), np.empty(k, np.int64)
     for low in range(begin, end, BLOCK):
@@ -123,7 +124,7 @@ def search(nodes, spill, queries, probes, groups, begin, end, rows, scores):  # 
             top(dots, seen, opened, pick)
             found = best_targets(nodes, spill, x, leaf_of, pick, opened, best, best_row)
             for j in range(k):
-                rows[low + q, j] = best_row[j] if j < found else -1
+                ids[low + q, j] = nodes.row_id[best_row[j]] if j < found else -1
                 scores[low + q, j] = norm[q] * best[j] if j < found else -np.inf
 
 

@@ -8,8 +8,20 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
 
 from hardwood._processors import step_aside, this_processor
+from hardwood.tree._numeric import jit
+
+TURNS = 50_000
+"""Looks at whether helpers have finished, some 80 µs, before the caller goes to sleep: waking takes 50."""
+
+LINGER = 6_000
+"""Further looks, until a helper who has just said so has let go of the interpreter: who waits for that sleeps too."""
 
 _tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
 _helpers = 0
@@ -42,6 +54,29 @@ def _ask(task: Callable[[], None], helpers: int) -> None:
         _tasks.put(task)
 
 
+@intrinsic
+def _peek(context: Any, flags: Any, at: Any) -> Any:
+    """``flags[at]``, read anew each time: of a plain read in a loop the compiler makes one."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        place = builder.gep(array.data, [arguments[1]])
+        return builder.load_atomic(place, "monotonic", 8)
+
+    return types.int64(flags, at), generate
+
+
+@jit
+def watch(flags, n, turns):  # type: ignore[no-untyped-def]
+    """Returns when ``flags[:n]`` (int64) are all raised, or after so many looks."""
+    seen = last = 0
+    for turn in range(turns):
+        if seen < n and _peek(flags, seen) != 0:
+            seen, last = seen + 1, turn
+        if seen == n and turn >= last + LINGER * (n > 0):
+            break
+
+
 def split_work(task: Callable[[int, int], object], size: int, threads: int, least: int = 1) -> None:
     """Calls ``task(begin, end)`` over pieces of ``range(size)``, in this process's threads when there is
     enough to share.
@@ -55,14 +90,15 @@ def split_work(task: Callable[[int, int], object], size: int, threads: int, leas
         return
     edges = [size * i // pieces for i in range(pieces + 1)]
     next_piece, helpers = itertools.count(), min(threads, pieces) - 1  # a count's steps are atomic
-    place, ended, here = itertools.count(), SimpleQueue[BaseException | None](), this_processor()
+    place, here, finished = itertools.count(), this_processor(), np.zeros(helpers, dtype=np.int64)
+    ended: SimpleQueue[BaseException | None] = SimpleQueue()
 
     def work() -> None:
         while (i := next(next_piece)) < pieces:
             task(edges[i], edges[i + 1])
 
     def help_out() -> None:
-        if next(place) >= helpers:
+        if (mine := next(place)) >= helpers:
             return  # the caller has gone
         try:
             step_aside(here)
@@ -71,6 +107,7 @@ def split_work(task: Callable[[int, int], object], size: int, threads: int, leas
             ended.put(error)
         else:
             ended.put(None)
+        finished[mine] = 1
 
     # The caller works too: waking a thread and being woken by it takes longer than a small piece.
     _ask(help_out, helpers)
@@ -79,6 +116,7 @@ def split_work(task: Callable[[int, int], object], size: int, threads: int, leas
     finally:
         # Those that have not begun by now have nothing left to do, and must not begin.
         begun = helpers - sum(next(place) < helpers for _ in range(helpers))
+        watch(finished, begun, TURNS)
         errors = [error for error in (ended.get() for _ in range(begun)) if error is not None]
     if errors:
         raise errors[0]
@@ -104,20 +142,22 @@ class ReadWriteLock:
             self._reset()
         return self._condition
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> _Reading:
         """Held while arrays are read."""
+        return _Reading(self)
+
+    def _enter(self) -> threading.Condition:
         condition = self._mine()
         with condition:
             while self._writing or self._waiting:
                 condition.wait()
             self._readers += 1
-        try:
-            self._check_whole()
-            yield
-        finally:
-            with condition:
-                self._readers -= 1
+        return condition
+
+    def _leave(self, condition: threading.Condition) -> None:
+        with condition:
+            self._readers -= 1
+            if self._waiting and not self._readers:
                 condition.notify_all()
 
     @contextmanager
@@ -154,3 +194,23 @@ class ReadWriteLock:
                 f"{self._unfinished} was broken off half-way, and the index is no longer whole: load it, or build it "
                 "anew."
             )
+
+
+class _Reading:
+    """`ReadWriteLock.reading`: a class, as a generator takes several microseconds longer to enter and to leave."""
+
+    __slots__ = ("_condition", "_lock")
+
+    def __init__(self, lock: ReadWriteLock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        self._condition = self._lock._enter()
+        try:
+            self._lock._check_whole()
+        except BaseException:
+            self._lock._leave(self._condition)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._lock._leave(self._condition)

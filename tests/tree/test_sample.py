@@ -187,3 +187,14 @@ def test_same_seed_same_draws(index, queries, options, probes):
     assert (other.ids != whole.ids).any()
     fresh = [index.sample(x, 7, **options).ids for _ in range(2)]
     assert (fresh[0] != fresh[1]).any()
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_without_bounds_the_draws_are_the_same(index, queries, replace):
+    options = {"probes": 3, "seed": 5, "replace": replace, "exclude": [[1, 2]] * len(queries)}
+    with_bounds, without = (index.sample(queries, 4, bounds=bounds, **options) for bounds in (True, False))
+    for name in ("ids", "log_q", "scores", "log_weights", "log_z"):
+        np.testing.assert_array_equal(getattr(with_bounds, name), getattr(without, name))
+    assert np.isfinite([with_bounds.log_z_lower, with_bounds.log_z_upper]).all()
+    assert (without.log_z_lower == -np.inf).all()
+    assert (without.log_z_upper == np.inf).all()

@@ -79,7 +79,7 @@ class DynamicNegatives(NegativeSource):
         refresh_when: refresh when the running cosine error of stored encodings passes this; ``None``: no refresh by
             need (and with ``refresh_every`` ``None`` too, none at all).
         refresh_spacing: optimiser steps at least between two refreshes by need;
-        refresh_growth: and this share of the steps since ``start_step``. ``None``: 0.1; from 100,000 targets on 0.2,
+        refresh_growth: and this share of the steps since ``start_step``. ``None``: 0.1; from 100,000 targets on 0.5,
             since predicting so many takes as long as many steps.
         rebuild_when: encode the corpus anew, instead of a refresh, when the running cosine error passes this in spite
             of all refreshes; at the earliest after as many steps as there were before the last encoding, so that a
@@ -214,6 +214,7 @@ class DynamicNegatives(NegativeSource):
                 scale=request.scale,
                 exclude=self._excluded,
                 probes=self.probes,
+                bounds=False,
                 seed=request.seed,
             )
             device = request.queries.device
@@ -312,7 +313,7 @@ class DynamicNegatives(NegativeSource):
         self._moving, self._is_lost = moving, False
 
     def _new_schedule(self, num_targets: int) -> RefreshSchedule:
-        growth = (0.1 if num_targets < _MANY else 0.2) if self.refresh_growth is None else self.refresh_growth
+        growth = (0.1 if num_targets < _MANY else 0.5) if self.refresh_growth is None else self.refresh_growth
         return RefreshSchedule(
             every=self.refresh_every,
             when=self.refresh_when,

@@ -71,7 +71,7 @@ def explore(nodes: Nodes, block: Block, q, probes, excluded, gamma, certify):  #
         open_leaf[i], open_at[i] = leaf, at
         if not shared:
             into[0] = at
-            row_products(block.unit, asked, into, 1, nodes.rows, nodes.leaf_start[leaf], leaf_count[leaf], head)
+            row_products(block.unit, asked, into, 1, nodes.rows, nodes.leaf_start[leaf], leaf_count[leaf], head, -1)
         open_log[i] = weigh_leaf(nodes, leaf, bx, excluded, head[at:], weight[at:])
         at += leaf_count[leaf]
         middle[pick[i]] = low[pick[i]] = high[pick[i]] = -np.inf

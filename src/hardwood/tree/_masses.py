@@ -25,7 +25,7 @@ def score_leaf(nodes, leaf, unit, bx, excluded, head, weight):  # type: ignore[n
     ``weight``; returns the exact log mass of the leaf."""
     here = np.zeros(1, np.int64)
     one = unit.reshape((1, unit.shape[0]))
-    row_products(one, here, here, 1, nodes.rows, nodes.leaf_start[leaf], nodes.leaf_count[leaf], head)
+    row_products(one, here, here, 1, nodes.rows, nodes.leaf_start[leaf], nodes.leaf_count[leaf], head, -1)
     return weigh_leaf(nodes, leaf, bx, excluded, head, weight)
 
 

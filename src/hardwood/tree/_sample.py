@@ -67,6 +67,7 @@ def draw_replace(  # type: ignore[no-untyped-def]
     seed,
     first,
     gamma,
+    certify,
     begin,
     end,
     rows,
@@ -75,8 +76,8 @@ def draw_replace(  # type: ignore[no-untyped-def]
     marks,
 ):
     """For queries ``begin <= b < end``: ``k`` independent draws each, into ``rows``, ``log_q``, ``scores``
-    (B, k) and ``marks`` (B, 3): log Ẑ and its bounds. Draw ``j`` of query ``b`` reads the random numbers of
-    (seed, first + b, j) and nothing else."""
+    (B, k) and ``marks`` (B, 3): log Ẑ and, if ``certify``, its bounds. Draw ``j`` of query ``b`` reads the random
+    numbers of (seed, first + b, j) and nothing else."""
     k = rows.shape[1]
     for low in range(begin, end, BLOCK):
         high = min(low + BLOCK, end)
@@ -84,8 +85,8 @@ def draw_replace(  # type: ignore[no-untyped-def]
         node, base = np.empty((high - low, k), np.int64), np.empty((high - low, k))
         for b in range(low, high):
             q, excluded = b - low, ex_rows[ex_offsets[b] : ex_offsets[b + 1]]
-            cut = explore(nodes, block, q, probes, excluded, gamma, True)
-            mark(cut, marks[b])
+            cut = explore(nodes, block, q, probes, excluded, gamma, certify)
+            mark(cut, certify, marks[b])
             node[q] = NOTHING
             if cut.log_z == -np.inf:
                 continue
@@ -105,9 +106,11 @@ def draw_replace(  # type: ignore[no-untyped-def]
 
 
 @jit
-def mark(cut: Cut, out):  # type: ignore[no-untyped-def]
-    """Writes log Ẑ, kept within its bounds, and the bounds."""
+def mark(cut: Cut, certify, out):  # type: ignore[no-untyped-def]
+    """Writes log Ẑ, kept within its bounds, and the bounds; infinite ones where there are none."""
     out[0], out[1], out[2] = min(max(cut.log_z, cut.lower), cut.upper), cut.lower, cut.upper
+    if not certify and cut.total > 0.0:
+        out[1], out[2] = -np.inf, np.inf
 
 
 @jit
@@ -266,6 +269,7 @@ def draw_without(  # type: ignore[no-untyped-def]
     seed,
     first,
     gamma,
+    certify,
     begin,
     end,
     rows,
@@ -292,8 +296,8 @@ def draw_without(  # type: ignore[no-untyped-def]
         block = survey(nodes, queries, scale, groups, probes, ex_offsets, ex_rows, gamma, low, high)
         for b in range(low, high):
             excluded = ex_rows[ex_offsets[b] : ex_offsets[b + 1]]
-            cut = explore(nodes, block, b - low, probes, excluded, gamma, True)
-            mark(cut, marks[b])
+            cut = explore(nodes, block, b - low, probes, excluded, gamma, certify)
+            mark(cut, certify, marks[b])
             if cut.log_z == -np.inf:
                 continue
             unit, bx, share = block.unit[b - low], block.bx[b - low], block.share[b - low, 0]

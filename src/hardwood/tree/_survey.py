@@ -152,15 +152,25 @@ def shared_heads(nodes, block, probes, opened, ex_offsets, ex_rows):  # type: ig
         place = begins[leaf_of[i]]
         asked[place], into[place] = who[i], at[i]
         begins[leaf_of[i]] += 1
-    dots, first = np.empty(total, np.float32), 0
-    for leaf in range(L):
-        m = begins[leaf] - first  # by now each begins where the next did
-        if m > 0:
-            row_products(
-                block.unit, asked[first:], into[first:], m, nodes.rows, nodes.leaf_start[leaf], leaf_count[leaf], dots
-            )
-        first += m
+    dots, ends, leaf_start, rows = np.empty(total, np.float32), begins, nodes.leaf_start, nodes.rows
+    leaf = next_opened(ends, -1, L)
+    while leaf < L:
+        first, after = ends[leaf - 1] if leaf > 0 else 0, next_opened(ends, leaf, L)
+        ahead = leaf_start[after] if after < L else -1
+        m, count = ends[leaf] - first, leaf_count[leaf]
+        row_products(block.unit, asked[first:], into[first:], m, rows, leaf_start[leaf], count, dots, ahead)
+        leaf = after
     return Heads(pick, pick_at, dots, dot_at)
+
+
+@jit
+def next_opened(ends, leaf, leaves):  # type: ignore[no-untyped-def]
+    """The first leaf after ``leaf`` that anybody opens, ``leaves`` if there is none, from where each leaf's openings
+    end."""
+    leaf += 1
+    while leaf < leaves and ends[leaf] == (ends[leaf - 1] if leaf > 0 else 0):
+        leaf += 1
+    return leaf
 
 
 @jit

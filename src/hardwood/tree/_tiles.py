@@ -10,7 +10,13 @@ member), so that results do not depend, not in a bit, on which queries are asked
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from hardwood.tree._nodes import Nodes
 from hardwood.tree._numeric import decode, inlined, jit
@@ -64,9 +70,32 @@ def four_rows(units, q, rows, i0, i1, i2, i3):  # type: ignore[no-untyped-def]
     return s0, s1, s2, s3
 
 
+LINE = 64
+"""Bytes that memory hands over at once."""
+
+
+@intrinsic
+def _ask_for(context: Any, rows: Any, row: Any, offset: Any) -> Any:
+    """Has the cache fetch the line that is ``offset`` bytes into ``rows[row]``, without waiting for it. Nothing happens
+    where there is none: this is a hint."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        (stride, _), word, flag = cgutils.unpack_tuple(builder, array.strides), ir.IntType(64), ir.IntType(32)
+        address = builder.add(builder.ptrtoint(array.data, word), builder.mul(arguments[1], stride))
+        place = builder.inttoptr(builder.add(address, arguments[2]), ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [place.type, flag, flag, flag])
+        fetch = builder.module.declare_intrinsic("llvm.prefetch", (place.type,), kind)
+        builder.call(fetch, [place, flag(0), flag(1), flag(1)])  # to read, into the second cache, as data
+        return context.get_dummy_value()
+
+    return types.void(rows, row, offset), generate
+
+
 @jit
-def row_products(units, who, at, m, rows, start, n, out):  # type: ignore[no-untyped-def]
+def row_products(units, who, at, m, rows, start, n, out, ahead):  # type: ignore[no-untyped-def]
     """``out[at[t] + i] = units[who[t]] · rows[start + i]`` for ``t < m``, ``i < n``: a leaf's rows, which lie together.
+    Meanwhile the rows from ``ahead`` on, which will be next, come from memory (-1: not known).
 
     Compiled once, for whoever opens a leaf, for many queries or for one: elsewhere the compiler may add up in another
     order. One query at a time for the same reason: of two in a tile an older LLVM adds up one otherwise than the other,
@@ -74,6 +103,10 @@ def row_products(units, who, at, m, rows, start, n, out):  # type: ignore[no-unt
     """
     for i in range(0, n, 4):
         i1, i2, i3 = min(i + 1, n - 1), min(i + 2, n - 1), min(i + 3, n - 1)
+        if ahead >= 0:
+            for row in range(ahead + i, ahead + i + 4):
+                for offset in range(0, rows.shape[1] * rows.itemsize, LINE):
+                    _ask_for(rows, row, offset)
         for t in range(m):
             s, p = four_rows(units, who[t], rows, start + i, start + i1, start + i2, start + i3), at[t]
             out[p + i], out[p + i1], out[p + i2], out[p + i3] = s

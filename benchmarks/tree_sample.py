@@ -78,7 +78,7 @@ def of_scale(
     ours = [(kind, probes) for kind in indexes for probes in arguments.probes]
     for kind, probes in ours:
         calls[f"{kind} {probes}"] = partial(
-            indexes[kind].sample, batch, arguments.k, scale=scale, probes=probes, seed=0
+            indexes[kind].sample, batch, arguments.k, scale=scale, probes=probes, bounds=False, seed=0
         )
     seconds = interleave(calls, arguments.repeats)
     best = min(peers, key=lambda name: seconds[name])

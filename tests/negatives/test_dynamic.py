@@ -246,7 +246,7 @@ def test_a_refresh_without_predictions_leaves_all_others_where_they_are() -> Non
 
 def test_refreshes_by_need_are_rarer_of_many_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     few = run(steps=200, refresh_when=1e-9)[0].cost.targets_reencoded
-    asked = run(steps=200, refresh_when=1e-9, refresh_growth=0.2)[0].cost.targets_reencoded
+    asked = run(steps=200, refresh_when=1e-9, refresh_growth=0.5)[0].cost.targets_reencoded
     monkeypatch.setattr(dynamic, "_MANY", NUM_TARGETS)
     many = run(steps=200, refresh_when=1e-9)[0].cost.targets_reencoded
     assert many == asked < few

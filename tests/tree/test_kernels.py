@@ -18,6 +18,7 @@ from hardwood.tree import (
     _cluster,
     _explore,
     _ids,
+    _inputs,
     _masses,
     _numeric,
     _proposal,
@@ -26,6 +27,7 @@ from hardwood.tree import (
     _select,
     _statistics,
     _survey,
+    _threads,
     _tiles,
     _update,
 )
@@ -33,8 +35,8 @@ from hardwood.tree._ids import IdMap
 from hardwood.tree._numeric import jit
 
 KERNELS = (
-    _assign, _certify, _explore, _ids, _masses, _numeric, _proposal, _sample, _search, _statistics, _survey, _tiles,
-    _update,
+    _assign, _certify, _explore, _ids, _inputs, _masses, _numeric, _proposal, _sample, _search, _statistics, _survey,
+    _threads, _tiles, _update,
 )  # fmt: skip
 
 
@@ -367,6 +369,7 @@ def test_warmup_compiles_everything(monkeypatch):
     """After it, sampling at the user's sizes compiles nothing: no kernel gains a signature."""
     assert warmup() < 300
     kernels = [k for m in KERNELS for k in vars(m).values() if hasattr(k, "signatures")]
+    assert _threads.watch.signatures  # by none of the calls below, if helpers have ended when the caller has
     before = [len(k.signatures) for k in kernels]
     y = naive.clusters(300, 8)
     for dtype in ("float32", "bfloat16"):

@@ -14,9 +14,11 @@ def warmup() -> float:
     that later processes only load it; where none can be written, call this once in each process, and in a
     DataLoader before its workers are forked.
     """
+    from hardwood.tree._threads import watch
     from hardwood.tree.index import TargetIndex
 
     start = time.perf_counter()
+    watch(np.zeros(1, dtype=np.int64), 0, 1)
     y = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
     for dtype in ("float32", "bfloat16"):
         index = TargetIndex.build(y, dtype=dtype, leaf_size=2, threads=1, progress=False)

@@ -104,7 +104,7 @@ def test_tiles_are_products_whatever_falls_together(d, kind):
     units = rng.normal(size=(11, d)).astype(np.float32)
     rows = _build.encode(rng.normal(size=(9, d)).astype(np.float32), np.dtype(kind))
     together = np.full((11, 10), np.nan, np.float32)
-    _tiles.products(units, np.arange(11), np.ones(11, np.int64), 11, rows, np.arange(9), 0, 9, together)
+    _tiles.products(units, np.arange(11), np.ones(11, np.int64), 11, rows, np.arange(9), 0, 9, together, 0, 0)
     assert np.isnan(together[:, 0]).all()
     want = units.astype(np.float64) @ _build.decoded(rows).astype(np.float64).T
     np.testing.assert_allclose(together[:, 1:], want, atol=1e-6 * d)
@@ -113,9 +113,29 @@ def test_tiles_are_products_whatever_falls_together(d, kind):
         who = rng.permutation(11)[: rng.integers(1, 12)]
         index = rng.permutation(9)
         first = int(rng.integers(0, 9))
+        ahead, beyond = sorted(rng.integers(0, 10, 2).tolist())  # what comes from memory meanwhile changes nothing
         out = np.empty((11, 9), np.float32)
-        _tiles.products(units, who, np.zeros(11, np.int64), len(who), rows, index, first, 9 - first, out)
+        zeros = np.zeros(11, np.int64)
+        _tiles.products(units, who, zeros, len(who), rows, index, first, 9 - first, out, ahead, beyond)
         np.testing.assert_array_equal(out[who, : 9 - first], together[np.ix_(who, 1 + index[first:])])
+
+
+@pytest.mark.parametrize("d", [1, 7, 40, 300])
+@pytest.mark.parametrize("kind", [np.float32, np.uint16])
+def test_a_leafs_products_are_the_same_whatever_is_fetched_meanwhile(d, kind):
+    rng = np.random.default_rng(d)
+    units = rng.normal(size=(3, d)).astype(np.float32)
+    rows = _build.encode(rng.normal(size=(30, d)).astype(np.float32), np.dtype(kind))
+    want = units.astype(np.float64) @ _build.decoded(rows[4:15]).astype(np.float64).T
+    got = []
+    for asked in (np.arange(3), np.arange(1)):  # several queries, and one alone
+        for ahead in (-1, 0, 15, 29):  # from the last row on, memory beyond the array is asked for: a hint, no more
+            out = np.full(3 * 11, np.nan, np.float32)
+            _tiles.row_products(units, asked, 11 * asked, len(asked), rows, 4, 11, out, ahead)
+            got.append(out[:11])
+    np.testing.assert_allclose(out[:11], want[0], atol=1e-6 * d)
+    for other in got:
+        np.testing.assert_array_equal(other, got[0])
 
 
 def test_leaf_products_are_those_of_the_groups_looked_into():

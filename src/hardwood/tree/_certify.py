@@ -49,7 +49,7 @@ def summed(low, middle, high, out):  # type: ignore[no-untyped-def]
 def open_leaf(nodes, leaf, unit, bx, excluded, gamma, head, weight, low, middle, high):  # type: ignore[no-untyped-def]
     """Scores a leaf into ``head`` and ``weight`` (see `score_leaf`) and replaces its bounds and estimate by its exact
     mass, give or take rounding."""
-    exact = score_leaf(nodes, leaf, unit, bx, excluded, head, weight)
+    exact = score_leaf(nodes, leaf, unit, bx, excluded, head, weight, -1)
     low[leaf] = middle[leaf] = high[leaf] = exact
     if exact > -np.inf:
         err = score_error(bx, nodes.leaf_stats[leaf, 1], gamma) + 1e-14 * abs(exact)

@@ -47,7 +47,7 @@ def explore(nodes: Nodes, block: Block, q, probes, excluded, gamma, certify):  #
     """Opens ``probes`` leaves, or more where more hold an excluded row: these first, then those with the largest
     estimated mass among what query ``q`` of the block looks at. Returns the `Cut`. ``certify=False`` skips the bounds.
     """
-    bx, leaf_stats, leaf_count = block.bx[q], nodes.leaf_stats, nodes.leaf_count
+    bx, leaf_stats, leaf_count, leaf_start = block.bx[q], nodes.leaf_stats, nodes.leaf_count, nodes.leaf_start
     node, middle, low, high, seen = view(nodes, block, q, gamma, certify)
     n_tail = node.shape[0]
 
@@ -70,8 +70,8 @@ def explore(nodes: Nodes, block: Block, q, probes, excluded, gamma, certify):  #
         leaf = node[pick[i]]
         open_leaf[i], open_at[i] = leaf, at
         if not shared:
-            into[0] = at
-            row_products(block.unit, asked, into, 1, nodes.rows, nodes.leaf_start[leaf], leaf_count[leaf], head, -1)
+            into[0], ahead = at, leaf_start[node[pick[i + 1]]] if i + 1 < opened else -1
+            row_products(block.unit, asked, into, 1, nodes.rows, leaf_start[leaf], leaf_count[leaf], head, ahead)
         open_log[i] = weigh_leaf(nodes, leaf, bx, excluded, head[at:], weight[at:])
         at += leaf_count[leaf]
         middle[pick[i]] = low[pick[i]] = high[pick[i]] = -np.inf

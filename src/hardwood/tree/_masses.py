@@ -20,12 +20,13 @@ def along(unit, shape, even):  # type: ignore[no-untyped-def]
 
 
 @jit
-def score_leaf(nodes, leaf, unit, bx, excluded, head, weight):  # type: ignore[no-untyped-def]
+def score_leaf(nodes, leaf, unit, bx, excluded, head, weight, ahead):  # type: ignore[no-untyped-def]
     """Writes the leaf's dot products to ``head``, -inf for excluded rows, and their masses, up to a common factor, to
-    ``weight``; returns the exact log mass of the leaf."""
+    ``weight``; returns the exact log mass of the leaf. Meanwhile the rows from ``ahead`` on, which will be next, come
+    from memory (-1: not known)."""
     here = np.zeros(1, np.int64)
     one = unit.reshape((1, unit.shape[0]))
-    row_products(one, here, here, 1, nodes.rows, nodes.leaf_start[leaf], nodes.leaf_count[leaf], head, -1)
+    row_products(one, here, here, 1, nodes.rows, nodes.leaf_start[leaf], nodes.leaf_count[leaf], head, ahead)
     return weigh_leaf(nodes, leaf, bx, excluded, head, weight)
 
 

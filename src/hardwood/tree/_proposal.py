@@ -80,4 +80,4 @@ def leaf_masses(nodes, queries, scale, leaves, begin, end, out):  # type: ignore
     none = np.empty(0, np.int64)
     for t in range(begin, end):
         for b in range(B):
-            out[b, t] = score_leaf(nodes, leaves[t], units[b], bx[b], none, head, weight)
+            out[b, t] = score_leaf(nodes, leaves[t], units[b], bx[b], none, head, weight, -1)

@@ -182,7 +182,9 @@ def descend_groups(nodes: Nodes, block: Block, node, base, seed, first):  # type
                 m += 1
             end += 1
         at, n = offsets[group], offsets[group + 1] - offsets[group]
-        products(block.unit, who, start, m, nodes.leaf_mean, leaves, at, n, dots)
+        after = keys[end] // (Q * k) if end < keys.shape[0] else group
+        ahead, beyond = offsets[after], offsets[after + 1]
+        products(block.unit, who, start, m, nodes.leaf_mean, leaves, at, n, dots, ahead, beyond)
         columns_of(leaf_stats, leaves, at, n, stats, 0)
         last, log_kids = np.int64(-1), 0.0
         for key in keys[begin:end]:
@@ -204,14 +206,20 @@ def descend_leaves(nodes: Nodes, block: Block, node, base, seed, first, rows, lo
     wide, nobody = widest(nodes.leaf_count), np.empty(0, np.int64)
     head, weight = np.empty(wide, np.float32), np.empty(wide, np.float32)
     last, log_leaf = np.int64(-1), 0.0
-    for key in picked(node, False):
+    keys = picked(node, False)
+    after = 0
+    for i in range(keys.shape[0]):
+        key = keys[i]
         leaf, q, j = key // (Q * k), key // k % Q, key % k
         unit, bx = block.unit[q], block.bx[q]
         if key // k != last:
-            log_leaf = score_leaf(nodes, leaf, unit, bx, nobody, head, weight)
+            while after < keys.shape[0] and keys[after] // (Q * k) <= leaf:
+                after += 1
+            ahead = nodes.leaf_start[keys[after] // (Q * k)] if after < keys.shape[0] else -1
+            log_leaf = score_leaf(nodes, leaf, unit, bx, nobody, head, weight, ahead)
             last = key // k
-        i = pick(weight, nodes.leaf_count[leaf], uniform(mix(seed, first + q), 3 * j + 2))
-        rows[q, j], scores[q, j] = nodes.leaf_start[leaf] + i, bx * head[i]
+        c = pick(weight, nodes.leaf_count[leaf], uniform(mix(seed, first + q), 3 * j + 2))
+        rows[q, j], scores[q, j] = nodes.leaf_start[leaf] + c, bx * head[c]
         log_q[q, j] = base[q, j] + scores[q, j] - log_leaf
 
 
@@ -360,7 +368,7 @@ def draw_without(  # type: ignore[no-untyped-def]
                         places += 1
                         n += 1
                     continue
-                log_leaf = score_leaf(nodes, leaf, unit, bx, excluded, leaf_head, weight)
+                log_leaf = score_leaf(nodes, leaf, unit, bx, excluded, leaf_head, weight, -1)
                 start = nodes.leaf_start[leaf]
                 m = nodes.leaf_count[leaf]
                 for i in range(m):

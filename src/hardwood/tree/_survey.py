@@ -11,7 +11,7 @@ from hardwood.tree._nodes import Nodes
 from hardwood.tree._numeric import first_from, jit, widest
 from hardwood.tree._numeric import unit as to_unit
 from hardwood.tree._select import top
-from hardwood.tree._tiles import group_products, leaf_products, row_products
+from hardwood.tree._tiles import group_products, leaf_products, next_used, row_products
 
 SHARED = 1.0
 """From so many openings a leaf on, over a block of queries, heads are made together (`shared_heads`)."""
@@ -147,30 +147,19 @@ def shared_heads(nodes, block, probes, opened, ex_offsets, ex_rows):  # type: ig
     pick_at[Q] = openings
     for leaf in range(L):
         begins[leaf + 1] += begins[leaf]
-    asked, into = np.empty(openings, np.int64), np.empty(openings, np.int64)
+    asked, into, filled = np.empty(openings, np.int64), np.empty(openings, np.int64), begins.copy()
     for i in range(openings):
-        place = begins[leaf_of[i]]
+        place = filled[leaf_of[i]]
         asked[place], into[place] = who[i], at[i]
-        begins[leaf_of[i]] += 1
-    dots, ends, leaf_start, rows = np.empty(total, np.float32), begins, nodes.leaf_start, nodes.rows
-    leaf = next_opened(ends, -1, L)
+        filled[leaf_of[i]] += 1
+    dots, leaf_start, rows = np.empty(total, np.float32), nodes.leaf_start, nodes.rows
+    leaf = next_used(begins, -1)
     while leaf < L:
-        first, after = ends[leaf - 1] if leaf > 0 else 0, next_opened(ends, leaf, L)
-        ahead = leaf_start[after] if after < L else -1
-        m, count = ends[leaf] - first, leaf_count[leaf]
-        row_products(block.unit, asked[first:], into[first:], m, rows, leaf_start[leaf], count, dots, ahead)
+        first, m, after = begins[leaf], begins[leaf + 1] - begins[leaf], next_used(begins, leaf)
+        start, count, ahead = leaf_start[leaf], leaf_count[leaf], leaf_start[after] if after < L else -1
+        row_products(block.unit, asked[first:], into[first:], m, rows, start, count, dots, ahead)
         leaf = after
     return Heads(pick, pick_at, dots, dot_at)
-
-
-@jit
-def next_opened(ends, leaf, leaves):  # type: ignore[no-untyped-def]
-    """The first leaf after ``leaf`` that anybody opens, ``leaves`` if there is none, from where each leaf's openings
-    end."""
-    leaf += 1
-    while leaf < leaves and ends[leaf] == (ends[leaf - 1] if leaf > 0 else 0):
-        leaf += 1
-    return leaf
 
 
 @jit

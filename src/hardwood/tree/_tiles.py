@@ -42,10 +42,46 @@ def tile(units, q0, q1, q2, q3, rows, a, b):  # type: ignore[no-untyped-def]
     return s0, s1, s2, s3, t0, t1, t2, t3
 
 
+LINE = 64
+"""Bytes that memory hands over at once."""
+
+ASKED_FOR = 256
+"""Longer float32 rows, for one query, come as quickly unasked: the processor sees where they lie, and only memory is
+waited for (docs/tree.md)."""
+
+
+@intrinsic
+def _ask_for(context: Any, rows: Any, row: Any, offset: Any) -> Any:
+    """Has the cache fetch the line that is ``offset`` bytes into ``rows[row]``, without waiting for it. Nothing happens
+    where there is none: this is a hint."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        (stride, _), word, flag = cgutils.unpack_tuple(builder, array.strides), ir.IntType(64), ir.IntType(32)
+        address = builder.add(builder.ptrtoint(array.data, word), builder.mul(arguments[1], stride))
+        place = builder.inttoptr(builder.add(address, arguments[2]), ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [place.type, flag, flag, flag])
+        fetch = builder.module.declare_intrinsic("llvm.prefetch", (place.type,), kind)
+        builder.call(fetch, [place, flag(0), flag(1), flag(1)])  # to read, into the second cache, as data
+        return context.get_dummy_value()
+
+    return types.void(rows, row, offset), generate
+
+
+@inlined
+def ask_for_row(rows, row):  # type: ignore[no-untyped-def]
+    """Has the cache fetch a row, without waiting for it."""
+    for offset in range(0, rows.shape[1] * rows.itemsize, LINE):
+        _ask_for(rows, row, offset)
+
+
 @jit
-def products(units, who, at, m, rows, index, first, n, out):  # type: ignore[no-untyped-def]
-    """``out[who[t], at[t] + i] = units[who[t]] · rows[index[first + i]]`` for ``t < m`` and ``i < n``."""
+def products(units, who, at, m, rows, index, first, n, out, ahead, beyond):  # type: ignore[no-untyped-def]
+    """``out[who[t], at[t] + i] = units[who[t]] · rows[index[first + i]]`` for ``t < m`` and ``i < n``. Meanwhile the
+    rows ``index[ahead:beyond]``, which will be next, come from memory."""
     for i in range(0, n, ROWS):
+        for coming in range(ahead + i, min(ahead + i + ROWS, beyond)):
+            ask_for_row(rows, index[coming])
         j = min(i + 1, n - 1)
         a, b = index[first + i], index[first + j]
         for t in range(0, m, QUERIES):
@@ -70,28 +106,6 @@ def four_rows(units, q, rows, i0, i1, i2, i3):  # type: ignore[no-untyped-def]
     return s0, s1, s2, s3
 
 
-LINE = 64
-"""Bytes that memory hands over at once."""
-
-
-@intrinsic
-def _ask_for(context: Any, rows: Any, row: Any, offset: Any) -> Any:
-    """Has the cache fetch the line that is ``offset`` bytes into ``rows[row]``, without waiting for it. Nothing happens
-    where there is none: this is a hint."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        (stride, _), word, flag = cgutils.unpack_tuple(builder, array.strides), ir.IntType(64), ir.IntType(32)
-        address = builder.add(builder.ptrtoint(array.data, word), builder.mul(arguments[1], stride))
-        place = builder.inttoptr(builder.add(address, arguments[2]), ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [place.type, flag, flag, flag])
-        fetch = builder.module.declare_intrinsic("llvm.prefetch", (place.type,), kind)
-        builder.call(fetch, [place, flag(0), flag(1), flag(1)])  # to read, into the second cache, as data
-        return context.get_dummy_value()
-
-    return types.void(rows, row, offset), generate
-
-
 @jit
 def row_products(units, who, at, m, rows, start, n, out, ahead):  # type: ignore[no-untyped-def]
     """``out[at[t] + i] = units[who[t]] · rows[start + i]`` for ``t < m``, ``i < n``: a leaf's rows, which lie together.
@@ -101,12 +115,12 @@ def row_products(units, who, at, m, rows, start, n, out, ahead):  # type: ignore
     order. One query at a time for the same reason: of two in a tile an older LLVM adds up one otherwise than the other,
     and a query's place must not matter. A row always has the same place.
     """
+    fetch = ahead >= 0 and (m > 1 or rows.itemsize == 2 or rows.shape[1] <= ASKED_FOR)
     for i in range(0, n, 4):
         i1, i2, i3 = min(i + 1, n - 1), min(i + 2, n - 1), min(i + 3, n - 1)
-        if ahead >= 0:
+        if fetch:
             for row in range(ahead + i, ahead + i + 4):
-                for offset in range(0, rows.shape[1] * rows.itemsize, LINE):
-                    _ask_for(rows, row, offset)
+                ask_for_row(rows, row)
         for t in range(m):
             s, p = four_rows(units, who[t], rows, start + i, start + i1, start + i2, start + i3), at[t]
             out[p + i], out[p + i1], out[p + i2], out[p + i3] = s
@@ -117,7 +131,7 @@ def group_products(nodes: Nodes, units):  # type: ignore[no-untyped-def]
     """``(Q, G)``: every query with every group's mean."""
     Q, G = units.shape[0], nodes.group_mean.shape[0]
     out = np.empty((Q, G), np.float32)
-    products(units, np.arange(Q), np.zeros(Q, np.int64), Q, nodes.group_mean, np.arange(G), 0, G, out)
+    products(units, np.arange(Q), np.zeros(Q, np.int64), Q, nodes.group_mean, np.arange(G), 0, G, out, 0, 0)
     return out
 
 
@@ -148,9 +162,20 @@ def leaf_products(nodes: Nodes, units, order, inside):  # type: ignore[no-untype
             seen += offsets[g + 1] - offsets[g]
         widest = max(widest, seen)
     out = np.empty((Q, widest), np.float32)
-    for g in range(G):
-        m = begins[g + 1] - begins[g]
-        if m > 0:
-            n = offsets[g + 1] - offsets[g]
-            products(units, who[begins[g] :], at[begins[g] :], m, means, leaves, offsets[g], n, out)
+    g = next_used(begins, -1)
+    while g < G:
+        m, n, after = begins[g + 1] - begins[g], offsets[g + 1] - offsets[g], next_used(begins, g)
+        ahead, beyond = offsets[after], offsets[min(after + 1, G)]
+        products(units, who[begins[g] :], at[begins[g] :], m, means, leaves, offsets[g], n, out, ahead, beyond)
+        g = after
     return out
+
+
+@jit
+def next_used(begins, g):  # type: ignore[no-untyped-def]
+    """The first list after list ``g`` that is not empty, of those that begin at ``begins[:-1]``; how many there are if
+    there is none."""
+    g += 1
+    while g < begins.shape[0] - 1 and begins[g + 1] == begins[g]:
+        g += 1
+    return g

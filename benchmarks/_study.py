@@ -17,12 +17,20 @@ from hardwood.training.config import read_settings, versions
 ORACLE = "exact"
 CEILING = "whole softmax"
 _OWN = {"output": "", "negatives": "in-batch", "negatives_options": {}, "seed": 0, "batch_size": 1, "encoder": "static"}
+_OWN |= {"weighting": None}
 """The settings that the runs of a study may differ in."""
 
 
 def slug(name: str, seed: int) -> str:
     """The folder of a variant's run."""
     return f"{name.replace(', ', '-').replace(' ', '-')}-seed{seed}"
+
+
+def described(config: RunConfig) -> str:
+    """A run's source with all its options, and how what it draws is weighed, if not ``shared``."""
+    source = config.make_source()
+    weighting = config.weighting or source.weighting
+    return repr(source) if weighting == "shared" else f"{source!r}, {weighting}"
 
 
 def collect(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -35,7 +43,7 @@ def collect(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
                 {
                     "negatives": name,
                     "budgets": ["equal batch"],
-                    "source": repr(config.make_source()),
+                    "source": described(config),
                     "seed": config.seed,
                     "batch_size": config.batch_size,
                     "metrics": json.loads(path.read_text()),
@@ -72,8 +80,8 @@ def reported(path: Path, records: list[dict[str, Any]], sources: dict[str, str])
 
 
 def report(records: list[dict[str, Any]], sources: dict[str, str], name: str, output: Path | None) -> None:
-    """Print the table, in the order of ``sources`` (each variant's source); write ``NAME.json`` and ``NAME.png``, into
-    ``output`` or where the documentation has them."""
+    """Print the table, in the order of ``sources`` (each variant's, as `described`); write ``NAME.json`` and
+    ``NAME.png``, into ``output`` or where the documentation has them."""
     path = (output or ROOT / "benchmarks" / "results") / f"{name}.json"
     settings = dataclasses.asdict(records[0]["config"])
     records += reported(path, records, sources)

@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any
 
 from _models import LEARNING_RATE, folder_of, small_transformer
-from _study import collect, report, slug
+from _study import collect, described, report, slug
 from hardwood.comparison import PlannedRun, run_one
 from hardwood.data import RetrievalDataset, write_hpo, write_taxa
-from hardwood.negatives import make_source
+from hardwood.losses import Weighting
 from hardwood.training import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,11 +40,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Variant:
-    """A source with its options; ``equal_texts``: in-batch with as many texts a step as the others encode at most."""
+    """A source with its options; ``equal_texts``: in-batch with as many texts a step as the others encode at most;
+    ``weighting``: of what is drawn, ``None``: the source's."""
 
     source: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     equal_texts: bool = False
+    weighting: Weighting | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """What ``RunConfig`` must be told."""
+        return {"negatives": self.source, "negatives_options": self.options, "weighting": self.weighting}
 
 
 WHOLE = "whole softmax"
@@ -60,7 +66,9 @@ VARIANTS: dict[str, Variant] = {
     "exact": Variant("exact"),  # the oracle: every 20 steps
     "exact from step 0": Variant("exact", {"start_step": 0}),
     "cache": Variant("cache"),
+    "exact, tempered": Variant("exact", weighting="tempered"),
     "dynamic": Variant("dynamic"),
+    "dynamic, shared weights": Variant("dynamic", weighting="shared"),  # the default of the ablations below
     "dynamic from step 20": Variant("dynamic", {"start_step": 20}),
     "dynamic, all re-encoded": Variant(  # every 20 steps, as the oracle: what the tree and its draws alone are worth
         "dynamic", {"reencode": 200_000, "refresh_every": 20, "refresh_when": None, "drift": "stale"}
@@ -98,6 +106,12 @@ VARIANTS: dict[str, Variant] = {
     "dynamic, neither": Variant("dynamic", {"refresh_when": None, "write_back": False}),
     WHOLE: Variant("uniform"),  # by ceiling.py: only with the static encoder
 }
+# Ablations are of one and the same thing: all were run with these weights.
+VARIANTS |= {
+    name: dataclasses.replace(made, weighting="shared")
+    for name, made in VARIANTS.items()
+    if name.startswith("dynamic,")
+}
 FEWER = ["in-batch", "in-batch, equal texts", "uniform", "static", "periodic 200", "exact", "cache", "dynamic"]
 FEWER += ["dynamic, write-back only", "dynamic, no write-back"]
 """Where a run takes long."""
@@ -134,12 +148,10 @@ def plan(arguments: argparse.Namespace, data: Path, runs: Path) -> list[PlannedR
         seen: list[tuple[str, str]] = []
         for name in arguments.only:
             variant = VARIANTS[name]
-            config = dataclasses.replace(
-                base, negatives=variant.source, negatives_options=variant.options, output=str(runs / slug(name, seed))
-            )
+            config = dataclasses.replace(base, output=str(runs / slug(name, seed)), **variant.settings())
             if variant.equal_texts:
                 config = dataclasses.replace(config, batch_size=round(base.batch_size * (1 + base.num_negatives / 2)))
-            same = (f"{config.batch_size} {name == WHOLE}", repr(config.make_source()))
+            same = (f"{config.batch_size} {name == WHOLE}", described(config))
             if same in seen:
                 print(f"{name}: the same as a variant before it, left out")
                 continue
@@ -224,7 +236,7 @@ def main() -> None:
             if ours:
                 execute(run)
     output = arguments.output or (ROOT / "runs" / "study" if arguments.quick else None)
-    sources = {variant: repr(make_source(made.source, **made.options)) for variant, made in VARIANTS.items()}
+    sources = {name: described(RunConfig("", "", **made.settings())) for name, made in VARIANTS.items()}
     report(collect(runs, list(VARIANTS)), sources, f"study-{name}", output)
 
 

@@ -17,8 +17,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-Weighting = Literal["shared", "own", "none"]
-"""How drawn candidates are weighed: `shared_log_weights`, `own_log_weights`, or all candidates once (``"none"``)."""
+Weighting = Literal["shared", "tempered", "own", "none"]
+"""How drawn candidates are weighed: `shared_log_weights`, the same with `tempering`, `own_log_weights`, or all
+candidates once (``"none"``)."""
 
 WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
 
@@ -84,6 +85,35 @@ def shared_log_weights(columns: Tensor, log_weights: Tensor, log_proposals: Tens
     peaks = torch.full_like(total, -torch.inf).scatter_reduce_(0, columns, parts, "amax").nan_to_num(neginf=0.0)
     sums = torch.zeros_like(total).scatter_add_(0, columns, (parts - peaks[columns]).exp())
     return (sums.log() + peaks).float()
+
+
+def tempering(scores: Tensor, log_weights: Tensor, times_drawn: Tensor, num_draws: int, power: float = 0.5) -> Tensor:
+    """How far to pull `shared_log_weights` towards those of draws that were made with the encodings at hand.
+
+    Draws come from a softmax of stored encodings, which are older than the scores. Had they come from the softmax of
+    these scores, a candidate drawn ``m_c`` times by all queries together would hold ``m_c / k`` of their probability:
+    ``sum_b w_c exp(s_bc) / Z_hat_b``. What it holds, by that, is its importance ratio ``r_c``: above 1 where the tree
+    does not know yet how near it is. Importance sampling counts a candidate in proportion to ``r_c``; counted by
+    ``r_c ** power``, the estimate of the gradient has a bias and less variance, the better bargain for few draws
+    (docs/training.md). It is the idea of truncated importance sampling (Ionides, JCGS 2008) without a threshold. For
+    draws with replacement from a softmax; of others (``uniform``) the ratio says something else.
+
+    Args:
+        scores: ``(B, C)`` float32, without gradient.
+        log_weights: ``(B, C)``, those of `corpus_cross_entropy`: minus infinity leaves a candidate out, the query's own
+            positive among them.
+        times_drawn: ``(C,)``, ``m_c``; 0 for candidates that stand for themselves alone (the batch's positives).
+        num_draws: k.
+        power: 1 changes nothing, 0 takes every draw for a draw from the softmax of ``scores``.
+
+    Returns:
+        ``(C,)`` float32, to be added to the log-weights; 0 for what was not drawn or counts for no query.
+    """
+    weighted = scores + log_weights
+    log_z = torch.logsumexp(weighted, dim=1, keepdim=True).nan_to_num(neginf=0.0)
+    log_share = torch.logsumexp(weighted - log_z, dim=0)
+    log_ratio = log_share - (times_drawn.to(scores.dtype) / num_draws).log()
+    return torch.where(torch.isfinite(log_ratio), (power - 1.0) * log_ratio, 0.0)
 
 
 def corpus_cross_entropy(

@@ -34,7 +34,7 @@ def test_round_trip(tmp_path: Path) -> None:
         ({"warmup_ratio": 1.0}, r"warmup_ratio must lie in \[0, 1\), got 1.0"),
         ({"precision": "int8"}, "precision must be one of float32, bfloat16, float16, got 'int8'"),
         ({"towers": "twin"}, "towers must be one of shared, separate, got 'twin'"),
-        ({"weighting": "all"}, "weighting must be one of shared, own, none, got 'all'"),
+        ({"weighting": "all"}, "weighting must be one of shared, tempered, own, none, got 'all'"),
         ({"negatives": "ance"}, "negatives must be one of in-batch, .*, got 'ance'"),
         ({"negatives_options": {"cache_size": 3}}, "'exact' negatives have no option 'cache_size'"),
         ({"margin": -0.1}, "the absolute margin must be 0 or more, got -0.1"),

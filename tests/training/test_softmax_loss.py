@@ -50,7 +50,7 @@ def gradient_of(model: SentenceTransformer, loss: torch.Tensor) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-@pytest.mark.parametrize("weighting", ["shared", "own", "none"])
+@pytest.mark.parametrize("weighting", ["shared", "tempered", "own", "none"])
 @pytest.mark.parametrize("negatives", ["uniform", "exact"])
 def test_with_every_target_drawn_it_is_the_full_softmax(
     negatives: str, weighting: str, make_static: Callable, dataset: RetrievalDataset
@@ -64,6 +64,30 @@ def test_with_every_target_drawn_it_is_the_full_softmax(
     total = components["log_partition"] + components["positive_score"]
     torch.testing.assert_close(total, exact, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(gradient_of(model, total), gradient_of(model, exact), atol=1e-6, rtol=1e-4)
+
+
+def test_draws_are_weighed_as_their_source_says_unless_told_otherwise(
+    make_static: Callable, dataset: RetrievalDataset
+) -> None:
+    model = make_static()
+    assert CorpusSoftmaxLoss(model, dataset, "exact").weighting == "shared"
+    assert CorpusSoftmaxLoss(model, dataset, "dynamic").weighting == "tempered"
+    assert CorpusSoftmaxLoss(model, dataset, "dynamic", weighting="shared").weighting == "shared"
+
+
+def test_tempered_weights_are_for_training_alone(make_static: Callable, dataset: RetrievalDataset) -> None:
+    found = {}
+    for weighting in ("shared", "tempered"):
+        for training in (True, False):
+            model = make_static()
+            source = make_source("exact", start_step=0)
+            loss = CorpusSoftmaxLoss(model, dataset, source, num_negatives=3, scale=7.0, weighting=weighting)
+            loss.begin_step(0)
+            model.train(training)
+            features, labels = batch_of(model, dataset, range(0, 50, 3))
+            found[weighting, training] = loss(features, labels)["log_partition"].detach()
+    assert found["tempered", True] != found["shared", True]
+    assert found["tempered", False] == found["shared", False]
 
 
 def test_several_positives_a_query_do_not_count_against_each_other(make_static: Callable) -> None:
@@ -233,7 +257,7 @@ def test_wrong_input_is_explained(make_static: Callable, dataset: RetrievalDatas
         ({"num_negatives": 0}, "num_negatives must be at least 1, got 0"),
         ({"encode_batch_size": 0}, "encode_batch_size must be at least 1, got 0"),
         ({"scale": -1.0}, "scale must be positive and finite, got -1"),
-        ({"weighting": "best"}, "weighting must be one of shared, own, none, got 'best'"),
+        ({"weighting": "best"}, "weighting must be one of shared, tempered, own, none, got 'best'"),
         ({"negatives": "hard"}, "no source of negatives is called 'hard'"),
     ):
         with pytest.raises(ValueError, match=message):

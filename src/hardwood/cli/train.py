@@ -45,7 +45,11 @@ RelativeMargin = Annotated[
     typer.Option(help="Drop negatives above this share below the positive.", rich_help_panel=_NEGATIVES),
 ]
 Weighting = Annotated[
-    str | None, typer.Option(help="Of drawn candidates: shared, own or none. [shared]", rich_help_panel=_NEGATIVES)
+    str | None,
+    typer.Option(
+        help="Of drawn candidates: shared, tempered, own or none. [dynamic tempered, others shared]",
+        rich_help_panel=_NEGATIVES,
+    ),
 ]
 BatchSize = Annotated[int | None, typer.Option(help="Pairs a forward pass. [128]", rich_help_panel=_TRAINING)]
 Steps = Annotated[int | None, typer.Option(help="Optimiser steps.", rich_help_panel=_TRAINING)]

@@ -29,6 +29,8 @@ class NegativeSource(ABC):
     """
 
     name: ClassVar[str]
+    weighting: ClassVar[str] = "shared"
+    """How the loss weighs what it draws, unless told otherwise (`hardwood.losses`)."""
 
     def __init__(self, *, start_step: int = 0) -> None:
         if start_step < 0:

@@ -109,6 +109,7 @@ class DynamicNegatives(NegativeSource):
     """
 
     name: ClassVar[str] = "dynamic"
+    weighting: ClassVar[str] = "tempered"
 
     def __init__(
         self,

@@ -53,7 +53,8 @@ class RunConfig:
         steps: optimiser steps; or
         epochs: passes over the training pairs (one of the two; 1 epoch if neither is given).
         scale: inverse temperature.
-        weighting: of drawn candidates, see `hardwood.losses`.
+        weighting: of drawn candidates, see `hardwood.losses`; ``None``: the source's, ``"tempered"`` for ``dynamic``
+            and ``"shared"`` for all others.
         margin: absolute false-negative margin.
         relative_margin: relative false-negative margin.
         learning_rate: peak; ``None``: 0.2 for a static encoder, 2e-5 for others.
@@ -92,7 +93,7 @@ class RunConfig:
     steps: int | None = None
     epochs: float | None = None
     scale: float = 20.0
-    weighting: Weighting = "shared"
+    weighting: Weighting | None = None
     margin: float | None = None
     relative_margin: float | None = None
     learning_rate: float | None = None
@@ -131,7 +132,8 @@ class RunConfig:
                 raise ValueError(f"{name} must be positive and finite, got {value}")
         if not 0 <= self.warmup_ratio < 1:
             raise ValueError(f"warmup_ratio must lie in [0, 1), got {self.warmup_ratio}")
-        _one_of("weighting", self.weighting, WEIGHTINGS)
+        if self.weighting is not None:
+            _one_of("weighting", self.weighting, WEIGHTINGS)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("towers", self.towers, ("shared", "separate"))
         _one_of("unjudged", self.unjudged, ("error", "ignore"))

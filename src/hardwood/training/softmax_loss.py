@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from hardwood._ragged import RaggedRows
 from hardwood.encoders import document_prompt, has_router
 from hardwood.encoding import similarity_of
 from hardwood.negatives import Cost, Draw, MarginFilter, NegativeSource, Request, make_source, seen_mask
-from hardwood.negatives._draws import NO_TARGET
+from hardwood.training._candidates import Candidates, columns_of, drawn_beyond, times_drawn, unique
 from hardwood.training._features import check_finite, check_scores, split_features, to_device, two_columns
 from hardwood.training._tokens import TargetFeatures
 from hardwood.training.suspects import SuspectedNegatives
@@ -28,20 +27,6 @@ if TYPE_CHECKING:
     from hardwood.data import RetrievalDataset
 
 Features = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Candidates:
-    """What a step's queries are scored against.
-
-    ``ids`` ``(C,)``: the batch's positives ascending, then ``drawn`` ascending; ``positive_columns`` ``(B,)``: where
-    each query's positive stands among them; ``encodings`` ``(C, d)`` with gradient.
-    """
-
-    ids: Tensor
-    drawn: Tensor
-    positive_columns: Tensor
-    encodings: Tensor
 
 
 class LossTerms(dict[str, Tensor]):
@@ -83,8 +68,9 @@ class CorpusSoftmaxLoss(nn.Module):
         negatives: a source, or its name (`hardwood.negatives.SOURCES`).
         num_negatives: draws a query, k.
         scale: inverse temperature of the softmax.
-        weighting: ``"shared"`` (multiple importance sampling over the batch's draws), ``"own"`` (each query its own
-            draws), ``"none"`` (all candidates count once: the usual practice, biased).
+        weighting: ``"shared"`` (multiple importance sampling over the batch's draws), ``"tempered"`` (the same, its
+            ratios tempered in training: a bias for less variance), ``"own"`` (each query its own draws), ``"none"``
+            (all candidates count once: the usual practice, biased). ``None``: what `NegativeSource.weighting` says.
         margin: filter against false negatives.
         split: the split trained on, whose positives are excluded.
         target_prompt: put before each drawn target; default: the model's document prompt.
@@ -106,7 +92,7 @@ class CorpusSoftmaxLoss(nn.Module):
         *,
         num_negatives: int = 8,
         scale: float = 20.0,
-        weighting: losses.Weighting = "shared",
+        weighting: losses.Weighting | None = None,
         margin: MarginFilter | None = None,
         split: str = "train",
         target_prompt: str | None = None,
@@ -120,17 +106,17 @@ class CorpusSoftmaxLoss(nn.Module):
             raise ValueError(f"encode_batch_size must be at least 1, got {encode_batch_size}")
         if not 0 < scale < float("inf"):
             raise ValueError(f"scale must be positive and finite, got {scale}")
-        if weighting not in losses.WEIGHTINGS:
+        if weighting is not None and weighting not in losses.WEIGHTINGS:
             raise ValueError(f"weighting must be one of {', '.join(losses.WEIGHTINGS)}, got {weighting!r}")
         self.model = model
         self.num_negatives = num_negatives
         self.scale = scale
-        self.weighting = weighting
         self.margin = margin or MarginFilter()
         self.seed = seed
         self.similarity = similarity_of(model)
         self.cost = Cost()
         self.source = make_source(negatives) if isinstance(negatives, str) else negatives
+        self.weighting = self.source.weighting if weighting is None else weighting
         self.target_prompt = document_prompt(model) if target_prompt is None else target_prompt
         task = "document" if has_router(model) else None
         self._target_features = TargetFeatures(model, dataset.corpus, self.target_prompt, task)
@@ -239,17 +225,17 @@ class CorpusSoftmaxLoss(nn.Module):
             return Draw.nothing(len(request.queries), request.queries.device)
         return self.source.sample(request)
 
-    def _candidates(self, positives: Tensor, request: Request, draw: Draw) -> _Candidates:
+    def _candidates(self, positives: Tensor, request: Request, draw: Draw) -> Candidates:
         """The batch's positives, each target once, then what was drawn beyond them, encoded with gradient."""
-        ids, first, positive_columns = _unique(request.positives)
-        drawn = _drawn_beyond(draw, ids)
+        ids, first, positive_columns = unique(request.positives)
+        drawn = drawn_beyond(draw, ids)
         encodings = torch.cat([positives[first], self._embed_targets(drawn, like=positives)])
-        return _Candidates(torch.cat([ids, drawn]), drawn, positive_columns, encodings)
+        return Candidates(torch.cat([ids, drawn]), drawn, positive_columns, encodings)
 
     def _cross_entropy(
         self,
         queries: Tensor,
-        candidates: _Candidates,
+        candidates: Candidates,
         request: Request,
         draw: Draw,
         training_rows: np.ndarray | None,
@@ -258,8 +244,7 @@ class CorpusSoftmaxLoss(nn.Module):
         check_scores(scores, self.scale, self._step)
         log_weights = torch.zeros_like(scores)
         if len(candidates.drawn):
-            num_positives = len(candidates.ids) - len(candidates.drawn)
-            log_weights[:, num_positives:] = self._drawn_log_weights(request, draw, candidates.drawn)
+            log_weights[:, -len(candidates.drawn) :] = self._drawn_log_weights(request, draw, candidates.drawn)
         # What is known to be right for a query, or too near its positive, does not count against it.
         excluded = seen_mask(request.exclude, candidates.ids)
         if training_rows is not None:
@@ -267,10 +252,14 @@ class CorpusSoftmaxLoss(nn.Module):
         if request.ceiling is not None:
             excluded |= scores.detach() > self.scale * request.ceiling[:, None]
         log_weights = log_weights.masked_fill(excluded, -torch.inf)
+        # In evaluation the estimate stays without bias.
+        if self.weighting == "tempered" and training_rows is not None and not draw.exhaustive:
+            times = times_drawn(draw, candidates)
+            log_weights = log_weights + losses.tempering(scores.detach(), log_weights, times, request.num_negatives)
         positive_scores, log_z = losses.corpus_cross_entropy(scores, candidates.positive_columns, log_weights)
         return {"log_partition": log_z.mean(), "positive_score": -positive_scores.mean()}
 
-    def _note_suspects(self, query_rows: np.ndarray, candidates: _Candidates, scores: Tensor, known: Tensor) -> None:
+    def _note_suspects(self, query_rows: np.ndarray, candidates: Candidates, scores: Tensor, known: Tensor) -> None:
         """Which candidates outrank the positive of a query without being known positives of it."""
         leads = scores - scores.gather(1, candidates.positive_columns[:, None])
         batch_rows, columns = ((leads > 0) & ~known).nonzero(as_tuple=True)
@@ -285,8 +274,7 @@ class CorpusSoftmaxLoss(nn.Module):
         since these are summed as they are."""
         if self.weighting == "none" or draw.exhaustive:
             return torch.zeros(len(drawn_ids), device=drawn_ids.device)
-        columns = torch.searchsorted(drawn_ids, draw.ids).clamp(max=len(drawn_ids) - 1)
-        is_candidate = drawn_ids[columns] == draw.ids
+        columns, is_candidate = columns_of(draw, drawn_ids)
         log_weights = draw.log_weights.masked_fill(~is_candidate, -torch.inf)
         if self.weighting == "own":
             return losses.own_log_weights(columns, log_weights, len(drawn_ids))
@@ -376,20 +364,6 @@ def _rows_of(labels: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
         )
     rows = labels.cpu().numpy().astype(np.int64)
     return rows[:, 0], np.ascontiguousarray(rows[:, 1])
-
-
-def _unique(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sorted distinct ids, where each first stands, and the place of every id among them."""
-    unique, inverse = torch.unique(ids, return_inverse=True)
-    first = torch.full_like(unique, len(ids))
-    first.scatter_reduce_(0, inverse, torch.arange(len(ids), device=ids.device), "amin")
-    return unique, first, inverse
-
-
-def _drawn_beyond(draw: Draw, positive_ids: Tensor) -> Tensor:
-    """Sorted distinct targets of a draw that are no positive of the batch."""
-    drawn = torch.unique(draw.ids)
-    return drawn[(drawn != NO_TARGET) & ~torch.isin(drawn, positive_ids)]
 
 
 def _rank() -> int:

@@ -1,0 +1,55 @@
+"""What a step's queries are scored against: the batch's positives, and what was drawn beyond them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hardwood.negatives import Draw
+from hardwood.negatives._draws import NO_TARGET
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The candidates of a step, encoded.
+
+    ``ids`` ``(C,)``: the batch's positives ascending, then ``drawn`` ascending; ``positive_columns`` ``(B,)``: where
+    each query's positive stands among them; ``encodings`` ``(C, d)`` with gradient.
+    """
+
+    ids: Tensor
+    drawn: Tensor
+    positive_columns: Tensor
+    encodings: Tensor
+
+
+def unique(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sorted distinct ids, where each first stands, and the place of every id among them."""
+    distinct, inverse = torch.unique(ids, return_inverse=True)
+    first = torch.full_like(distinct, len(ids))
+    first.scatter_reduce_(0, inverse, torch.arange(len(ids), device=ids.device), "amin")
+    return distinct, first, inverse
+
+
+def drawn_beyond(draw: Draw, positive_ids: Tensor) -> Tensor:
+    """Sorted distinct targets of a draw that are no positive of the batch."""
+    drawn = torch.unique(draw.ids)
+    return drawn[(drawn != NO_TARGET) & ~torch.isin(drawn, positive_ids)]
+
+
+def columns_of(draw: Draw, drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each draw stands among the ascending ``drawn``, and whether it does: both ``(B, k)``."""
+    columns = torch.searchsorted(drawn, draw.ids).clamp(max=len(drawn) - 1)
+    return columns, drawn[columns] == draw.ids
+
+
+def times_drawn(draw: Draw, candidates: Candidates) -> Tensor:
+    """How often each candidate was drawn, by all queries together, ``(C,)``; the batch's positives never."""
+    times = torch.zeros(len(candidates.ids), device=candidates.ids.device)
+    if len(candidates.drawn):
+        columns, is_candidate = columns_of(draw, candidates.drawn)
+        columns += len(candidates.ids) - len(candidates.drawn)
+        times.scatter_add_(0, columns.flatten(), is_candidate.flatten().to(times.dtype))
+    return times

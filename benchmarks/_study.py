@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +27,19 @@ def slug(name: str, seed: int) -> str:
 
 def described(config: RunConfig) -> str:
     """A run's source with all its options, and how what it draws is weighed, if not ``shared``."""
-    source = config.make_source()
-    weighting = config.weighting or source.weighting
+    source, weighting = config.make_source(), config.weighting_in_force
     return repr(source) if weighting == "shared" else f"{source!r}, {weighting}"
 
 
-def collect(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The finished runs of these variants, as `hardwood.comparison.summarize` takes them, with their ``config``."""
+def collect(runs: Path, sources: dict[str, str]) -> list[dict[str, Any]]:
+    """The finished runs of these variants (each variant's source, as `described`), as `hardwood.comparison.summarize`
+    takes them, with their ``config``."""
     records = []
-    for name in names:
+    for name, source in sources.items():
         for path in sorted(runs.glob(f"{slug(name, 0).removesuffix('0')}*/metrics.json")):
             config = RunConfig.from_mapping(read_settings(path.parent / "run.yaml"))
+            if described(config) != source:
+                raise SystemExit(f"{path.parent} was run with other defaults, {described(config)}: move it away")
             records.append(
                 {
                     "negatives": name,

@@ -28,9 +28,9 @@ from hardwood.evaluation import evaluate
 from hardwood.negatives import Draw, Request, UniformNegatives
 from hardwood.negatives.cost import reset_peaks
 from hardwood.training import CorpusSoftmaxLoss, RunConfig
+from hardwood.training._candidates import Candidates, unique
 from hardwood.training.config import read_settings
 from hardwood.training.run import CHECKPOINTS, make_trainer
-from hardwood.training.softmax_loss import _Candidates, _unique
 
 
 class WholeSoftmaxLoss(CorpusSoftmaxLoss):
@@ -59,18 +59,18 @@ class WholeSoftmaxLoss(CorpusSoftmaxLoss):
     def _draw(self, request: Request) -> Draw:
         return Draw.nothing(len(request.queries), request.queries.device)
 
-    def _candidates(self, positives: Tensor, request: Request, draw: Draw) -> _Candidates:
-        ids, first, positive_columns = _unique(request.positives)
+    def _candidates(self, positives: Tensor, request: Request, draw: Draw) -> Candidates:
+        ids, first, positive_columns = unique(request.positives)
         is_other = torch.ones(self.targets.num_targets, dtype=torch.bool)
         is_other[ids] = False
         others = is_other.nonzero()[:, 0]
         encodings = torch.cat([positives[first], self._embed_targets(others, like=positives)])
-        return _Candidates(torch.cat([ids, others]), others, positive_columns, encodings)
+        return Candidates(torch.cat([ids, others]), others, positive_columns, encodings)
 
     def _drawn_log_weights(self, request: Request, draw: Draw, drawn_ids: Tensor) -> Tensor:
         return torch.zeros(len(drawn_ids))
 
-    def _note_suspects(self, query_rows: np.ndarray, candidates: _Candidates, scores: Tensor, known: Tensor) -> None:
+    def _note_suspects(self, query_rows: np.ndarray, candidates: Candidates, scores: Tensor, known: Tensor) -> None:
         """None: at first nearly everything outranks the positive."""
 
     def _features_of(self, rows: Tensor, device: torch.device) -> dict[str, Any]:

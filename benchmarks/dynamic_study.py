@@ -237,7 +237,7 @@ def main() -> None:
                 execute(run)
     output = arguments.output or (ROOT / "runs" / "study" if arguments.quick else None)
     sources = {name: described(RunConfig("", "", **made.settings())) for name, made in VARIANTS.items()}
-    report(collect(runs, list(VARIANTS)), sources, f"study-{name}", output)
+    report(collect(runs, sources), sources, f"study-{name}", output)
 
 
 if __name__ == "__main__":

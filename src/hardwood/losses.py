@@ -101,7 +101,8 @@ def tempering(scores: Tensor, log_weights: Tensor, times_drawn: Tensor, num_draw
     Args:
         scores: ``(B, C)`` float32, without gradient.
         log_weights: ``(B, C)``, those of `corpus_cross_entropy`: minus infinity leaves a candidate out, the query's own
-            positive among them.
+            positive among them, here from ``Z_hat_b`` too. (What a false-negative margin leaves out for a query counts
+            as if its ratio were small.)
         times_drawn: ``(C,)``, ``m_c``; 0 for candidates that stand for themselves alone (the batch's positives).
         num_draws: k.
         power: 1 changes nothing, 0 takes every draw for a draw from the softmax of ``scores``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,12 @@ def test_files_that_are_no_run_files(content: str, message: str, tmp_path: Path)
         read_settings(path)
     with pytest.raises(ValueError, match="there is no run file"):
         read_settings(tmp_path / "none.yaml")
+
+
+def test_runs_differ_in_what_is_in_force_not_in_what_is_spelled_out() -> None:
+    exact = RunConfig(data="d", output="o", negatives="exact")
+    dynamic = dataclasses.replace(exact, negatives="dynamic")
+    assert (exact.weighting_in_force, dynamic.weighting_in_force) == ("shared", "tempered")
+    assert exact.differs_in(dataclasses.replace(exact, weighting="shared")) == []
+    assert dynamic.differs_in(dataclasses.replace(dynamic, weighting="shared", scale=3.0)) == ["scale", "weighting"]
+    assert dynamic.differs_in(exact) == ["negatives"]

@@ -121,9 +121,8 @@ def _finished_metrics(run: PlannedRun) -> dict[str, Any] | None:
     folder = Path(run.config.output)
     if not (folder / "metrics.json").is_file():
         return None
-    there = RunConfig.load(folder / "run.yaml")
-    if there != run.config:
-        different = [f.name for f in dataclasses.fields(there) if getattr(there, f.name) != getattr(run.config, f.name)]
+    different = run.config.differs_in(RunConfig.load(folder / "run.yaml"))
+    if different:
         raise ValueError(
             f"{folder} holds a run with other settings ({', '.join(different)}): choose another output folder"
         )

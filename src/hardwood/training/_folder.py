@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
@@ -124,11 +123,7 @@ def _clear(output: Path) -> None:
 def _check_same_run(config: RunConfig, run_file: Path) -> None:
     """A resumed run may be longer or run elsewhere, but it must be the same run."""
     there = RunConfig.from_mapping(read_settings(run_file))
-    different = [
-        f.name
-        for f in dataclasses.fields(config)
-        if f.name not in _MAY_DIFFER and getattr(there, f.name) != getattr(config, f.name)
-    ]
+    different = [name for name in config.differs_in(there) if name not in _MAY_DIFFER]
     if different:
         raise ValueError(
             f"{run_file} was started with other settings ({', '.join(different)}): resume with the same, or start anew"

@@ -147,6 +147,18 @@ class RunConfig:
         default = _STATIC_LEARNING_RATE if self.encoder == STATIC else _TRANSFORMER_LEARNING_RATE
         return default if self.learning_rate is None else self.learning_rate
 
+    @property
+    def weighting_in_force(self) -> str:
+        """How drawn candidates are weighed: as given, or as the source says."""
+        return self.weighting or self.make_source().weighting
+
+    def differs_in(self, other: RunConfig) -> list[str]:
+        """The names of the settings in which two runs differ; a default that is spelled out makes no difference."""
+        names = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != getattr(other, f.name)]
+        if "weighting" in names and self.weighting_in_force == other.weighting_in_force:
+            names.remove("weighting")
+        return names
+
     def make_source(self) -> NegativeSource:
         """A new source of negatives with this run's options."""
         return make_source(self.negatives, **self.negatives_options)

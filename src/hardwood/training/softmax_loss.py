@@ -106,8 +106,6 @@ class CorpusSoftmaxLoss(nn.Module):
             raise ValueError(f"encode_batch_size must be at least 1, got {encode_batch_size}")
         if not 0 < scale < float("inf"):
             raise ValueError(f"scale must be positive and finite, got {scale}")
-        if weighting is not None and weighting not in losses.WEIGHTINGS:
-            raise ValueError(f"weighting must be one of {', '.join(losses.WEIGHTINGS)}, got {weighting!r}")
         self.model = model
         self.num_negatives = num_negatives
         self.scale = scale
@@ -117,6 +115,8 @@ class CorpusSoftmaxLoss(nn.Module):
         self.cost = Cost()
         self.source = make_source(negatives) if isinstance(negatives, str) else negatives
         self.weighting = self.source.weighting if weighting is None else weighting
+        if self.weighting not in losses.WEIGHTINGS:
+            raise ValueError(f"weighting must be one of {', '.join(losses.WEIGHTINGS)}, got {self.weighting!r}")
         self.target_prompt = document_prompt(model) if target_prompt is None else target_prompt
         task = "document" if has_router(model) else None
         self._target_features = TargetFeatures(model, dataset.corpus, self.target_prompt, task)

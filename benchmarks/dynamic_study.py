@@ -66,6 +66,8 @@ VARIANTS: dict[str, Variant] = {
     "exact": Variant("exact"),  # the oracle: every 20 steps
     "exact from step 0": Variant("exact", {"start_step": 0}),
     "cache": Variant("cache"),
+    "static, tempered": Variant("static", weighting="tempered"),
+    "periodic 200, tempered": Variant("periodic", {"refresh_every": 200}, weighting="tempered"),
     "exact, tempered": Variant("exact", weighting="tempered"),
     "dynamic": Variant("dynamic"),
     "dynamic, shared weights": Variant("dynamic", weighting="shared"),  # the default of the ablations below

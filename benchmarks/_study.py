@@ -15,8 +15,15 @@ from hardwood.training.config import read_settings, versions
 
 ORACLE = "exact"
 CEILING = "whole softmax"
-_OWN = {"output": "", "negatives": "in-batch", "negatives_options": {}, "seed": 0, "batch_size": 1, "encoder": "static"}
-_OWN |= {"weighting": None}
+_OWN = {
+    "output": "",
+    "negatives": "in-batch",
+    "negatives_options": {},
+    "seed": 0,
+    "batch_size": 1,
+    "encoder": "static",
+    "weighting": None,
+}
 """The settings that the runs of a study may differ in."""
 
 

@@ -34,6 +34,9 @@ def test_version_and_help() -> None:
     shown = hardwood("train", "--help")
     for option in ("--negatives", "--encoder", "--num-negatives", "--scale", "--learning-rate", "--seed", "--output"):
         assert option in shown
+    # Brackets are rich's markup too, which would swallow these.
+    for default in ("[exact]", "[static]", "[shared]", "[dynamic tempered, others shared]", "[float32]", "[128]"):
+        assert default in shown
 
 
 def test_import_is_quick_and_light() -> None:

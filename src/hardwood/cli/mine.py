@@ -29,7 +29,7 @@ def mine(
         float | None, typer.Option(help="Leave out what is above this share below the positive.")
     ] = None,
     skip_top: Annotated[int, typer.Option(help="Best candidates to skip, as likely false negatives.")] = 0,
-    depth: Annotated[int | None, typer.Option(help="Candidates a query. [negatives + skipped + 100]")] = None,
+    depth: Annotated[int | None, typer.Option(help="Candidates a query. \\[negatives + skipped + 100]")] = None,
     sampling: Annotated[str, typer.Option(help="top: the hardest; random: any of the candidates.")] = "top",
     seed: Annotated[int, typer.Option(help="Of random sampling.")] = 0,
     scores: Annotated[bool, typer.Option(help="Write similarities.")] = True,

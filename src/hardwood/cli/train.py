@@ -16,9 +16,9 @@ Data = Annotated[Path | None, typer.Argument(help="BEIR folder.", show_default=F
 Config = Annotated[Path | None, typer.Option(help="YAML run file; options given besides it win.")]
 Output = Annotated[Path | None, typer.Option(help="Folder of the run; must be new or empty.", show_default=False)]
 Encoder = Annotated[
-    str | None, typer.Option(help="static, a name on the hub, or a folder. [static]", rich_help_panel=_MODEL)
+    str | None, typer.Option(help="static, a name on the hub, or a folder. \\[static]", rich_help_panel=_MODEL)
 ]
-Towers = Annotated[str | None, typer.Option(help="shared or separate. [shared]", rich_help_panel=_MODEL)]
+Towers = Annotated[str | None, typer.Option(help="shared or separate. \\[shared]", rich_help_panel=_MODEL)]
 Dimension = Annotated[int | None, typer.Option(help="Of a static encoder. [128]", rich_help_panel=_MODEL)]
 NumNegatives = Annotated[int | None, typer.Option(help="Draws a query. [8]", rich_help_panel=_NEGATIVES)]
 RefreshEvery = Annotated[
@@ -47,7 +47,7 @@ RelativeMargin = Annotated[
 Weighting = Annotated[
     str | None,
     typer.Option(
-        help="Of drawn candidates: shared, tempered, own or none. [dynamic tempered, others shared]",
+        help="Of drawn candidates: shared, tempered, own or none. \\[dynamic tempered, others shared]",
         rich_help_panel=_NEGATIVES,
     ),
 ]
@@ -67,7 +67,7 @@ EncodeBatchSize = Annotated[
     int | None, typer.Option(help="Texts a forward pass without gradient. [256]", rich_help_panel=_TRAINING)
 ]
 Precision = Annotated[
-    str | None, typer.Option(help="float32, bfloat16 or float16. [float32]", rich_help_panel=_TRAINING)
+    str | None, typer.Option(help="float32, bfloat16 or float16. \\[float32]", rich_help_panel=_TRAINING)
 ]
 Seed = Annotated[int | None, typer.Option(help="Of everything random. [0]", rich_help_panel=_TRAINING)]
 EvaluateEvery = Annotated[
@@ -95,7 +95,7 @@ def train(
     negatives: Annotated[
         str | None,
         typer.Option(
-            help="in-batch, uniform, static, periodic, cache, exact or dynamic. [exact]", rich_help_panel=_NEGATIVES
+            help="in-batch, uniform, static, periodic, cache, exact or dynamic. \\[exact]", rich_help_panel=_NEGATIVES
         ),
     ] = None,
     num_negatives: NumNegatives = None,

@@ -142,6 +142,22 @@ def test_a_checkpoint_of_another_source_is_an_error(
         uniform._load(tmp_path / "elsewhere")
 
 
+def test_a_checkpoint_of_another_weighting_is_an_error(
+    make_static: Callable, dataset: RetrievalDataset, tmp_path: Path
+) -> None:
+    model = make_static()
+    NegativesCallback(CorpusSoftmaxLoss(model, dataset, "exact", weighting="own"))._save(tmp_path / "checkpoint-1")
+    default = NegativesCallback(CorpusSoftmaxLoss(model, dataset, "exact"))
+    with pytest.raises(ValueError, match="trained with 'own' weighting, this run has 'shared': give the loss"):
+        default._load(tmp_path / "checkpoint-1")
+    # One of before the weighting was told there is taken up as it was.
+    path = tmp_path / "checkpoint-1/hardwood/source.json"
+    description = without_stamp(json.loads(path.read_text()), path)
+    del description["weighting"]
+    path.write_text(json.dumps(stamped(description)))
+    default._load(tmp_path / "checkpoint-1")
+
+
 def test_a_state_of_other_weights_is_an_error(dataset: RetrievalDataset, tmp_path: Path) -> None:
     train(config(tmp_path / "a", save_every=5), quiet=True, dataset=dataset)
     path = tmp_path / "a/checkpoints/checkpoint-12/hardwood/source.json"

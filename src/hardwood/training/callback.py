@@ -39,8 +39,8 @@ class NegativesCallback(TrainerCallback):
             trainer's own ``output_dir/checkpoint-STEP``.
 
     Raises:
-        ValueError: when training resumes from a checkpoint that is not whole, with another source's state or that of
-            other weights or data; when a checkpoint's weights are not finite.
+        ValueError: when training resumes from a checkpoint that is not whole, with another source's state, another
+            weighting, or the state of other weights or data; when a checkpoint's weights are not finite.
     """
 
     def __init__(self, loss: CorpusSoftmaxLoss, resume_from: str | Path | None = None) -> None:
@@ -112,6 +112,7 @@ class NegativesCallback(TrainerCallback):
         save_file(self.loss.suspects.state_dict(), folder / _SUSPECTS)
         description = {
             "negatives": self.loss.source.name,
+            "weighting": self.loss.weighting,
             "weights": weights_fingerprint(self.loss.targets.model),
             "data": self._data_fingerprint(),
             "cost": self.loss.cost.state_dict(),
@@ -122,7 +123,7 @@ class NegativesCallback(TrainerCallback):
         """Whether the trainer may resume from ``checkpoint``, before it has loaded anything; gives its description.
 
         Raises:
-            ValueError: it is not whole, or of another source or other data.
+            ValueError: it is not whole, or of another source, weighting or other data.
         """
         description = read_seal(checkpoint)
         if description is None:
@@ -134,6 +135,11 @@ class NegativesCallback(TrainerCallback):
             raise ValueError(
                 f"the checkpoint in {checkpoint} was trained with {description['negatives']!r} negatives, this run "
                 f"asks for {self.loss.source.name!r}: resume with the same source, or start anew"
+            )
+        if description.get("weighting", self.loss.weighting) != self.loss.weighting:
+            raise ValueError(
+                f"the checkpoint in {checkpoint} was trained with {description['weighting']!r} weighting, this run has "
+                f"{self.loss.weighting!r}: give the loss weighting={description['weighting']!r}, or start anew"
             )
         if description["data"] != self._data_fingerprint():
             raise ValueError(

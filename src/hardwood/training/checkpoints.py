@@ -20,6 +20,7 @@ from hardwood.errors import DataError
 STATE_FOLDER = "hardwood"
 _SEAL = Path(STATE_FOLDER) / "source.json"
 _DESCRIBES = {"negatives": str, "weights": str, "data": str, "cost": dict, "files": dict}
+_LATER = {"weighting": str}  # not in checkpoints of before it was told there
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -60,7 +61,8 @@ def read_seal(checkpoint: Path) -> dict[str, Any] | None:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself: ``"negatives"``, ``"weights"``, ``"data"``, ``"cost"`` and ``"files"``.
+    """What a checkpoint says of itself: ``"negatives"``, ``"weights"``, ``"data"``, ``"cost"`` and ``"files"``; newer
+    ones ``"weighting"`` too.
 
     Args:
         folder: `STATE_FOLDER` in the checkpoint.
@@ -70,8 +72,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     """
     path = folder / _SEAL.name
     description = without_stamp(read_object(path), path)
-    if set(description) != set(_DESCRIBES) or not all(isinstance(description[k], v) for k, v in _DESCRIBES.items()):
-        raise DataError(f"must hold {', '.join(_DESCRIBES)} and nothing else: it is damaged.", path)
+    known = _DESCRIBES | {name: kind for name, kind in _LATER.items() if name in description}
+    if set(description) != set(known) or not all(isinstance(description[name], kind) for name, kind in known.items()):
+        raise DataError(f"must hold {', '.join(known)} and nothing else: it is damaged.", path)
     return description
 
 

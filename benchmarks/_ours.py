@@ -13,13 +13,17 @@ if TYPE_CHECKING:
     from hardwood import TargetIndex
 
 
-def build(vectors: Any, threads: int, seed: int = 0, spill: bool = False, **options: Any) -> TargetIndex:
+def build(
+    vectors: Any, threads: int, seed: int = 0, spill: bool = False, sketch: bool = False, **options: Any
+) -> TargetIndex:
     """An index with the benchmark's threads and no progress bar; with a second leaf for each target if asked."""
     from hardwood import TargetIndex
 
     index = TargetIndex.build(vectors, threads=threads, seed=seed, progress=False, **options)
     if spill:
         index.spill()
+    if sketch:
+        index.sketch()
     return index
 
 

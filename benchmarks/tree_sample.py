@@ -32,6 +32,7 @@ def options() -> argparse.Namespace:
     made.add_argument("--queries", type=int, default=256, help="for the errors")
     made.add_argument("--leaf-size", type=int, default=64)
     made.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="in which we keep vectors")
+    made.add_argument("--sketch", action="store_true", help="with a byte for each number beside the vectors")
     arguments = made.parse_args()
     if arguments.quick:
         arguments.n, arguments.dims, arguments.repeats = min(arguments.n, 100_000), arguments.dims[:1], 5
@@ -45,15 +46,18 @@ def main() -> None:
     set_threads(arguments.threads)
     _ours.warm_up()
     rows = [row for d in arguments.dims for row in of_dimension(arguments, d)]
-    finish(arguments, f"tree_sample_{arguments.data}", rows)
-    draw_figure(arguments, rows)
+    name = f"tree_sample_{arguments.data}" + ("_sketched" if arguments.sketch else "")
+    finish(arguments, name, rows)
+    draw_figure(arguments, rows, name)
 
 
 def of_dimension(arguments: argparse.Namespace, d: int) -> list[Row]:
     """All scales and probes in one dimension, the peer first at each scale."""
     targets, queries = load(arguments.data, arguments.n, d, arguments.queries, arguments.seed)
     indexes = {
-        kind: _ours.build(targets, arguments.threads, leaf_size=arguments.leaf_size, dtype=kind)
+        kind: _ours.build(
+            targets, arguments.threads, leaf_size=arguments.leaf_size, dtype=kind, sketch=arguments.sketch
+        )
         for kind in arguments.dtypes
     }
     peers = {"plain": ExactSampler(targets).plain, "blocked": ExactSampler(targets).blocked}
@@ -115,9 +119,9 @@ def errors(index: TargetIndex, queries: Array, scale: float, probes: int, exact:
     }
 
 
-def draw_figure(arguments: argparse.Namespace, rows: list[Row]) -> None:
+def draw_figure(arguments: argparse.Namespace, rows: list[Row], name: str) -> None:
     """Speed against error, a line for each scale and dimension."""
-    with figure(arguments, f"tree_sample_{arguments.data}", panels=len(arguments.scales)) as axes:
+    with figure(arguments, name, panels=len(arguments.scales)) as axes:
         for axis, scale in zip(axes, arguments.scales, strict=True):
             for d, line in zip(arguments.dims, ("-", "--", ":"), strict=False):
                 for kind, marker in zip(arguments.dtypes, ("o", "s"), strict=False):

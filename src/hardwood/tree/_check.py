@@ -43,7 +43,8 @@ def stats(tree: Tree) -> dict[str, float]:
         "wear_mean": float(worn.mean()) if len(worn) else 1.0,
         "wear_max": float(worn.max(initial=1.0)),
         "spilled": len(tree.spill.rows),
-        "bytes": int(sum(array.nbytes for array in (*nodes, *tree.spill))),
+        "sketched": len(tree.ids) if len(tree.sketch.step) else 0,
+        "bytes": int(sum(array.nbytes for array in (*nodes, *tree.spill, *tree.sketch))),
     }
 
 

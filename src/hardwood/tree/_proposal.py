@@ -11,15 +11,31 @@ from hardwood.tree._nodes import BLOCK
 from hardwood.tree._numeric import dot, jit, widest
 from hardwood.tree._numeric import unit as to_unit
 from hardwood.tree._sample import children, leaf_estimate
+from hardwood.tree._sketch import decides, sketch_leaf, sketch_score
 from hardwood.tree._survey import survey
 
 
 @jit
 def proposal(  # type: ignore[no-untyped-def]
-    nodes, queries, scale, probes, groups, ex_offsets, ex_rows, targets, where, leaves, leaf_log, gamma, begin, end, out
+    nodes,
+    sketch,
+    queries,
+    scale,
+    probes,
+    groups,
+    ex_offsets,
+    ex_rows,
+    targets,
+    where,
+    leaves,
+    leaf_log,
+    gamma,
+    begin,
+    end,
+    out,
 ):
     """``log q`` of the rows ``targets`` for queries ``begin <= b < end`` into ``out`` (B, m). ``where[j]`` is
-    the place of target j's leaf in ``leaves``, and ``leaf_log`` (B, len(leaves)) each leaf's exact log mass
+    the place of target j's leaf in ``leaves``, and ``leaf_log`` (B, len(leaves)) each leaf's log mass
     (`leaf_masses`)."""
     L, G = nodes.leaf_count.shape[0], nodes.group_count.shape[0]
     # What each leaf and group is to the query at hand; the query's number tells stale entries.
@@ -52,25 +68,27 @@ def proposal(  # type: ignore[no-untyped-def]
                     hidden = hidden or excluded[e] == row
                 if hidden:
                     continue
-                s = bx * dot(unit, nodes.rows, row)
+                s = within = bx * dot(unit, nodes.rows, row)
+                if decides(sketch, leaf, bx):
+                    within = bx * sketch_score(sketch, leaf, row, unit)
                 if leaf_of[leaf] == b:
                     if leaf_at[leaf] < 0:
                         out[b, j] = s - log_z
                     else:
-                        out[b, j] = cut.tail_log[leaf_at[leaf]] - log_z + s - leaf_log[b, where[j]]
+                        out[b, j] = cut.tail_log[leaf_at[leaf]] - log_z + within - leaf_log[b, where[j]]
                     continue
                 g = nodes.leaf_group[leaf]
                 if kids_of[g] != b:
                     _, kids_log[g] = children(nodes, g, unit, bx, share, kids)
                     kids_of[g] = b
                 child = leaf_estimate(nodes, leaf, unit, bx, share) - kids_log[g]
-                out[b, j] = cut.tail_log[group_at[g]] - log_z + child + s - leaf_log[b, where[j]]
+                out[b, j] = cut.tail_log[group_at[g]] - log_z + child + within - leaf_log[b, where[j]]
 
 
 @jit
-def leaf_masses(nodes, queries, scale, leaves, begin, end, out):  # type: ignore[no-untyped-def]
-    """The exact log mass of ``leaves[begin:end]`` for all queries, into ``out`` (B, len(leaves)): leaf by
-    leaf, so that one stays in cache."""
+def leaf_masses(nodes, sketch, queries, scale, leaves, begin, end, out):  # type: ignore[no-untyped-def]
+    """The log mass of ``leaves[begin:end]`` for all queries, exact or, where it decides, the sketch's, into ``out``
+    (B, len(leaves)): leaf by leaf, so that one stays in cache."""
     B, d = queries.shape
     units, bx = np.empty((B, d), np.float32), np.empty(B)
     for b in range(B):
@@ -80,4 +98,7 @@ def leaf_masses(nodes, queries, scale, leaves, begin, end, out):  # type: ignore
     none = np.empty(0, np.int64)
     for t in range(begin, end):
         for b in range(B):
-            out[b, t] = score_leaf(nodes, leaves[t], units[b], bx[b], none, head, weight, -1)
+            if decides(sketch, leaves[t], bx[b]):
+                out[b, t] = sketch_leaf(nodes, sketch, leaves[t], units[b], bx[b], head, weight, -1)
+            else:
+                out[b, t] = score_leaf(nodes, leaves[t], units[b], bx[b], none, head, weight, -1)

@@ -80,9 +80,9 @@ class ReadableIndex:
         known probabilities.
 
         The ``probes`` leaves of largest estimated mass are scored exactly; the others are drawn by their
-        estimated masses, then within the leaf by exact scores. So ``log_q`` is the true log probability of
-        each draw, ``mean exp(s) / q`` is unbiased for ``Z`` with any ``probes``, and with every leaf opened
-        the draws are exact samples of ``P``.
+        estimated masses, then within the leaf by exact scores (after `sketch`, by those of its bytes). So ``log_q`` is
+        the true log probability of each draw, ``mean exp(s) / q`` is unbiased for ``Z`` with any ``probes``, and with
+        every leaf opened the draws are exact samples of ``P``.
 
         Args:
             queries: ``(B, d)``.
@@ -124,7 +124,7 @@ class ReadableIndex:
             nodes, gamma = self._ready(), rounding(self.dimension)
             offsets, hidden = self._excluded_rows(lists, 1 if replace else size)
             common = (offsets, hidden, stream, first_query, gamma)
-            wanted = bool(bounds)
+            wanted, sketch = bool(bounds), self._tree.sketch
             if exact:
                 from hardwood.tree._certify import draw_exact
 
@@ -135,7 +135,7 @@ class ReadableIndex:
                 inside = self._groups(opens)
                 self._run(
                     lambda a, b: draw_replace(
-                        nodes, x, beta, opens, inside, *common, wanted, a, b, rows, log_q, scores, marks
+                        nodes, sketch, x, beta, opens, inside, *common, wanted, a, b, rows, log_q, scores, marks
                     ),
                     len(x),
                 )
@@ -145,7 +145,21 @@ class ReadableIndex:
                 inside = self._groups(opens)
                 self._run(
                     lambda a, b: draw_without(
-                        nodes, x, beta, opens, inside, *common, wanted, a, b, rows, log_q, scores, marks, weights
+                        nodes,
+                        sketch,
+                        x,
+                        beta,
+                        opens,
+                        inside,
+                        *common,
+                        wanted,
+                        a,
+                        b,
+                        rows,
+                        log_q,
+                        scores,
+                        marks,
+                        weights,
                     ),
                     len(x),
                 )
@@ -186,17 +200,18 @@ class ReadableIndex:
         lists = _inputs.excluded(exclude, len(x))
         out = np.zeros((len(x), len(wanted)))
         with self._lock.reading():
-            nodes, gamma = self._ready(), rounding(self.dimension)
+            nodes, gamma, sketch = self._ready(), rounding(self.dimension), self._tree.sketch
             rows = self._rows(wanted)
             offsets, hidden = self._excluded_rows(lists, 1)
             leaves, where = np.unique(nodes.row_leaf[rows].astype(np.int64), return_inverse=True)
             where = where.reshape(-1)
             masses = np.zeros((len(x), len(leaves)))
-            self._run(lambda a, b: leaf_masses(nodes, x, beta, leaves, a, b, masses), len(leaves))
+            self._run(lambda a, b: leaf_masses(nodes, sketch, x, beta, leaves, a, b, masses), len(leaves))
             inside = self._groups(opens)
             self._run(
                 lambda a, b: proposal(
                     nodes,
+                    sketch,
                     x,
                     beta,
                     opens,

@@ -11,6 +11,7 @@ from hardwood.tree._explore import Cut, explore
 from hardwood.tree._masses import columns_of, largest, log_sums, masses, score_leaf, span
 from hardwood.tree._nodes import BLOCK, Nodes
 from hardwood.tree._numeric import dot, gumbel, jit, mix, uniform, widest
+from hardwood.tree._sketch import decides, sketch_leaf
 from hardwood.tree._survey import Block, survey
 from hardwood.tree._tiles import products
 
@@ -58,6 +59,7 @@ def pick(weight, n, u):  # type: ignore[no-untyped-def]
 @jit
 def draw_replace(  # type: ignore[no-untyped-def]
     nodes,
+    sketch,
     queries,
     scale,
     probes,
@@ -102,7 +104,7 @@ def draw_replace(  # type: ignore[no-untyped-def]
                 else:
                     node[q, j], base[q, j] = cut.tail_node[won - opened], cut.tail_log[won - opened] - log_z
         descend_groups(nodes, block, node, base, seed, first + low)
-        descend_leaves(nodes, block, node, base, seed, first + low, rows[low:], log_q[low:], scores[low:])
+        descend_leaves(nodes, sketch, block, node, base, seed, first + low, rows[low:], log_q[low:], scores[low:])
 
 
 @jit
@@ -200,12 +202,12 @@ def descend_groups(nodes: Nodes, block: Block, node, base, seed, first):  # type
 
 
 @jit
-def descend_leaves(nodes: Nodes, block: Block, node, base, seed, first, rows, log_q, scores):  # type: ignore[no-untyped-def]
-    """Every draw of the block that won an unopened leaf gets one of its targets, by exact scores."""
+def descend_leaves(nodes: Nodes, sketch, block: Block, node, base, seed, first, rows, log_q, scores):  # type: ignore[no-untyped-def]
+    """Every draw of the block that won an unopened leaf gets one of its targets, by exact scores or by the sketch's."""
     Q, k = node.shape
     wide, nobody = widest(nodes.leaf_count), np.empty(0, np.int64)
     head, weight = np.empty(wide, np.float32), np.empty(wide, np.float32)
-    last, log_leaf = np.int64(-1), 0.0
+    last, log_leaf, by_sketch = np.int64(-1), 0.0, False
     keys = picked(node, False)
     after = 0
     for i in range(keys.shape[0]):
@@ -216,11 +218,16 @@ def descend_leaves(nodes: Nodes, block: Block, node, base, seed, first, rows, lo
             while after < keys.shape[0] and keys[after] // (Q * k) <= leaf:
                 after += 1
             ahead = nodes.leaf_start[keys[after] // (Q * k)] if after < keys.shape[0] else -1
-            log_leaf = score_leaf(nodes, leaf, unit, bx, nobody, head, weight, ahead)
+            by_sketch = decides(sketch, leaf, bx)
+            if by_sketch:
+                log_leaf = sketch_leaf(nodes, sketch, leaf, unit, bx, head, weight, ahead)
+            else:
+                log_leaf = score_leaf(nodes, leaf, unit, bx, nobody, head, weight, ahead)
             last = key // k
         c = pick(weight, nodes.leaf_count[leaf], uniform(mix(seed, first + q), 3 * j + 2))
-        rows[q, j], scores[q, j] = nodes.leaf_start[leaf] + c, bx * head[c]
-        log_q[q, j] = base[q, j] + scores[q, j] - log_leaf
+        row = nodes.leaf_start[leaf] + c
+        rows[q, j], log_q[q, j] = row, base[q, j] + bx * head[c] - log_leaf
+        scores[q, j] = bx * (dot(unit, nodes.rows, row) if by_sketch else head[c])
 
 
 @jit
@@ -268,6 +275,7 @@ def truncated(values, n, roof):  # type: ignore[no-untyped-def]
 @jit
 def draw_without(  # type: ignore[no-untyped-def]
     nodes,
+    sketch,
     queries,
     scale,
     probes,
@@ -368,7 +376,10 @@ def draw_without(  # type: ignore[no-untyped-def]
                         places += 1
                         n += 1
                     continue
-                log_leaf = score_leaf(nodes, leaf, unit, bx, excluded, leaf_head, weight, -1)
+                if place_open[place] < 0 and decides(sketch, leaf, bx):
+                    log_leaf = sketch_leaf(nodes, sketch, leaf, unit, bx, leaf_head, weight, -1)
+                else:
+                    log_leaf = score_leaf(nodes, leaf, unit, bx, excluded, leaf_head, weight, -1)
                 start = nodes.leaf_start[leaf]
                 m = nodes.leaf_count[leaf]
                 for i in range(m):

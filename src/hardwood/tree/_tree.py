@@ -13,6 +13,7 @@ from hardwood.tree._build import decoded, encode, refresh, room_for
 from hardwood.tree._cluster import Floats, subtree
 from hardwood.tree._ids import IdMap, Ints
 from hardwood.tree._nodes import Nodes, group_lists
+from hardwood.tree._sketch import NO_SKETCH
 from hardwood.tree._spill import NO_SPILL
 from hardwood.tree._threads import split_work
 from hardwood.tree._update import drop_rows, move_leaves
@@ -37,7 +38,7 @@ class Tree:
         self.changed = 0  # targets written, added or removed since the covariance shapes were measured
         self._relist: set[int] = set()  # groups whose leaves came or went since they were listed
         self.leaf_half, self.group_half = half_squares(nodes.leaf_mean), self._group_half(slice(None))
-        self.spill = NO_SPILL
+        self.spill, self.sketch = NO_SPILL, NO_SKETCH
         self._dead: list[int] = np.flatnonzero(nodes.leaf_group < 0).tolist()
 
     @property
@@ -283,7 +284,7 @@ class Tree:
     def settle(self, touched: Ints, threads: int) -> None:
         """After rows of the ``touched`` leaves (each once) changed: drops empty leaves, relists the groups' leaves
         where any came or went, and makes the statistics of what was touched true."""
-        self.spill = NO_SPILL
+        self.spill, self.sketch = NO_SPILL, NO_SKETCH
         nodes = self.nodes
         groups = np.unique(nodes.leaf_group[touched])
         for leaf in touched[(nodes.leaf_count[touched] == 0) & (nodes.leaf_group[touched] >= 0)]:

@@ -29,6 +29,7 @@ def warmup() -> float:
         index.log_partition(y[:2], 1.0)
         index.expectation(y[:2], 1.0, probes=1)
         index.log_proposal(y[:2], [3, 4], probes=1)
+        index.sketch()
         index.update(np.arange(20), y[20:])
         index.add([50], y[:1])
         index.add(np.arange(100, 160), np.repeat(y[:1], 60, axis=0))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def build(
     vectors: Any, threads: int, seed: int = 0, spill: bool = False, sketch: bool = False, **options: Any
 ) -> TargetIndex:
-    """An index with the benchmark's threads and no progress bar; with a second leaf for each target if asked."""
+    """An index with the benchmark's threads and no progress bar; spilled or sketched if asked."""
     from hardwood import TargetIndex
 
     index = TargetIndex.build(vectors, threads=threads, seed=seed, progress=False, **options)

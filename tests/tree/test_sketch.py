@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from test_sample import assert_distribution
+from test_spill import CHANGES
 
 from hardwood import TargetIndex
 from hardwood.tree import _sketch
@@ -27,16 +28,10 @@ def queries():
     return (naive.clusters(2000, 16)[:6] + 0.1 * rng.normal(size=(6, 16))).astype(np.float32)
 
 
-@pytest.fixture
-def coarse(monkeypatch):
-    """Three steps and no limit to them: were the sketch's scores taken for exact ones somewhere, it would show. (Not
-    the kernels' globals, which are compiled in: the codes themselves are made coarse.)"""
-
-    def coarsen(index):
-        codes, step = index._tree.sketch
-        index._tree.sketch = _sketch.Sketch((np.round(codes / 40) * 40).astype(np.int8), step)
-
-    return coarsen
+def coarsen(index):
+    """Codes in steps of 40: were the sketch's scores taken for exact ones somewhere, it would show."""
+    codes, step = index._tree.sketch
+    index._tree.sketch = _sketch.Sketch((np.round(codes / 40) * 40).astype(np.int8), step)
 
 
 def test_a_code_is_the_residual_to_half_a_step(index):
@@ -52,10 +47,10 @@ def test_a_code_is_the_residual_to_half_a_step(index):
 
 @pytest.mark.parametrize("replace", [True, False])
 @pytest.mark.parametrize("probes", [1, 3])
-def test_log_q_is_the_probability_of_the_draw(index, queries, coarse, replace, probes):
+def test_log_q_is_the_probability_of_the_draw(index, queries, replace, probes):
     """Chi-squared with replacement, false alarms as in `test_sample`; the same numbers from `log_proposal`, which sum
     to one."""
-    coarse(index)
+    coarsen(index)
     every = index.log_proposal(queries, index.ids, scale=8.0, probes=probes)
     np.testing.assert_allclose(np.exp(every).sum(axis=1), 1.0, atol=1e-5)
     draw = index.sample(queries, 20_000 if replace else 500, scale=8.0, probes=probes, replace=replace, seed=2)
@@ -71,9 +66,9 @@ def test_log_q_is_the_probability_of_the_draw(index, queries, coarse, replace, p
 
 
 @pytest.mark.parametrize("replace", [True, False])
-def test_weighted_sums_are_unbiased(index, queries, coarse, replace):
+def test_weighted_sums_are_unbiased(index, queries, replace):
     """Null: the mean of ``Σ_j exp(s_j + w_j)`` over 4 000 independent calls is Z; z-test, false alarms 1e-4."""
-    coarse(index)
+    coarsen(index)
     x = np.repeat(queries[:1], 4000, axis=0)
     exclude = [[21, 119]] * len(x)
     draw = index.sample(x, 4, scale=8.0, probes=1, replace=replace, exclude=exclude, seed=3)
@@ -100,7 +95,7 @@ def test_where_steps_are_too_coarse_rows_are_read(index, queries):
     np.testing.assert_array_equal(draws[True].ids, draws[False].ids)
 
 
-@pytest.mark.parametrize("factor", [1e-44, 1e-30, 1e15])
+@pytest.mark.parametrize("factor", [1e-44, 1e-42, 1e-38, 1e-30, 1e15])
 def test_extreme_vectors(factor):
     y = (naive.clusters(300, 8) / 4 * factor).astype(np.float32)
     index = TargetIndex.build(y, leaf_size=8, progress=False)
@@ -114,16 +109,7 @@ def test_extreme_vectors(factor):
             np.testing.assert_allclose(np.exp(every).sum(axis=1), 1.0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda index, y: index.update([7, 14], y[:2]),
-        lambda index, y: index.add([5], y[:1]),
-        lambda index, y: index.remove([7]),
-        lambda index, y: index.repair(),
-    ],
-    ids=["update", "add", "remove", "repair"],
-)
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_change_drops_it(index, change):
     before = index.stats()
     assert before["sketched"] == 2000

@@ -58,16 +58,15 @@ def test_search_of_all_leaves_is_brute_force(index):
     assert all(len(set(ids)) == 3000 for ids in found.ids)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda index, y: index.update([7, 14], y[:2]),
-        lambda index, y: index.add([5], y[:1]),
-        lambda index, y: index.remove([7]),
-        lambda index, y: index.repair(),
-    ],
-    ids=["update", "add", "remove", "repair"],
-)
+CHANGES = {
+    "update": lambda index, y: index.update([7, 14], y[:2]),
+    "add": lambda index, y: index.add([5], y[:1]),
+    "remove": lambda index, y: index.remove([7]),
+    "repair": lambda index, y: index.repair(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_change_drops_it(index, change):
     index.spill()
     assert index.stats()["spilled"] == 3000

@@ -39,15 +39,17 @@ def inlined(function: _F) -> _F:
 
 
 def decode(value):  # type: ignore[no-untyped-def]
-    """A stored number as float32: itself, or the bfloat16 whose bits a uint16 holds (exact: a bfloat16 is the
-    upper half)."""
+    """A stored number as float32: itself, the bfloat16 whose bits a uint16 holds (exact: a bfloat16 is the
+    upper half), or an int8 (a sketch's)."""
     if isinstance(value, np.uint16):
         return np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
-    return value
+    return np.float32(value)
 
 
 @overload(decode, inline="always")
 def _decode(value):  # type: ignore[no-untyped-def]  # Numba compares this signature with the lambdas'
+    if value == numba.types.int8:
+        return lambda value: np.float32(value)  # noqa: PLW0108  (Numba wants a Python function)
     if isinstance(value, numba.types.Integer):
         return lambda value: np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
     return lambda value: value

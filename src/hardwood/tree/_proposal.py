@@ -17,25 +17,10 @@ from hardwood.tree._survey import survey
 
 @jit
 def proposal(  # type: ignore[no-untyped-def]
-    nodes,
-    sketch,
-    queries,
-    scale,
-    probes,
-    groups,
-    ex_offsets,
-    ex_rows,
-    targets,
-    where,
-    leaves,
-    leaf_log,
-    gamma,
-    begin,
-    end,
-    out,
+    nodes, sketch, queries, scale, probes, groups, ex_offsets, ex_rows, rows, home, leaves, mass, gamma, begin, end, out
 ):
-    """``log q`` of the rows ``targets`` for queries ``begin <= b < end`` into ``out`` (B, m). ``where[j]`` is
-    the place of target j's leaf in ``leaves``, and ``leaf_log`` (B, len(leaves)) each leaf's log mass
+    """``log q`` of targets by their ``rows`` for queries ``begin <= b < end`` into ``out`` (B, m). ``home[j]`` is
+    the place of target j's leaf in ``leaves``, and ``mass`` (B, len(leaves)) each leaf's log mass
     (`leaf_masses`)."""
     L, G = nodes.leaf_count.shape[0], nodes.group_count.shape[0]
     # What each leaf and group is to the query at hand; the query's number tells stale entries.
@@ -60,8 +45,8 @@ def proposal(  # type: ignore[no-untyped-def]
                     group_of[~node], group_at[~node] = b, t
             for t in range(opened):
                 leaf_of[cut.open_leaf[t]], leaf_at[cut.open_leaf[t]] = b, -1
-            for j in range(targets.shape[0]):
-                row, leaf = targets[j], leaves[where[j]]
+            for j in range(rows.shape[0]):
+                row, leaf = rows[j], leaves[home[j]]
                 out[b, j] = -np.inf
                 hidden = False
                 for e in range(excluded.shape[0]):
@@ -75,14 +60,14 @@ def proposal(  # type: ignore[no-untyped-def]
                     if leaf_at[leaf] < 0:
                         out[b, j] = s - log_z
                     else:
-                        out[b, j] = cut.tail_log[leaf_at[leaf]] - log_z + within - leaf_log[b, where[j]]
+                        out[b, j] = cut.tail_log[leaf_at[leaf]] - log_z + within - mass[b, home[j]]
                     continue
                 g = nodes.leaf_group[leaf]
                 if kids_of[g] != b:
                     _, kids_log[g] = children(nodes, g, unit, bx, share, kids)
                     kids_of[g] = b
                 child = leaf_estimate(nodes, leaf, unit, bx, share) - kids_log[g]
-                out[b, j] = cut.tail_log[group_at[g]] - log_z + child + within - leaf_log[b, where[j]]
+                out[b, j] = cut.tail_log[group_at[g]] - log_z + child + within - mass[b, home[j]]
 
 
 @jit

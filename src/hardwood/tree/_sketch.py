@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardwood.tree._masses import weigh_leaf
-from hardwood.tree._numeric import decode, inlined, jit
+from hardwood.tree._numeric import decode, dot, jit
 from hardwood.tree._threads import split_work
-from hardwood.tree._tiles import ask_for_row
+from hardwood.tree._tiles import row_products
 
 if TYPE_CHECKING:
     from hardwood.tree._tree import Tree
@@ -26,6 +26,10 @@ FINE = 0.5
 (1.0002 at scale 20, 1.001 at 50, 1.002 at 100 on unit vectors: docs/tree.md)."""
 
 STEPS = np.float32(127.0)
+"""From a leaf's mean to the furthest number of a residual."""
+
+LEAST = np.float32(1.2e-38)
+"""A step below that, which float32 has no full precision for, counts as none: no score can tell such targets apart."""
 
 
 class Sketch(NamedTuple):
@@ -59,10 +63,10 @@ def write_sketch(nodes, sketch, begin, end):  # type: ignore[no-untyped-def]
             for c in range(d):
                 widest = max(widest, abs(decode(nodes.rows[row, c]) - nodes.leaf_mean[leaf, c]))
         step = widest / STEPS
-        sketch.step[leaf] = step
-        if step == 0.0:  # all alike
-            codes[start:stop] = 0
+        if step < LEAST:
+            sketch.step[leaf], codes[start:stop] = 0.0, 0
             continue
+        sketch.step[leaf] = step
         for row in range(start, stop):
             for c in range(d):
                 residual = decode(nodes.rows[row, c]) - nodes.leaf_mean[leaf, c]
@@ -75,38 +79,19 @@ def decides(sketch, leaf, bx):  # type: ignore[no-untyped-def]
     return sketch.step.shape[0] > 0 and bx * sketch.step[leaf] <= FINE
 
 
-@inlined
-def four_codes(unit, codes, i0, i1, i2, i3):  # type: ignore[no-untyped-def]
-    """The four products of a query with codes ``i0`` to ``i3``."""
-    s0 = s1 = s2 = s3 = np.float32(0.0)
-    for c in range(unit.shape[0]):
-        x = unit[c]
-        s0 += x * np.float32(codes[i0, c])
-        s1 += x * np.float32(codes[i1, c])
-        s2 += x * np.float32(codes[i2, c])
-        s3 += x * np.float32(codes[i3, c])
-    return s0, s1, s2, s3
-
-
 @jit
 def sketch_leaf(nodes, sketch, leaf, unit, bx, head, weight, ahead):  # type: ignore[no-untyped-def]
     """`score_leaf` by the sketch: products with residuals from the leaf's mean into ``head``, their masses up to a
-    common factor into ``weight``; returns the log of the masses' sum, without the mean's part. Meanwhile codes from row
-    ``ahead`` on come from memory (-1: not known)."""
-    codes, step, nobody = sketch.codes, sketch.step[leaf], np.empty(0, np.int64)
-    start, n = nodes.leaf_start[leaf], nodes.leaf_count[leaf]
-    for i in range(0, n, 4):
-        if ahead >= 0:
-            for row in range(ahead + i, ahead + i + 4):
-                ask_for_row(codes, row)
-        i1, i2, i3 = min(i + 1, n - 1), min(i + 2, n - 1), min(i + 3, n - 1)
-        s = four_codes(unit, codes, start + i, start + i1, start + i2, start + i3)
-        head[i], head[i1], head[i2], head[i3] = step * s[0], step * s[1], step * s[2], step * s[3]
-    return weigh_leaf(nodes, leaf, bx, nobody, head, weight)
+    common factor into ``weight``; returns the log of the masses' sum, without the mean's part. Nothing is excluded:
+    such leaves are opened. Meanwhile codes from row ``ahead`` on come from memory (-1: not known)."""
+    here, one, count = np.zeros(1, np.int64), unit.reshape((1, unit.shape[0])), nodes.leaf_count[leaf]
+    row_products(one, here, here, 1, sketch.codes, nodes.leaf_start[leaf], count, head, ahead)
+    for i in range(count):
+        head[i] *= sketch.step[leaf]
+    return weigh_leaf(nodes, leaf, bx, np.empty(0, np.int64), head, weight)
 
 
 @jit
 def sketch_score(sketch, leaf, row, unit):  # type: ignore[no-untyped-def]
-    """One number of `sketch_leaf`'s ``head``, the same to the bit wherever the row lies in its leaf."""
-    s = four_codes(unit, sketch.codes, row, row, row, row)
-    return sketch.step[leaf] * s[0]
+    """One number of `sketch_leaf`'s ``head``."""
+    return sketch.step[leaf] * dot(unit, sketch.codes, row)

@@ -115,7 +115,7 @@ def row_products(units, who, at, m, rows, start, n, out, ahead):  # type: ignore
     order. One query at a time for the same reason: of two in a tile an older LLVM adds up one otherwise than the other,
     and a query's place must not matter. A row always has the same place.
     """
-    fetch = ahead >= 0 and (m > 1 or rows.itemsize == 2 or rows.shape[1] <= ASKED_FOR)
+    fetch = ahead >= 0 and (m > 1 or rows.itemsize < 4 or rows.shape[1] <= ASKED_FOR)
     for i in range(0, n, 4):
         i1, i2, i3 = min(i + 1, n - 1), min(i + 2, n - 1), min(i + 3, n - 1)
         if fetch:

@@ -3,7 +3,7 @@
     python benchmarks/dynamic_study.py --data hpo --seeds 3                       # every variant
     python benchmarks/dynamic_study.py --data taxa --batch-size 160 --num-negatives 2 --only exact dynamic
     python benchmarks/dynamic_study.py --data hpo --encoder transformer           # two layers, from scratch
-    python benchmarks/dynamic_study.py --data hpo --encoder minilm --batch-size 32    # pretrained; or any folder
+    python benchmarks/dynamic_study.py --data hpo --encoder minilm --batch-size 32 --max-length 32   # pretrained
     python benchmarks/dynamic_study.py --data hpo --report                        # what is finished so far
     python benchmarks/dynamic_study.py --quick                                    # one seed, few steps: a look
 
@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _models import LEARNING_RATE, folder_of, small_transformer
+from _models import LEARNING_RATE, cut_to, folder_of, small_transformer
 from _study import collect, described, report, slug
 from hardwood.comparison import PlannedRun, run_one
 from hardwood.data import RetrievalDataset, write_hpo, write_taxa
@@ -167,7 +167,11 @@ def encoder_settings(arguments: argparse.Namespace, data: Path, seed: int) -> di
     if arguments.encoder == "static":
         return {}
     if arguments.encoder != "transformer":
-        return {"encoder": folder_of(arguments.encoder), "learning_rate": arguments.learning_rate or PRETRAINED_RATE}
+        encoder = folder_of(arguments.encoder)
+        if arguments.max_length is not None:
+            name = f"{Path(arguments.encoder).name}-{arguments.max_length}-tokens"
+            encoder = str(cut_to(arguments.max_length, encoder, ROOT / "runs" / "models" / name))
+        return {"encoder": encoder, "learning_rate": arguments.learning_rate or PRETRAINED_RATE}
     folder = ROOT / "runs" / "models" / f"{data.name}-transformer-seed{seed}"
     if not (folder / "modules.json").exists():
         small_transformer(RetrievalDataset.load(data), folder, seed=seed)
@@ -206,6 +210,7 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument("--data", default="hpo", help="hpo, taxa, or a BEIR folder")
     parser.add_argument("--encoder", default="static", help="static, transformer, minilm, or a folder")
     parser.add_argument("--learning-rate", type=float, help="peak, of a transformer; default: what suits it")
+    parser.add_argument("--max-length", type=int, help="tokens of a text, of a pretrained model; default: its own")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1000)

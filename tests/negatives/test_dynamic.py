@@ -365,6 +365,8 @@ def test_true_encodings_keep_every_target_with_its_own_period(data: st.DataObjec
         ({"rebuild_when": -1.0}, "rebuild_when is a cosine error above 0, such as 0.02, got -1.0"),
         ({"refresh_spacing": 0}, "refresh_spacing must be at least 1, got 0"),
         ({"reencode": -1}, "reencode must be 0 or more, got -1"),
+        ({"leaf_size": 0}, "leaf_size must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be 0 or more, got -1"),
         ({"index_dtype": "int8"}, "index_dtype must be one of float32, bfloat16, got 'int8'"),
         ({"true_dtype": "int8"}, "true_dtype must be one of float32, bfloat16, got 'int8'"),
         ({"drift": "wind"}, "no drift model is called 'wind'; there are"),

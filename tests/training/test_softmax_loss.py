@@ -262,6 +262,8 @@ def test_wrong_input_is_explained(make_static: Callable, dataset: RetrievalDatas
     ):
         with pytest.raises(ValueError, match=message):
             CorpusSoftmaxLoss(model, dataset, **options)
+    with pytest.raises(TypeError, match=r"margin must be a MarginFilter, such as MarginFilter\(absolute=0.0\)"):
+        CorpusSoftmaxLoss(model, dataset, margin=0.0)
     with pytest.raises(ValueError, match="mini_batch_size must be at least 1, got 0"):
         CachedCorpusSoftmaxLoss(model, dataset, mini_batch_size=0)
     with pytest.raises(ValueError, match=r"has no split|there is no split|'nosuch'"):

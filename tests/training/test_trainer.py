@@ -222,6 +222,8 @@ def test_the_callback_counts_optimiser_steps(make_static: Callable, dataset: Ret
     _train_by_hand(model, loss, dataset, tmp_path, [NegativesCallback(loss)], gradient_accumulation_steps=3)
     assert loss.cost.targets_reencoded == 2 * 60  # 18 forward passes, but 6 steps
     assert loss.cost.seconds["forward_backward"] > 0
+    _train_by_hand(model, loss, dataset, tmp_path / "alone", [])
+    assert loss.cost.targets_reencoded > 2 * 60  # without it, the loss counts for itself again
 
 
 def test_a_last_batch_of_any_size_and_bfloat16(

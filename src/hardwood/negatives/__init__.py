@@ -9,6 +9,7 @@ from hardwood.negatives._draws import Draw, Request, Targets, seen_mask
 from hardwood.negatives.base import NegativeSource
 from hardwood.negatives.cache import CacheNegatives
 from hardwood.negatives.cost import Cost
+from hardwood.negatives.dynamic import DynamicNegatives
 from hardwood.negatives.in_batch import InBatchNegatives
 from hardwood.negatives.indexed import ExactNegatives, PeriodicNegatives, StaticNegatives
 from hardwood.negatives.margin import MarginFilter
@@ -20,6 +21,7 @@ __all__ = [
     "CacheNegatives",
     "Cost",
     "Draw",
+    "DynamicNegatives",
     "ExactNegatives",
     "InBatchNegatives",
     "MarginFilter",

@@ -77,7 +77,9 @@ class DynamicNegatives(NegativeSource):
         start_step: the step at which the corpus is encoded, and of the first draw.
         refresh_every: optimiser steps between two refreshes; ``None``: no refresh by the clock.
         refresh_when: refresh when the running cosine error of stored encodings passes this; ``None``: no refresh by
-            need (and with ``refresh_every`` ``None`` too, none at all).
+            need (and with ``refresh_every`` ``None`` too, none at all). Fresh encodings are those of the training step:
+            an encoder with dropout is off by its noise alone, often by more than 0.02, and then refreshes are as
+            frequent as the next two allow.
         refresh_spacing: optimiser steps at least between two refreshes by need;
         refresh_growth: and this share of the steps since ``start_step``. ``None``: 0.1; from 100,000 targets on 0.5,
             since predicting so many takes as long as many steps.
@@ -135,11 +137,12 @@ class DynamicNegatives(NegativeSource):
         seed: int = 0,
     ) -> None:
         super().__init__(start_step=start_step)
-        for option, count in (("landmarks", landmarks), ("probes", probes)):
+        for option, count in (("landmarks", landmarks), ("probes", probes), ("leaf_size", leaf_size)):
             if count < 1:
                 raise ValueError(f"{option} must be at least 1, got {count}")
-        if reencode < 0:
-            raise ValueError(f"reencode must be 0 or more, got {reencode}")
+        for option, number in (("reencode", reencode), ("seed", seed)):
+            if number < 0:
+                raise ValueError(f"{option} must be 0 or more, got {number}")
         for option, dtype in (("index_dtype", index_dtype), ("true_dtype", true_dtype)):
             if dtype not in TRUE_DTYPES:
                 raise ValueError(f"{option} must be one of {', '.join(TRUE_DTYPES)}, got {dtype!r}")

@@ -93,8 +93,9 @@ class NegativesCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """What the source has under way is done, or its error raised."""
+        """What the source has under way is done, or its error raised; a run without this callback counts for itself."""
         self.loss.source.finish()
+        self.loss.steps_are_announced = False
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Put the source's state beside the trainer's own files, and declare the checkpoint whole."""

@@ -79,6 +79,7 @@ class CorpusSoftmaxLoss(nn.Module):
 
     Raises:
         ValueError: for an argument out of range or an unknown source.
+        TypeError: ``margin`` is no `MarginFilter`.
 
     References:
         Monath, Zaheer, Allen and McCallum, AISTATS 2023 (arXiv:2303.15311).
@@ -104,12 +105,14 @@ class CorpusSoftmaxLoss(nn.Module):
             raise ValueError(f"num_negatives must be at least 1, got {num_negatives}")
         if encode_batch_size < 1:
             raise ValueError(f"encode_batch_size must be at least 1, got {encode_batch_size}")
+        if margin is not None and not isinstance(margin, MarginFilter):
+            raise TypeError(f"margin must be a MarginFilter, such as MarginFilter(absolute={margin!r}), got {margin!r}")
         if not 0 < scale < float("inf"):
             raise ValueError(f"scale must be positive and finite, got {scale}")
         self.model = model
         self.num_negatives = num_negatives
         self.scale = scale
-        self.margin = margin or MarginFilter()
+        self.margin = MarginFilter() if margin is None else margin
         self.seed = seed
         self.similarity = similarity_of(model)
         self.cost = Cost()
@@ -135,7 +138,7 @@ class CorpusSoftmaxLoss(nn.Module):
         self._known_in_evaluation = _all_positives(dataset)
         self._step = -1
         self._micro_step = 0
-        self._steps_are_announced = False
+        self.steps_are_announced = False
 
     def start_over(self) -> None:
         """Forget what an earlier training run has left in the source; `NegativesCallback` calls it."""
@@ -153,7 +156,7 @@ class CorpusSoftmaxLoss(nn.Module):
 
     def begin_step(self, step: int) -> None:
         """Announce optimiser step ``step`` (from 0): the source refreshes what is due. `NegativesCallback` calls it."""
-        self._steps_are_announced = True
+        self.steps_are_announced = True
         self._begin_step(step)
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None) -> dict[str, Tensor]:
@@ -174,7 +177,7 @@ class CorpusSoftmaxLoss(nn.Module):
         query_features, positive_features = two_columns(sentence_features)
         query_rows, positive_rows = _rows_of(labels)
         is_training = torch.is_grad_enabled() and self.model.training
-        if is_training and not self._steps_are_announced:
+        if is_training and not self.steps_are_announced:
             self._begin_step(self._step + 1)
         queries = self._embed_features(query_features, len(query_rows))
         positives = self._embed_features(positive_features, len(query_rows))

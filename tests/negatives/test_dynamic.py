@@ -267,11 +267,12 @@ def test_a_rebuild_that_fails_leaves_nothing_to_be_saved(tmp_path: Path, monkeyp
     source = make_source("dynamic", start_step=0, leaf_size=16, rebuild_when=1e-6, refresh_when=None)
     source.attach(corpus.targets, corpus.cost)
     source.begin_step(0)
-    corpus.move(0.3)
     asked = request(corpus, 0)
-    source.observe(
-        asked, source.sample(asked), asked.positives.unique(), corpus.targets.vectors[asked.positives.unique()]
-    )
+    for motion in (0.0, 0.3):
+        corpus.move(motion)
+        source.observe(
+            asked, source.sample(asked), asked.positives.unique(), corpus.targets.vectors[asked.positives.unique()]
+        )
 
     def fail(rows: Tensor | None = None) -> None:
         raise MemoryError

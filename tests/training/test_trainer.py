@@ -23,7 +23,7 @@ from hardwood.data import RetrievalDataset
 from hardwood.encoders import separate_towers
 from hardwood.evaluation import evaluate
 from hardwood.negatives import SOURCES, _moving, make_source
-from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RunConfig, train
+from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RunConfig, encoder_arguments, train
 from hardwood.training.config import read_settings
 
 from .conftest import small_run
@@ -152,12 +152,11 @@ def _train_by_hand(
         model=model,
         args=SentenceTransformerTrainingArguments(
             output_dir=str(folder),
-            max_steps=6,
             report_to="none",
             save_strategy="no",
             disable_tqdm=True,
             use_cpu=True,
-            **{"per_device_train_batch_size": 8, "learning_rate": 0.1, "logging_steps": 1, **arguments},
+            **{"max_steps": 6, "per_device_train_batch_size": 8, "learning_rate": 0.1, "logging_steps": 1, **arguments},
         ),
         train_dataset=dataset.training_pairs(),
         eval_dataset=dataset.training_pairs("dev"),
@@ -224,6 +223,23 @@ def test_the_callback_counts_optimiser_steps(make_static: Callable, dataset: Ret
     assert loss.cost.seconds["forward_backward"] > 0
     _train_by_hand(model, loss, dataset, tmp_path / "alone", [])
     assert loss.cost.targets_reencoded > 2 * 60  # without it, the loss counts for itself again
+
+
+def test_dropout_alone_asks_for_no_refresh(dataset: RetrievalDataset, transformer_folder: Path, tmp_path: Path) -> None:
+    model = SentenceTransformer(str(transformer_folder), device="cpu")
+    loss = CorpusSoftmaxLoss(model, dataset, make_source("dynamic", refresh_when=0.005, refresh_spacing=1, leaf_size=8))
+    _train_by_hand(
+        model,
+        loss,
+        dataset,
+        tmp_path,
+        [NegativesCallback(loss)],
+        learning_rate=0.0,
+        max_steps=12,
+        **encoder_arguments(model),
+    )
+    assert loss.source.diagnostics()["stale_cosine_error"] > 0.01
+    assert loss.cost.targets_reencoded == 60
 
 
 def test_a_last_batch_of_any_size_and_bfloat16(

@@ -17,6 +17,10 @@ STEPS_AVERAGED = 10
 class RefreshSchedule:
     """By the clock, by the staleness that is measured in every step, or by both.
 
+    Fresh encodings are those of training steps, and an encoder with dropout is off by its noise before it has moved at
+    all. What a step measures of encodings that were made in that very step is this noise alone, on one side; where
+    fresh encodings have been written back, both sides have it. Errors count from there on.
+
     Args:
         every: steps between two refreshes; ``None``: none by the clock.
         when: refresh when the running cosine error passes this; ``None``: none by need.
@@ -28,7 +32,11 @@ class RefreshSchedule:
         staleness: a running mean over about ten steps; a refresh makes what was measured before it void.
     """
 
-    layout: ClassVar[dict[str, Wanted]] = {"staleness": ((torch.float64,), (3,)), "schedule": (INTEGERS, (4,))}
+    layout: ClassVar[dict[str, Wanted]] = {
+        "staleness": ((torch.float64,), (3,)),
+        "schedule": (INTEGERS, (4,)),
+        "noise": ((torch.float64,), (2,)),
+    }
     """What `state_dict` gives, for `hardwood.negatives._state.expect`."""
 
     def __init__(
@@ -47,9 +55,11 @@ class RefreshSchedule:
         self.staleness = Staleness()
         self._first_build = self._last_build = self._last_refresh = -1
         self._measures = 0
+        self._noise, self._noise_is_next = 0.0, False
 
-    def built(self, step: int) -> None:
-        """All encodings are of this step."""
+    def built(self, step: int, *, exact: bool = False) -> None:
+        """All encodings are of this step; ``exact``: of the very weights that its fresh encodings will be made with."""
+        self._noise, self._noise_is_next = 0.0, exact
         self._last_build = step
         if self._first_build < 0:
             self._first_build = step
@@ -71,6 +81,8 @@ class RefreshSchedule:
         if is_refreshing:
             self.staleness = self.staleness.blended(staleness, share=1 / STEPS_AVERAGED)
             return
+        if self._noise_is_next:  # of two cosines c that err independently: 1 - c²
+            self._noise, self._noise_is_next = 1 - (1 - staleness.cosine) ** 2, False
         self._measures += 1
         self.staleness = self.staleness.blended(staleness, share=max(1 / STEPS_AVERAGED, 1 / self._measures))
 
@@ -80,20 +92,24 @@ class RefreshSchedule:
         if self._rebuild_when is None or not self._measures:
             return False
         spacing = max(self._spacing, self._last_build - self._first_build)
-        return step - self._last_build >= spacing and self.staleness.cosine > self._rebuild_when
+        return step - self._last_build >= spacing and self._error > self._rebuild_when
 
     def refresh_is_due(self, step: int) -> bool:
         """Whether it is time, or the running error asks for it."""
         since = step - self._last_refresh
         if self._every is not None and since >= self._every:
             return True
-        by_need = self._when is not None and self._measures > 0 and self.staleness.cosine > self._when
+        by_need = self._when is not None and self._measures > 0 and self._error > self._when
         return by_need and since >= self._spacing_at(step)
 
     def shares(self, step: int) -> int:
         """In how many steps a refresh that begins at ``step`` may be done: half of those to the next at least."""
         clock = [] if self._every is None else [self._every]
         return max(1, min([*clock, self._spacing_at(step)] if self._when is not None else clock, default=1) // 2)
+
+    @property
+    def _error(self) -> float:
+        return self.staleness.cosine - self._noise
 
     def _spacing_at(self, step: int) -> int:
         # A share of the run so far: the encoder moves ever less, and predicting everybody costs what it costs.
@@ -105,9 +121,12 @@ class RefreshSchedule:
         return {
             "staleness": torch.tensor(self.staleness.astuple(), dtype=torch.float64),
             "schedule": torch.tensor(steps, dtype=torch.int64),
+            "noise": torch.tensor([self._noise, self._noise_is_next], dtype=torch.float64),
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take up what `state_dict` gave; other names are passed over."""
         self.staleness = Staleness(*state["staleness"].tolist())
         self._first_build, self._last_build, self._last_refresh, self._measures = state["schedule"].tolist()
+        noise, is_next = state["noise"].tolist()
+        self._noise, self._noise_is_next = noise, bool(is_next)

@@ -77,9 +77,8 @@ class DynamicNegatives(NegativeSource):
         start_step: the step at which the corpus is encoded, and of the first draw.
         refresh_every: optimiser steps between two refreshes; ``None``: no refresh by the clock.
         refresh_when: refresh when the running cosine error of stored encodings passes this; ``None``: no refresh by
-            need (and with ``refresh_every`` ``None`` too, none at all). Fresh encodings are those of the training step:
-            an encoder with dropout is off by its noise alone, often by more than 0.02, and then refreshes are as
-            frequent as the next two allow.
+            need (and with ``refresh_every`` ``None`` too, none at all). What dropout alone does to encodings
+            is measured in the step that encodes the corpus, and subtracted (not where an ``index`` is given).
         refresh_spacing: optimiser steps at least between two refreshes by need;
         refresh_growth: and this share of the steps since ``start_step``. ``None``: 0.1; from 100,000 targets on 0.5,
             since predicting so many takes as long as many steps.
@@ -190,16 +189,17 @@ class DynamicNegatives(NegativeSource):
         self._wait()
         if self._moving is None:
             # What an index of another day says is of use at the beginning alone.
-            self._moving = self._build(None if self._is_lost else self.index)
+            folder = None if self._is_lost else self.index
+            self._moving = self._build(folder)
             self._is_lost = False
-            self._schedule.built(step)
+            self._schedule.built(step, exact=folder is None)
         elif self._schedule.rebuild_is_due(step):
             # What is there is given up first: two trees may be more than fits.
             self._forget()
             self._is_lost = True
             self._moving = self._build()
             self._is_lost = False
-            self._schedule.built(step)
+            self._schedule.built(step, exact=True)
         elif self._schedule.refresh_is_due(step):
             self._refresh(self._moving, step)
             self._schedule.refreshed(step)
@@ -307,13 +307,14 @@ class DynamicNegatives(NegativeSource):
         targets = self._attached()
         drift = {name.removeprefix("drift."): tensor for name, tensor in state.items() if name.startswith("drift.")}
         own = {name: tensor for name, tensor in state.items() if not name.startswith("drift.")}
+        own.setdefault("noise", torch.zeros(2, dtype=torch.float64))  # checkpoints of before have none
         layout = RefreshSchedule.layout | MovingIndex.layout
         expect(own, TrueEncodings.layout(targets.num_targets, targets.dimension) | layout, self.name)
         TrueEncodings.check_state(own)
         moving = self._moved(index, TrueEncodings.from_state(state))
         moving.fits.load_state_dict(drift)
         moving.load_state_dict(own)
-        self._schedule.load_state_dict(state)
+        self._schedule.load_state_dict(own)
         self._moving, self._is_lost = moving, False
 
     def _new_schedule(self, num_targets: int) -> RefreshSchedule:

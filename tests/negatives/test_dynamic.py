@@ -17,6 +17,8 @@ from hardwood.negatives import Cost, Draw, Request, dynamic, make_source
 from hardwood.negatives._fits import DriftFits
 from hardwood.negatives._motion import TrueEncodings
 from hardwood.negatives._staleness import Staleness, measure_staleness
+from hardwood.negatives._state import read_state, write_state
+from hardwood.negatives.base import STATE_FILE
 from hardwood.tree import TargetIndex
 
 from .conftest import ArrayTargets
@@ -289,6 +291,21 @@ def test_a_rebuild_that_fails_leaves_nothing_to_be_saved(tmp_path: Path, monkeyp
     source.save_state(tmp_path)
     stored = source.stored_vectors(torch.arange(NUM_TARGETS))
     torch.testing.assert_close(stored, corpus.targets.vectors, atol=1e-6, rtol=0)
+
+
+def test_a_checkpoint_of_before_noise_was_measured_is_taken_up(tmp_path: Path) -> None:
+    corpus = MovingCorpus()
+    sources = [make_source("dynamic", leaf_size=16, landmarks=60) for _ in range(2)]
+    for source in sources:
+        source.attach(corpus.targets, corpus.cost)
+    sources[0].begin_step(0)
+    sources[0].save_state(tmp_path)
+    state = read_state(tmp_path / STATE_FILE)
+    assert state.pop("noise").tolist() == [0.0, 1.0]
+    write_state(state, tmp_path / STATE_FILE)
+    sources[1].load_state(tmp_path)
+    asked = request(corpus, 0)
+    torch.testing.assert_close(sources[1].sample(asked).ids, sources[0].sample(asked).ids)
 
 
 def test_targets_above_the_ceiling_are_excluded_and_q_is_renormalised() -> None:

@@ -100,6 +100,8 @@ def test_extreme_vectors(factor):
     y = (naive.clusters(300, 8) / 4 * factor).astype(np.float32)
     index = TargetIndex.build(y, leaf_size=8, progress=False)
     index.sketch()
+    step = index._tree.sketch.step
+    assert ((step == 0.0) | (step >= _sketch.LEAST)).all()  # what float32 has in full precision
     x = naive.clusters(4, 8, seed=9)
     for scale in (1e-3, 20.0):
         draw = index.sample(x, 30, scale=scale, probes=1, seed=0)

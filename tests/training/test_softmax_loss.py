@@ -251,6 +251,12 @@ def test_wrong_input_is_explained(make_static: Callable, dataset: RetrievalDatas
         loss(features, None)
     with pytest.raises(ValueError, match=r"labels of shape \(4,\)"):
         loss(features, labels[:, 0])
+    for labelled, message in (
+        (labels + torch.tensor([0, 60]), r"names target row \d+, but the loss was given a dataset of 60: train on"),
+        (labels - torch.tensor([1000, 0]), r"names query row -\d+, but the loss"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            loss(features, labelled)
     with pytest.raises(ValueError, match=r"must have two text columns, .* but it has 3"):
         loss([*features, features[1]], labels)
     for options, message in (

@@ -225,6 +225,14 @@ def test_the_callback_counts_optimiser_steps(make_static: Callable, dataset: Ret
     assert loss.cost.targets_reencoded > 2 * 60  # without it, the loss counts for itself again
 
 
+def test_a_checkpoint_elsewhere_is_told_of(make_static: Callable, dataset: RetrievalDataset, tmp_path: Path) -> None:
+    callback = NegativesCallback(CorpusSoftmaxLoss(make_static(), dataset, "uniform"))
+    with pytest.raises(
+        ValueError, match=r"there is no .*checkpoint-4: .* NegativesCallback\(loss, resume_from=FOLDER\)"
+    ):
+        callback.check(tmp_path / "checkpoint-4")
+
+
 def test_dropout_alone_asks_for_no_refresh(dataset: RetrievalDataset, transformer_folder: Path, tmp_path: Path) -> None:
     model = SentenceTransformer(str(transformer_folder), device="cpu")
     loss = CorpusSoftmaxLoss(model, dataset, make_source("dynamic", refresh_when=0.005, refresh_spacing=1, leaf_size=8))

@@ -126,6 +126,11 @@ class NegativesCallback(TrainerCallback):
         Raises:
             ValueError: it is not whole, or of another source, weighting or other data.
         """
+        if not checkpoint.is_dir():
+            raise ValueError(
+                f"there is no {checkpoint}: where the trainer resumes from another folder than its output_dir, tell "
+                "NegativesCallback(loss, resume_from=FOLDER) too"
+            )
         description = read_seal(checkpoint)
         if description is None:
             raise ValueError(

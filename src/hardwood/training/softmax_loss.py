@@ -176,6 +176,7 @@ class CorpusSoftmaxLoss(nn.Module):
         """
         query_features, positive_features = two_columns(sentence_features)
         query_rows, positive_rows = _rows_of(labels)
+        self._check_rows(query_rows, positive_rows)
         is_training = torch.is_grad_enabled() and self.model.training
         if is_training and not self.steps_are_announced:
             self._begin_step(self._step + 1)
@@ -195,6 +196,18 @@ class CorpusSoftmaxLoss(nn.Module):
             # Last of all: a source that writes these into its index must not change the proposal under the weights.
             self.source.observe(request, draw, candidates.ids, candidates.encodings.detach())
         return LossTerms(terms, self.source.diagnostics())
+
+    def _check_rows(self, query_rows: np.ndarray, positive_rows: np.ndarray) -> None:
+        for what, rows, count in (
+            ("query", query_rows, len(self._queries)),
+            ("target", positive_rows, self.targets.num_targets),
+        ):
+            if len(rows) and not 0 <= rows.min() <= rows.max() < count:
+                bad = rows.max() if rows.max() >= count else rows.min()
+                raise ValueError(
+                    f"a pair's label names {what} row {bad}, but the loss was given a dataset of {count:,}: train on the "
+                    "training_pairs() of that very dataset"
+                )
 
     def _begin_step(self, step: int) -> None:
         self._step = step

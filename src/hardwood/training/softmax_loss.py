@@ -205,8 +205,8 @@ class CorpusSoftmaxLoss(nn.Module):
             if len(rows) and not 0 <= rows.min() <= rows.max() < count:
                 bad = rows.max() if rows.max() >= count else rows.min()
                 raise ValueError(
-                    f"a pair's label names {what} row {bad}, but the loss was given a dataset of {count:,}: train on the "
-                    "training_pairs() of that very dataset"
+                    f"a pair's label names {what} row {bad}, but the loss was given a dataset of {count:,}: train on "
+                    "the training_pairs() of that very dataset"
                 )
 
     def _begin_step(self, step: int) -> None:

@@ -138,6 +138,7 @@ def test_a_checkpoint_of_another_source_is_an_error(
     uniform = NegativesCallback(CorpusSoftmaxLoss(model, dataset, "uniform"))
     with pytest.raises(ValueError, match="trained with 'exact' negatives, this run asks for 'uniform'"):
         uniform._load(tmp_path / "checkpoint-1")
+    (tmp_path / "elsewhere").mkdir()
     with pytest.raises(ValueError, match="saved without NegativesCallback"):
         uniform._load(tmp_path / "elsewhere")
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from hardwood._ragged import RaggedRows
 from hardwood.data import _read
@@ -16,6 +18,7 @@ from hardwood.data._judgements import Judgements
 from hardwood.data._lines import find_file
 from hardwood.data._pairs import tables_from_pairs
 from hardwood.data._table import TextTable
+from hardwood.data._twins import first_rows, with_twins
 from hardwood.data._write import write_folder
 from hardwood.errors import DataError
 
@@ -174,8 +177,17 @@ class RetrievalDataset:
     def known_positives(self, split: str = "train") -> RaggedRows:
         """The targets to leave out when negatives are drawn, by query row (not by place in the split).
 
+        Targets of equal text count as one here, and queries too: a copy of a positive under another id is no negative,
+        nor is what answers the same query under another id. (Measures go by ids, as the judgements do.) Only a text
+        that more than 100 rows have is not followed up, with a warning.
+
         Returns:
             ``len(self.queries)`` rows; those of queries without a positive in the split are empty.
         """
-        query_rows, target_rows = self.split(split).pairs()
+        query_rows, target_rows = with_twins(*self.split(split).pairs(), *self._same_text)
         return RaggedRows.from_pairs(query_rows, target_rows, num_rows=len(self.queries))
+
+    @cached_property
+    def _same_text(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """For each query, and for each target, the first row of its text."""
+        return first_rows(self.queries, "queries"), first_rows(self.corpus, "targets")

@@ -95,7 +95,7 @@ class SuspectedNegatives:
                     "query": dataset.queries.texts([query])[0],
                     "target_id": dataset.corpus.ids([target])[0],
                     "target": dataset.corpus.texts([target])[0],
-                    "positives": dataset.corpus.texts(known[query]),
+                    "positives": list(dict.fromkeys(dataset.corpus.texts(known[query]))),  # twins say the same
                     "times_above_positive": times,
                     "mean_score_lead": round(lead, 4),
                 }

@@ -3,12 +3,13 @@
 `CorpusSoftmaxLoss` and `NegativesCallback` are for people with their own trainer script; `train` is the whole job.
 """
 
+from hardwood.training.cached_loss import CachedCorpusSoftmaxLoss
 from hardwood.training.callback import NegativesCallback
 from hardwood.training.checkpoints import last_checkpoint
 from hardwood.training.config import RunConfig
 from hardwood.training.evaluator import RetrievalEvaluator
 from hardwood.training.run import RunResult, encoder_arguments, train
-from hardwood.training.softmax_loss import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss
+from hardwood.training.softmax_loss import CorpusSoftmaxLoss
 
 __all__ = [
     "CachedCorpusSoftmaxLoss",

@@ -12,6 +12,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from hardwood.data import TextTable
 
+_MOST_PIECES = 32
+
 
 def to_device(features: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """The same features with their tensors on ``device``."""
@@ -71,22 +73,51 @@ def two_columns(sentence_features: Iterable[dict[str, Any]]) -> tuple[dict[str, 
     return columns[0], columns[1]
 
 
-def split_features(features: dict[str, Any], batch_size: int, size: int) -> list[dict[str, Any]]:
-    """Cut features of ``batch_size`` texts into mini-batches of at most ``size``.
+def pieces_of(
+    features: dict[str, Any], batch_size: int, size: int | None = None, overhead: int = 0
+) -> list[tuple[Tensor, dict[str, Any]]]:
+    """Cut the features of a batch into pieces, padded texts by length: each is padded no further than its own longest.
 
-    Handles padded tensors (first dimension ``batch_size``; trailing padding that a whole piece shares is dropped) and
-    the
-    ``input_ids``/``offsets`` of embedding bags. Values that are no tensors go to every piece. Features in a layout of
-    another kind are returned in one piece.
+    One long text would pad the whole batch to its length, and padding costs what text costs.
+
+    Args:
+        features: padded tensors (first dimension ``batch_size``), or the ``input_ids``/``offsets`` of embedding bags.
+            Values that are no tensors go to every piece. Features in a layout of another kind stay in one piece.
+        batch_size: number of texts.
+        size: texts a piece at most; ``None``: as many pieces as are cheapest, for bags a single one.
+        overhead: what a further forward pass costs besides its texts, in tokens; of use without ``size``.
+
+    Returns:
+        For each piece the places of its texts in the batch, ``(m,)`` int64 on the CPU, and its features.
     """
-    if batch_size <= size:
-        return [features]
+    everything = torch.arange(batch_size)
     if "offsets" in features:
-        return [_bag_piece(features, begin, min(begin + size, batch_size)) for begin in range(0, batch_size, size)]
+        parts = everything.split(size or max(batch_size, 1))
+        return [(rows, _bag_piece(features, int(rows[0]), int(rows[-1]) + 1)) for rows in parts if len(rows)]
     tensors = [value for value in features.values() if isinstance(value, Tensor)]
-    if any(value.ndim == 0 or value.shape[0] != batch_size for value in tensors):
-        return [features]
-    return [_padded_piece(features, begin, begin + size) for begin in range(0, batch_size, size)]
+    if batch_size == 0 or any(value.ndim == 0 or value.shape[0] != batch_size for value in tensors):
+        return [(everything, features)]
+    mask = features.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        return [(rows, _rows_of(features, rows)) for rows in everything.split(size or batch_size)]
+    lengths, by_length = mask.sum(dim=1).cpu().sort(stable=True)
+    parts = by_length.split(size or _cheapest(lengths.numpy(), overhead))
+    return [(rows, _trimmed(_rows_of(features, rows))) for rows in (parts if len(parts) > 1 else [everything])]
+
+
+def _cheapest(lengths: np.ndarray, overhead: int) -> list[int]:
+    """Sizes of consecutive pieces of ``lengths`` (ascending) that make the fewest padded tokens and overheads."""
+    cuts = np.unique(np.linspace(0, len(lengths), _MOST_PIECES + 1).astype(np.int64))
+    cost, before = np.zeros(len(cuts)), np.zeros(len(cuts), dtype=np.int64)
+    for end in range(1, len(cuts)):
+        padded = (cuts[end] - cuts[:end]) * int(lengths[cuts[end] - 1])
+        before[end] = np.argmin(cost[:end] + padded)
+        cost[end] = cost[before[end]] + padded[before[end]] + overhead
+    sizes, end = [], len(cuts) - 1
+    while end:
+        sizes.append(int(cuts[end] - cuts[before[end]]))
+        end = before[end]
+    return sizes[::-1]
 
 
 def _bag_piece(features: dict[str, Any], begin: int, end: int) -> dict[str, Any]:
@@ -96,13 +127,20 @@ def _bag_piece(features: dict[str, Any], begin: int, end: int) -> dict[str, Any]
     return {**features, "offsets": offsets[begin:end] - first, "input_ids": ids[first:last]}
 
 
-def _padded_piece(features: dict[str, Any], begin: int, end: int) -> dict[str, Any]:
-    piece = {key: value[begin:end] if isinstance(value, Tensor) else value for key, value in features.items()}
-    mask = piece.get("attention_mask")
-    if not isinstance(mask, Tensor) or mask.ndim != 2 or not mask.any():
-        return piece
-    width, used = mask.shape[1], int(mask.any(dim=0).nonzero().max()) + 1
+def _rows_of(features: dict[str, Any], rows: Tensor) -> dict[str, Any]:
     return {
-        key: value[:, :used] if isinstance(value, Tensor) and value.ndim >= 2 and value.shape[1] == width else value
-        for key, value in piece.items()
+        key: value[rows.to(value.device)] if isinstance(value, Tensor) else value for key, value in features.items()
+    }
+
+
+def _trimmed(features: dict[str, Any]) -> dict[str, Any]:
+    """Without the padding that all texts share, on either side."""
+    mask = features["attention_mask"]
+    if not mask.any():
+        return features
+    used, width = mask.any(dim=0).nonzero(), mask.shape[1]
+    columns = slice(int(used.min()), int(used.max()) + 1)
+    return {
+        key: value[:, columns] if isinstance(value, Tensor) and value.ndim >= 2 and value.shape[1] == width else value
+        for key, value in features.items()
     }

@@ -15,11 +15,12 @@ from hardwood.encoders import document_prompt, has_router, load_encoder, query_p
 from hardwood.evaluation import evaluate_splits
 from hardwood.negatives.cost import reset_peaks
 from hardwood.training._folder import CHECKPOINTS, METRICS, begin, checkpoint_to_resume, claimed, what_is_kept_is_noted
+from hardwood.training.cached_loss import CachedCorpusSoftmaxLoss
 from hardwood.training.callback import NegativesCallback
 from hardwood.training.config import RunConfig
 from hardwood.training.evaluator import RetrievalEvaluator
 from hardwood.training.figure import training_curve
-from hardwood.training.softmax_loss import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss
+from hardwood.training.softmax_loss import CorpusSoftmaxLoss
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer

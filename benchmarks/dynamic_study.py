@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _models import LEARNING_RATE, cut_to, folder_of, small_transformer
+from _models import LEARNING_RATE, folder_of, small_transformer
 from _study import collect, described, report, slug
 from hardwood.comparison import PlannedRun, run_one
 from hardwood.data import RetrievalDataset, write_hpo, write_taxa
@@ -167,11 +167,12 @@ def encoder_settings(arguments: argparse.Namespace, data: Path, seed: int) -> di
     if arguments.encoder == "static":
         return {}
     if arguments.encoder != "transformer":
-        encoder = folder_of(arguments.encoder)
-        if arguments.max_length is not None:
-            name = f"{Path(arguments.encoder).name}-{arguments.max_length}-tokens"
-            encoder = str(cut_to(arguments.max_length, encoder, ROOT / "runs" / "models" / name))
-        return {"encoder": encoder, "learning_rate": arguments.learning_rate or PRETRAINED_RATE}
+        rate = arguments.learning_rate or PRETRAINED_RATE
+        return {
+            "encoder": folder_of(arguments.encoder),
+            "max_length": arguments.max_length,
+            "learning_rate": rate,
+        }
     folder = ROOT / "runs" / "models" / f"{data.name}-transformer-seed{seed}"
     if not (folder / "modules.json").exists():
         small_transformer(RetrievalDataset.load(data), folder, seed=seed)

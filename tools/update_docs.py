@@ -45,8 +45,8 @@ def put_study(path: Path) -> None:
     command += f" --steps {settings['steps']} --batch-size {size}"
     if settings["num_negatives"] != 8:
         command += f" --num-negatives {settings['num_negatives']}"
-    cut = re.search(r"-(\d+)-tokens$", str(settings["encoder"]))
-    command += f" --max-length {cut[1]}" if cut else ""
+    if settings.get("max_length") is not None:
+        command += f" --max-length {settings['max_length']}"
     caption = f"{data}, {encoder} encoder (`{command}`):"
     figure = f"![MRR@10 against targets re-encoded and against seconds](images/{path.stem}.png)"
     content = f"{caption}\n\n{report['table']}\n\n{figure}\n\n{made_with(report)}"

@@ -24,6 +24,7 @@ def load_encoder(
     towers: Towers = "shared",
     dimension: int = 128,
     vocabulary_size: int = 8192,
+    max_length: int | None = None,
     seed: int = 0,
     device: str | None = None,
     trust_remote_code: bool = False,
@@ -32,13 +33,13 @@ def load_encoder(
 
     Args:
         name: ``"static"`` for `static_encoder` on the texts of ``dataset``, else a sentence-transformers model: its
-            name on
-            the hub or a local folder.
+            name on the hub or a local folder.
         dataset: needed for ``"static"``.
         towers: ``"shared"``: queries and targets through the same weights; ``"separate"``: a copy for each, behind
             sentence-transformers' ``Router``. A model that has a ``Router`` already is taken as it is.
         dimension: of static embeddings.
         vocabulary_size: of static embeddings.
+        max_length: tokens of a text that a transformer reads, what is beyond is cut off; ``None``: its own number.
         seed: initial static embeddings.
         device: where to put it; ``None``: an accelerator if there is one.
         trust_remote_code: run code that comes with a model, on the hub or in a folder. Off unless you trust it.
@@ -54,6 +55,8 @@ def load_encoder(
         model = static_encoder(dataset, dimension=dimension, vocabulary_size=vocabulary_size, seed=seed, device=device)
     else:
         model = _load_sentence_transformer(name, device=device, trust_remote_code=trust_remote_code)
+    if max_length is not None:
+        _cut_texts(model, max_length, name)
     return separate_towers(model) if towers == "separate" and not has_router(model) else model
 
 
@@ -168,6 +171,24 @@ def _load_sentence_transformer(name: str, *, device: str | None, trust_remote_co
             f"could not load the encoder {name!r}: give 'static', a local sentence-transformers folder, or the name of "
             f"a model on the hub (needs a connection, or a copy in the cache). The loader said: {error}"
         ) from error
+
+
+def _cut_texts(model: SentenceTransformer, max_length: int, name: str) -> None:
+    """Have it read ``max_length`` tokens of a text; the model says so itself when it is saved and loaded."""
+    own = model.max_seq_length
+    if own is None or own == float("inf"):
+        raise ValueError(
+            f"max_length is {max_length}, but the encoder {name!r} reads texts of any length: leave it out, it is for "
+            "transformers"
+        )
+    transformer = getattr(model, "transformers_model", None)
+    positions = getattr(getattr(transformer, "config", None), "max_position_embeddings", None) or own
+    if not 1 <= max_length <= max(positions, own):
+        raise ValueError(
+            f"max_length must be from 1 to {max(positions, own)}, the positions that the encoder {name!r} has, got "
+            f"{max_length}"
+        )
+    model.max_seq_length = max_length
 
 
 def _texts_for_vocabulary(dataset: RetrievalDataset) -> Iterable[str]:

@@ -16,8 +16,16 @@ from transformers import TrainerCallback
 
 from hardwood._json import stamped, without_stamp
 from hardwood.data import RetrievalDataset
-from hardwood.negatives import _moving
-from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RunConfig, last_checkpoint, train
+from hardwood.negatives import DynamicNegatives, MarginFilter, _moving
+from hardwood.training import (
+    CachedCorpusSoftmaxLoss,
+    CorpusSoftmaxLoss,
+    NegativesCallback,
+    RunConfig,
+    last_checkpoint,
+    train,
+)
+from hardwood.training._settings import changes, plain_settings
 from hardwood.training.checkpoints import remove_cut_short, seal
 
 from .test_trainer import OPTIONS, config, weights
@@ -151,12 +159,50 @@ def test_a_checkpoint_of_another_weighting_is_an_error(
     default = NegativesCallback(CorpusSoftmaxLoss(model, dataset, "exact"))
     with pytest.raises(ValueError, match="trained with 'own' weighting, this run has 'shared': give the loss"):
         default._load(tmp_path / "checkpoint-1")
-    # One of before the weighting was told there is taken up as it was.
-    path = tmp_path / "checkpoint-1/hardwood/source.json"
-    description = without_stamp(json.loads(path.read_text()), path)
-    del description["weighting"]
-    path.write_text(json.dumps(stamped(description)))
+    _without(tmp_path / "checkpoint-1", "weighting", "settings")  # as they were before these were told there
     default._load(tmp_path / "checkpoint-1")
+
+
+def _without(checkpoint: Path, *names: str) -> None:
+    """Take these out of a checkpoint's description."""
+    path = checkpoint / "hardwood/source.json"
+    description = without_stamp(json.loads(path.read_text()), path)
+    kept = {name: value for name, value in description.items() if name not in names}
+    assert len(kept) == len(description) - len(names)
+    path.write_text(json.dumps(stamped(kept)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"scale": 10.0}, "scale was 20.0, is 10.0"),
+        ({"num_negatives": 4, "seed": 3}, "num_negatives was 8, is 4; seed was 0, is 3"),
+        ({"margin": MarginFilter(absolute=0.1)}, "margin.absolute was None, is 0.1"),
+        ({"target_prompt": "find "}, "target_prompt was .*, is 'find '"),
+        ({"landmarks": 7}, r"negatives_options.landmarks was 512, is 7\)"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_an_error(
+    changed: dict, told: str, make_static: Callable, dataset: RetrievalDataset, tmp_path: Path
+) -> None:
+    def callback(mini_batch_size: int, **options: Any) -> NegativesCallback:
+        source = DynamicNegatives(**{name: options.pop(name) for name in ("landmarks",) if name in options})
+        loss = CachedCorpusSoftmaxLoss(model, dataset, source, mini_batch_size=mini_batch_size, **options)
+        return NegativesCallback(loss)
+
+    model = make_static()
+    callback(5)._save(tmp_path / "checkpoint-1")
+    callback(6)._load(tmp_path / "checkpoint-1")  # how a step is cut makes no difference
+    with pytest.raises(ValueError, match=rf"was trained with other settings \({told}"):
+        callback(5, **changed)._load(tmp_path / "checkpoint-1")
+    _without(tmp_path / "checkpoint-1", "settings")
+    callback(5, **changed)._load(tmp_path / "checkpoint-1")
+
+
+def test_settings_that_json_cannot_hold_are_passed_over() -> None:
+    settings = {"a": 1, "b": object(), "c": {"d": None, "e": [1]}, "mini_batch_size": 3}
+    assert plain_settings(settings) == {"a": 1, "c.d": None}
+    assert changes({"a": 2, "gone": 1, "same": 0.5}, {"a": 1, "new": 3, "same": 0.5}) == ["a was 2, is 1"]
 
 
 def test_a_state_of_other_weights_is_an_error(dataset: RetrievalDataset, tmp_path: Path) -> None:

@@ -77,6 +77,9 @@ def test_every_source_trains_and_reports(negatives: str, dataset: RetrievalDatas
     assert evaluate(model, dataset, "test") == metrics["test"]
     assert (run / "training_curve.png").stat().st_size > 5000
     assert not list(run.rglob("*.tmp"))
+    card = (run / "model" / "README.md").read_text()  # the loss says how it was made, and what to cite
+    assert f'"negatives": "{negatives}"' in card
+    assert "monath2023improving" in card
     for line in (run / "suspected_false_negatives.jsonl").read_text().splitlines():
         assert json.loads(line)["times_above_positive"] >= 2
 

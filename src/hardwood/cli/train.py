@@ -20,6 +20,10 @@ Encoder = Annotated[
 ]
 Towers = Annotated[str | None, typer.Option(help="shared or separate. \\[shared]", rich_help_panel=_MODEL)]
 Dimension = Annotated[int | None, typer.Option(help="Of a static encoder. [128]", rich_help_panel=_MODEL)]
+MaxLength = Annotated[
+    int | None,
+    typer.Option(help="Tokens of a text that a transformer reads. \\[its own number]", rich_help_panel=_MODEL),
+]
 NumNegatives = Annotated[int | None, typer.Option(help="Draws a query. [8]", rich_help_panel=_NEGATIVES)]
 RefreshEvery = Annotated[
     int | None, typer.Option(help="Steps between two encodings of the corpus.", rich_help_panel=_NEGATIVES)
@@ -110,6 +114,7 @@ def train(
     encoder: Encoder = None,
     towers: Towers = None,
     dimension: Dimension = None,
+    max_length: MaxLength = None,
     trust_remote_code: TrustRemoteCode = False,
     batch_size: BatchSize = None,
     steps: Steps = None,
@@ -163,6 +168,7 @@ def compare(
     encoder: Encoder = None,
     towers: Towers = None,
     dimension: Dimension = None,
+    max_length: MaxLength = None,
     trust_remote_code: TrustRemoteCode = False,
     batch_size: BatchSize = None,
     steps: Steps = None,

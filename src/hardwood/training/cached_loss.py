@@ -29,6 +29,10 @@ class CachedCorpusSoftmaxLoss(CorpusSoftmaxLoss):
             raise ValueError(f"mini_batch_size must be at least 1, got {mini_batch_size}")
         self.mini_batch_size = mini_batch_size
 
+    def get_config_dict(self) -> dict[str, Any]:
+        """As in `CorpusSoftmaxLoss`; a resumed run may have another ``mini_batch_size``."""
+        return {**super().get_config_dict(), "mini_batch_size": self.mini_batch_size}
+
     def _pieces(self, features: Features, batch_size: int, device: torch.device) -> list[tuple[Tensor, Features]]:
         return pieces_of(features, batch_size, self.mini_batch_size)
 

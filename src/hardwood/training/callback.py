@@ -13,6 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 from hardwood.errors import DataError
+from hardwood.training._settings import changes, plain_settings
 from hardwood.training.checkpoints import STATE_FOLDER, read_seal, seal, unseal
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ class NegativesCallback(TrainerCallback):
             trainer's own ``output_dir/checkpoint-STEP``.
 
     Raises:
-        ValueError: when training resumes from a checkpoint that is not whole, with another source's state, another
-            weighting, or the state of other weights or data; when a checkpoint's weights are not finite.
+        ValueError: when training resumes from a checkpoint that is not whole, with another source's state, other
+            settings of loss or source, or the state of other weights or data; when a checkpoint's weights are not
+            finite.
     """
 
     def __init__(self, loss: CorpusSoftmaxLoss, resume_from: str | Path | None = None) -> None:
@@ -114,6 +116,7 @@ class NegativesCallback(TrainerCallback):
         description = {
             "negatives": self.loss.source.name,
             "weighting": self.loss.weighting,
+            "settings": plain_settings(self.loss.get_config_dict()),
             "weights": weights_fingerprint(self.loss.targets.model),
             "data": self._data_fingerprint(),
             "cost": self.loss.cost.state_dict(),
@@ -124,7 +127,7 @@ class NegativesCallback(TrainerCallback):
         """Whether the trainer may resume from ``checkpoint``, before it has loaded anything; gives its description.
 
         Raises:
-            ValueError: it is not whole, or of another source, weighting or other data.
+            ValueError: it is not whole, or of another source, other settings or other data.
         """
         if not checkpoint.is_dir():
             raise ValueError(
@@ -146,6 +149,11 @@ class NegativesCallback(TrainerCallback):
             raise ValueError(
                 f"the checkpoint in {checkpoint} was trained with {description['weighting']!r} weighting, this run has "
                 f"{self.loss.weighting!r}: give the loss weighting={description['weighting']!r}, or start anew"
+            )
+        if changed := changes(description.get("settings", {}), plain_settings(self.loss.get_config_dict())):
+            raise ValueError(
+                f"the checkpoint in {checkpoint} was trained with other settings ({'; '.join(changed)}): resume with "
+                "the same, or start anew"
             )
         if description["data"] != self._data_fingerprint():
             raise ValueError(

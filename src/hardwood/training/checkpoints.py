@@ -20,7 +20,7 @@ from hardwood.errors import DataError
 STATE_FOLDER = "hardwood"
 _SEAL = Path(STATE_FOLDER) / "source.json"
 _DESCRIBES = {"negatives": str, "weights": str, "data": str, "cost": dict, "files": dict}
-_LATER = {"weighting": str}  # not in checkpoints of before it was told there
+_LATER = {"weighting": str, "settings": dict}  # not in checkpoints of before they were told there
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -62,7 +62,7 @@ def read_seal(checkpoint: Path) -> dict[str, Any] | None:
 
 def read_description(folder: Path) -> dict[str, Any]:
     """What a checkpoint says of itself: ``"negatives"``, ``"weights"``, ``"data"``, ``"cost"`` and ``"files"``; newer
-    ones ``"weighting"`` too.
+    ones ``"weighting"`` and ``"settings"`` too.
 
     Args:
         folder: `STATE_FOLDER` in the checkpoint.

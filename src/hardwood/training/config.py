@@ -48,6 +48,7 @@ class RunConfig:
         towers: ``"shared"`` or ``"separate"``.
         dimension: of a static encoder.
         vocabulary_size: of a static encoder.
+        max_length: tokens of a text that a transformer reads; ``None``: as many as it says itself.
         num_negatives: draws a query.
         batch_size: (query, positive) pairs a forward pass.
         steps: optimiser steps; or
@@ -88,6 +89,7 @@ class RunConfig:
     towers: Towers = "shared"
     dimension: int = 128
     vocabulary_size: int = 8192
+    max_length: int | None = None
     num_negatives: int = 8
     batch_size: int = 128
     steps: int | None = None
@@ -121,7 +123,7 @@ class RunConfig:
             _readable(name, getattr(self, name))
         for name in ("num_negatives", "batch_size", "gradient_accumulation", "dimension", "encode_batch_size"):
             _at_least_one(name, getattr(self, name))
-        for name in ("steps", "mini_batch_size", "evaluate_every", "save_every", "threads"):
+        for name in ("steps", "mini_batch_size", "evaluate_every", "save_every", "threads", "max_length"):
             if getattr(self, name) is not None:
                 _at_least_one(name, getattr(self, name))
         if self.steps is not None and self.epochs is not None:

@@ -90,6 +90,7 @@ def train(
             towers=config.towers,
             dimension=config.dimension,
             vocabulary_size=config.vocabulary_size,
+            max_length=config.max_length,
             seed=config.seed,
             device=device,
             trust_remote_code=config.trust_remote_code,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,18 @@ if TYPE_CHECKING:
 
 Features = dict[str, Any]
 
+_CITATION = """
+@inproceedings{monath2023improving,
+    title = "Improving Dual-Encoder Training through Dynamic Indexes for Negative Mining",
+    author = "Monath, Nicholas and Zaheer, Manzil and Allen, Kelsey and McCallum, Andrew",
+    booktitle = "Proceedings of the 26th International Conference on Artificial Intelligence and Statistics",
+    series = "Proceedings of Machine Learning Research",
+    volume = "206",
+    pages = "9308--9330",
+    year = "2023",
+    url = "https://arxiv.org/abs/2303.15311",
+}
+"""
 _OVERHEAD = 64
 _ACCELERATOR_OVERHEAD = 4096
 """What a forward pass costs besides its texts, in tokens: launching a BERT's kernels takes an accelerator's host some
@@ -149,6 +162,24 @@ class CorpusSoftmaxLoss(nn.Module):
         """Forget what an earlier training run has left in the source; `NegativesCallback` calls it."""
         self._step = -1
         self.source.attach(self.targets, self.cost)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The settings, for the model card that sentence-transformers writes; a resumed run must have them too."""
+        return {
+            "negatives": self.source.name,
+            "negatives_options": self.source.settings(),
+            "num_negatives": self.num_negatives,
+            "scale": self.scale,
+            "weighting": self.weighting,
+            "margin": dataclasses.asdict(self.margin),
+            "target_prompt": self.target_prompt,
+            "seed": self.seed,
+        }
+
+    @property
+    def citation(self) -> str:
+        """What to cite, for the model card."""
+        return _CITATION
 
     def data_fingerprint(self) -> str:
         """A hash of corpus, queries and known positives: a checkpoint belongs to its data."""

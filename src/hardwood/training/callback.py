@@ -71,6 +71,9 @@ class NegativesCallback(TrainerCallback):
                 "crash at that moment leaves none: keep 2",
                 stacklevel=2,
             )
+        pairs = getattr(kwargs.get("train_dataloader"), "dataset", None)
+        if fault := self.loss.fault_of(pairs):
+            warnings.warn(fault, stacklevel=2)
         self.loss.start_over()
         self.loss.source.warm_up()
         if state.global_step > 0:

@@ -18,6 +18,7 @@ from hardwood.encoding import similarity_of
 from hardwood.negatives import Cost, Draw, MarginFilter, NegativeSource, Request, make_source, seen_mask
 from hardwood.training._candidates import Candidates, columns_of, drawn_beyond, times_drawn, unique
 from hardwood.training._features import check_finite, check_scores, pieces_of, to_device, two_columns
+from hardwood.training._pairs import check_rows, other_pairs, rows_of
 from hardwood.training._tokens import TargetFeatures
 from hardwood.training.suspects import SuspectedNegatives
 from hardwood.training.targets import CorpusTargets
@@ -190,6 +191,10 @@ class CorpusSoftmaxLoss(nn.Module):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
+    def fault_of(self, pairs: Any) -> str | None:
+        """What is wrong with a trainer's training set, in words; ``None``: nothing that a look at some pairs shows."""
+        return other_pairs(pairs, self._queries, self.targets.corpus)
+
     def begin_step(self, step: int) -> None:
         """Announce optimiser step ``step`` (from 0): the source refreshes what is due. `NegativesCallback` calls it."""
         self.steps_are_announced = True
@@ -211,8 +216,8 @@ class CorpusSoftmaxLoss(nn.Module):
                 encoding that is not finite; names the text. The source has not been told of the step then.
         """
         query_features, positive_features = two_columns(sentence_features)
-        query_rows, positive_rows = _rows_of(labels)
-        self._check_rows(query_rows, positive_rows)
+        query_rows, positive_rows = rows_of(labels)
+        check_rows(query_rows, positive_rows, len(self._queries), self.targets.num_targets)
         is_training = torch.is_grad_enabled() and self.model.training
         if is_training and not self.steps_are_announced:
             self._begin_step(self._step + 1)
@@ -233,18 +238,6 @@ class CorpusSoftmaxLoss(nn.Module):
             # Last of all: a source that writes these into its index must not change the proposal under the weights.
             self.source.observe(request, draw, candidates.ids, candidates.encodings.detach())
         return LossTerms(terms, self.source.diagnostics())
-
-    def _check_rows(self, query_rows: np.ndarray, positive_rows: np.ndarray) -> None:
-        for what, rows, count in (
-            ("query", query_rows, len(self._queries)),
-            ("target", positive_rows, self.targets.num_targets),
-        ):
-            if len(rows) and not 0 <= rows.min() <= rows.max() < count:
-                bad = rows.max() if rows.max() >= count else rows.min()
-                raise ValueError(
-                    f"a pair's label names {what} row {bad}, but the loss was given a dataset of {count:,}: train on "
-                    "the training_pairs() of that very dataset"
-                )
 
     def _begin_step(self, step: int) -> None:
         self._step = step
@@ -372,17 +365,6 @@ def _with_own(known: RaggedRows, own: np.ndarray) -> RaggedRows:
     """Each query's known positives and the positive at hand, which may be from another split."""
     rows = np.concatenate([known.row_ids(), np.arange(len(own))])
     return RaggedRows.from_pairs(rows, np.concatenate([known.values, own]), len(own))
-
-
-def _rows_of(labels: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
-    if labels is None or labels.ndim != 2 or labels.shape[1] != 2:
-        received = "no labels" if labels is None else f"labels of shape {tuple(labels.shape)}"
-        raise ValueError(
-            f"the loss must know which query and which target each pair is, but it received {received}: train on "
-            "dataset.training_pairs(), whose 'label' column holds [query row, target row]"
-        )
-    rows = labels.cpu().numpy().astype(np.int64)
-    return rows[:, 0], np.ascontiguousarray(rows[:, 1])
 
 
 def _rank() -> int:

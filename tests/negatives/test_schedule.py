@@ -51,10 +51,12 @@ def test_a_refresh_by_need_waits_for_a_tenth_of_the_run() -> None:
 
 
 def test_noise_is_no_staleness() -> None:
-    """What is measured of encodings of the same step: 0.1, or 0.19 where both sides have it."""
+    """0.1 on one side, or 0.19 where both have it."""
     made = schedule(when=0.05, rebuild_when=0.05)
-    made.built(0, exact=True)
+    made.built(0)
     made = resumed(made, when=0.05, rebuild_when=0.05)
+    assert made.wants_noise
+    made.noise_measured(0.1)
     for error in (0.1, *[0.19] * 50):
         made.observe(Staleness(error, 0.0, 0.0))
     assert not made.refresh_is_due(100)
@@ -64,9 +66,11 @@ def test_noise_is_no_staleness() -> None:
     made = resumed(made, when=0.05, rebuild_when=0.05)
     assert made.refresh_is_due(100)
     assert made.rebuild_is_due(100)
-    made.built(100)  # of an index that was given, nothing is known
+    made.built(100)
+    made.noise_measured(0.0)
     made.observe(Staleness(0.1, 0.0, 0.0))
     assert made.refresh_is_due(200)
+    assert not resumed(made, when=0.05, rebuild_when=0.05).wants_noise
 
 
 def test_a_refresh_by_the_clock_needs_no_measure() -> None:

@@ -25,6 +25,7 @@ from hardwood.evaluation import evaluate
 from hardwood.negatives import SOURCES, _moving, make_source
 from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RunConfig, encoder_arguments, train
 from hardwood.training.config import read_settings
+from hardwood.tree import TargetIndex
 
 from .conftest import small_run
 
@@ -236,9 +237,17 @@ def test_a_checkpoint_elsewhere_is_told_of(make_static: Callable, dataset: Retri
         callback.check(tmp_path / "checkpoint-4")
 
 
-def test_dropout_alone_asks_for_no_refresh(dataset: RetrievalDataset, transformer_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_given", [False, True])
+def test_dropout_alone_asks_for_no_refresh(
+    is_given: bool, dataset: RetrievalDataset, transformer_folder: Path, tmp_path: Path
+) -> None:
     model = SentenceTransformer(str(transformer_folder), device="cpu")
-    loss = CorpusSoftmaxLoss(model, dataset, make_source("dynamic", refresh_when=0.005, refresh_spacing=1, leaf_size=8))
+    options: dict[str, Any] = {"refresh_when": 0.005, "refresh_spacing": 1, "leaf_size": 8}
+    if is_given:
+        vectors = model.encode_document(dataset.corpus.texts(), normalize_embeddings=True)
+        TargetIndex.build(vectors, leaf_size=8).save(tmp_path / "index")
+        options["index"] = str(tmp_path / "index")
+    loss = CorpusSoftmaxLoss(model, dataset, make_source("dynamic", **options))
     _train_by_hand(
         model,
         loss,
@@ -250,7 +259,10 @@ def test_dropout_alone_asks_for_no_refresh(dataset: RetrievalDataset, transforme
         **encoder_arguments(model),
     )
     assert loss.source.diagnostics()["stale_cosine_error"] > 0.01
-    assert loss.cost.targets_reencoded == 60
+    if is_given:  # but the targets of the first step are, to know the noise
+        assert 8 <= loss.cost.targets_reencoded < 60
+    else:
+        assert loss.cost.targets_reencoded == 60
 
 
 def test_a_last_batch_of_any_size_and_bfloat16(

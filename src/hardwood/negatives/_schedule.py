@@ -18,8 +18,8 @@ class RefreshSchedule:
     """By the clock, by the staleness that is measured in every step, or by both.
 
     Fresh encodings are those of training steps, and an encoder with dropout is off by its noise before it has moved at
-    all. What a step measures of encodings that were made in that very step is this noise alone, on one side; where
-    fresh encodings have been written back, both sides have it. Errors count from there on.
+    all. It is measured once after each build (`noise_measured`), on one side; where fresh encodings have been written
+    back, both sides have it. Errors count from there on.
 
     Args:
         every: steps between two refreshes; ``None``: none by the clock.
@@ -30,6 +30,8 @@ class RefreshSchedule:
 
     Attributes:
         staleness: a running mean over about ten steps; a refresh makes what was measured before it void.
+        wants_noise: whether the encoder's noise is to be measured, in the step of the build; not where all is by the
+            clock.
     """
 
     layout: ClassVar[dict[str, Wanted]] = {
@@ -55,11 +57,11 @@ class RefreshSchedule:
         self.staleness = Staleness()
         self._first_build = self._last_build = self._last_refresh = -1
         self._measures = 0
-        self._noise, self._noise_is_next = 0.0, False
+        self._noise, self.wants_noise = 0.0, False
 
-    def built(self, step: int, *, exact: bool = False) -> None:
-        """All encodings are of this step; ``exact``: of the very weights that its fresh encodings will be made with."""
-        self._noise, self._noise_is_next = 0.0, exact
+    def built(self, step: int) -> None:
+        """All encodings are of this step."""
+        self._noise, self.wants_noise = 0.0, self._when is not None or self._rebuild_when is not None
         self._last_build = step
         if self._first_build < 0:
             self._first_build = step
@@ -69,6 +71,11 @@ class RefreshSchedule:
         """All encodings were predicted for this step. `staleness` keeps, for the log, what it was until it is measured
         again."""
         self._last_refresh, self._measures = step, 0
+
+    def noise_measured(self, cosine: float) -> None:
+        """What the encoder's noise alone is: mean of 1 - cosine between encodings of the same weights with and without
+        it. Of two that err independently it is 1 - c²."""
+        self._noise, self.wants_noise = 1 - (1 - cosine) ** 2, False
 
     @property
     def last_refresh(self) -> int:
@@ -81,8 +88,6 @@ class RefreshSchedule:
         if is_refreshing:
             self.staleness = self.staleness.blended(staleness, share=1 / STEPS_AVERAGED)
             return
-        if self._noise_is_next:  # of two cosines c that err independently: 1 - c²
-            self._noise, self._noise_is_next = 1 - (1 - staleness.cosine) ** 2, False
         self._measures += 1
         self.staleness = self.staleness.blended(staleness, share=max(1 / STEPS_AVERAGED, 1 / self._measures))
 
@@ -121,12 +126,12 @@ class RefreshSchedule:
         return {
             "staleness": torch.tensor(self.staleness.astuple(), dtype=torch.float64),
             "schedule": torch.tensor(steps, dtype=torch.int64),
-            "noise": torch.tensor([self._noise, self._noise_is_next], dtype=torch.float64),
+            "noise": torch.tensor([self._noise, self.wants_noise], dtype=torch.float64),
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take up what `state_dict` gave; other names are passed over."""
         self.staleness = Staleness(*state["staleness"].tolist())
         self._first_build, self._last_build, self._last_refresh, self._measures = state["schedule"].tolist()
-        noise, is_next = state["noise"].tolist()
-        self._noise, self._noise_is_next = noise, bool(is_next)
+        noise, wanted = state["noise"].tolist()
+        self._noise, self.wants_noise = noise, bool(wanted)

@@ -21,7 +21,7 @@ from hardwood.negatives._motion import TRUE_DTYPES, TrueEncodings
 from hardwood.negatives._moving import MovingIndex
 from hardwood.negatives._schedule import RefreshSchedule
 from hardwood.negatives._staleness import measure_staleness
-from hardwood.negatives._start import encoded_index, loaded_index, saved_index
+from hardwood.negatives._start import encoded_index, encoded_rows, loaded_index, saved_index
 from hardwood.negatives._state import expect, read_state
 from hardwood.negatives.base import STATE_FILE, NegativeSource
 from hardwood.negatives.cost import Cost
@@ -78,7 +78,7 @@ class DynamicNegatives(NegativeSource):
         refresh_every: optimiser steps between two refreshes; ``None``: no refresh by the clock.
         refresh_when: refresh when the running cosine error of stored encodings passes this; ``None``: no refresh by
             need (and with ``refresh_every`` ``None`` too, none at all). What dropout alone does to encodings
-            is measured in the step that encodes the corpus, and subtracted (not where an ``index`` is given).
+            is measured in the first step, and subtracted.
         refresh_spacing: optimiser steps at least between two refreshes by need;
         refresh_growth: and this share of the steps since ``start_step``. ``None``: 0.1; from 100,000 targets on 0.5,
             since predicting so many takes as long as many steps.
@@ -168,6 +168,7 @@ class DynamicNegatives(NegativeSource):
         self.seed = seed
         self._moving: MovingIndex | None = None
         self._is_lost = False  # the last build failed, with what was there before given up
+        self._is_given = False  # the last build read its encodings, which may be older than the weights
         self._excluded = RaggedRows.empty(0)
         self._has_targets = torch.zeros(0, dtype=torch.bool)
         self._schedule = self._new_schedule(num_targets=0)
@@ -191,15 +192,15 @@ class DynamicNegatives(NegativeSource):
             # What an index of another day says is of use at the beginning alone.
             folder = None if self._is_lost else self.index
             self._moving = self._build(folder)
-            self._is_lost = False
-            self._schedule.built(step, exact=folder is None)
+            self._is_lost, self._is_given = False, folder is not None
+            self._schedule.built(step)
         elif self._schedule.rebuild_is_due(step):
             # What is there is given up first: two trees may be more than fits.
             self._forget()
             self._is_lost = True
             self._moving = self._build()
-            self._is_lost = False
-            self._schedule.built(step, exact=True)
+            self._is_lost = self._is_given = False
+            self._schedule.built(step)
         elif self._schedule.refresh_is_due(step):
             self._refresh(self._moving, step)
             self._schedule.refreshed(step)
@@ -255,6 +256,9 @@ class DynamicNegatives(NegativeSource):
             ids, fresh = rows.cpu(), vectors.float().cpu()
             stored = self.stored_vectors(rows).to(vectors.device)
             measured = measure_staleness(request, draw, rows, stored, vectors.float())
+        if self._schedule.wants_noise:
+            self._schedule.noise_measured(self._noise_of(ids, fresh) if self._is_given else measured.cosine)
+        with self.cost.timed("index"):
             self._schedule.observe(measured, is_refreshing=self._moving.is_refreshing)
         self._moving.learn(ids.numpy(), fresh.numpy(), write_back=self.write_back)
 
@@ -363,15 +367,13 @@ class DynamicNegatives(NegativeSource):
         periods[landmarks] = len(moving.true.history)
         renewed = oldest(moving.index, periods, self.reencode, self._schedule.last_refresh)
         ids = np.concatenate([landmarks, renewed])
-        moving.refresh(ids, self._encoded(ids), shares=self._schedule.shares(step) if moving.overlap else 1)
+        shares = self._schedule.shares(step) if moving.overlap else 1
+        moving.refresh(ids, encoded_rows(self._attached(), ids), shares=shares)
 
-    def _encoded(self, rows: np.ndarray) -> np.ndarray:
-        """Current encodings of ``rows``, each once, in this order: ``(m, d)`` float32."""
-        fresh = np.empty((len(rows), self._attached().dimension), dtype=np.float32)
-        order = np.argsort(rows)
-        for block, vectors in self._attached().encode(torch.from_numpy(rows)):
-            fresh[order[np.searchsorted(rows[order], block.numpy())]] = vectors.numpy()
-        return fresh
+    def _noise_of(self, ids: Tensor, fresh: Tensor) -> float:
+        """1 - cosine of a training step's encodings and those that the same weights give without dropout."""
+        exact = torch.from_numpy(encoded_rows(self._attached(), ids.numpy()))
+        return float(1 - torch.nn.functional.cosine_similarity(exact, fresh, dim=1).mean())
 
     def stored_vectors(self, ids: Tensor) -> Tensor:
         """What the tree holds now for rows of the corpus ``ids`` ``(m,)``: ``(m, d)`` float32, on the CPU."""

@@ -51,26 +51,33 @@ def test_a_refresh_by_need_waits_for_a_tenth_of_the_run() -> None:
 
 
 def test_noise_is_no_staleness() -> None:
-    """0.1 on one side, or 0.19 where both have it."""
+    """Errors count from the encoder's noise on, and what rounding does is no noise."""
     made = schedule(when=0.05, rebuild_when=0.05)
     made.built(0)
     made = resumed(made, when=0.05, rebuild_when=0.05)
     assert made.wants_noise
     made.noise_measured(0.1)
-    for error in (0.1, *[0.19] * 50):
-        made.observe(Staleness(error, 0.0, 0.0))
+    for _ in range(50):
+        made.observe(Staleness(0.14, 0.0, 0.0))
     assert not made.refresh_is_due(100)
     assert not made.rebuild_is_due(100)
     for _ in range(50):
-        made.observe(Staleness(0.25, 0.0, 0.0))
+        made.observe(Staleness(0.16, 0.0, 0.0))
     made = resumed(made, when=0.05, rebuild_when=0.05)
     assert made.refresh_is_due(100)
     assert made.rebuild_is_due(100)
     made.built(100)
-    made.noise_measured(0.0)
+    assert made.noise == 0
+    made.noise_measured(1e-5)
+    assert made.noise == 0
     made.observe(Staleness(0.1, 0.0, 0.0))
     assert made.refresh_is_due(200)
-    assert not resumed(made, when=0.05, rebuild_when=0.05).wants_noise
+    made.refreshed(200)
+    assert not made.wants_noise  # where there is none, none comes
+    made.noise_measured(0.1)
+    made.refreshed(300)
+    assert resumed(made, when=0.05, rebuild_when=0.05).wants_noise
+    assert made.noise == 0.1
 
 
 def test_a_refresh_by_the_clock_needs_no_measure() -> None:

@@ -258,7 +258,12 @@ def test_dropout_alone_asks_for_no_refresh(
         max_steps=12,
         **encoder_arguments(model),
     )
-    assert loss.source.diagnostics()["stale_cosine_error"] > 0.01
+    noise = loss.source.diagnostics()["stale_cosine_error"]
+    assert noise > 0.006
+    # Nor is it written back: twelve steps have encoded every target several times.
+    exact = torch.from_numpy(model.encode_document(dataset.corpus.texts(), normalize_embeddings=True))
+    stored = loss.source.stored_vectors(torch.arange(len(exact)))
+    assert 1 - (exact * stored).sum(dim=1).mean() < noise / 4
     if is_given:  # but the targets of the first step are, to know the noise
         assert 8 <= loss.cost.targets_reencoded < 60
     else:

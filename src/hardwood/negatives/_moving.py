@@ -17,6 +17,7 @@ from hardwood.negatives._fits import DriftFits
 from hardwood.negatives._landmarks import leaf_order
 from hardwood.negatives._motion import Floats, TrueEncodings
 from hardwood.negatives._refresh import Refresh
+from hardwood.negatives._staleness import settled
 from hardwood.negatives._state import ANY, INTEGERS, Wanted
 from hardwood.negatives.cost import Cost
 
@@ -65,15 +66,16 @@ class MovingIndex:
         """A training step begins: with what it encodes first the next share of a refresh is done."""
         self._share_is_due = True
 
-    def learn(self, ids: Ints, fresh: Floats, *, write_back: bool) -> None:
+    def learn(self, ids: Ints, fresh: Floats, *, write_back: bool, noise: float = 0.0) -> None:
         """What a step has encoded, ``fresh`` ``(m, d)`` of the targets ``ids`` ``(m,)``, goes into the drift model and,
-        if ``write_back``, into the tree; a refresh under way goes on, by a share in each step."""
+        if ``write_back``, into the tree, less what the encoder's ``noise`` explains (`settled`); a refresh under way
+        goes on, by a share in each step."""
         share, self._share_is_due = self._share_is_due, False
         if self.overlap:  # with copies: nobody knows what becomes of these arrays meanwhile
-            self._beside.start(partial(self._learn, ids.copy(), fresh.copy(), write_back, share))
+            self._beside.start(partial(self._learn, ids.copy(), fresh.copy(), write_back, noise, share))
             return
         with self._cost.timed("index"):
-            self._learn(ids, fresh, write_back, share)
+            self._learn(ids, fresh, write_back, noise, share)
 
     def refresh(self, ids: Ints, fresh: Floats, *, shares: int = 1) -> None:
         """Predict everybody, write them into the tree, repair it: now, or a share in each step.
@@ -154,14 +156,15 @@ class MovingIndex:
     def _refresh_in(self, shares: int, order: Ints, done: int = 0) -> Refresh:
         return Refresh(self.index, self.true, self.fits, order=order, repair=self._repair, shares=shares, done=done)
 
-    def _learn(self, ids: Ints, fresh: Floats, write_back: bool, share: bool) -> None:
+    def _learn(self, ids: Ints, fresh: Floats, write_back: bool, noise: float, share: bool) -> None:
         if self.fits.learns_online:
             old = self.true.period[ids] == 0
             self.fits.observe(self.true.read(ids[old]), fresh[old])
         with self._changing():
             if write_back:
-                self.index.update(ids, fresh)
-                self.true.write(ids, fresh)
+                known = settled(self.index.vectors(ids), fresh, noise) if noise > 0 else fresh
+                self.index.update(ids, known)
+                self.true.write(ids, known)
             if share and self._refresh is not None:
                 self._advance(self._refresh)
 

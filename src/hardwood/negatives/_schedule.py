@@ -10,6 +10,7 @@ from torch import Tensor
 from hardwood.negatives._staleness import Staleness
 from hardwood.negatives._state import INTEGERS, Wanted
 
+_LEAST_NOISE = 1e-4
 STEPS_AVERAGED = 10
 """Of the running staleness: one step's batch is small, and a spike is no drift."""
 
@@ -18,8 +19,9 @@ class RefreshSchedule:
     """By the clock, by the staleness that is measured in every step, or by both.
 
     Fresh encodings are those of training steps, and an encoder with dropout is off by its noise before it has moved at
-    all. It is measured once after each build (`noise_measured`), on one side; where fresh encodings have been written
-    back, both sides have it. Errors count from there on.
+    all. It is measured after each build, and where there is any after each refresh (`noise_measured`), since it grows
+    where an encoder learns from scratch. Errors count from there on. (Of what is written back it is taken out:
+    `hardwood.negatives._staleness.settled`.)
 
     Args:
         every: steps between two refreshes; ``None``: none by the clock.
@@ -30,8 +32,8 @@ class RefreshSchedule:
 
     Attributes:
         staleness: a running mean over about ten steps; a refresh makes what was measured before it void.
-        wants_noise: whether the encoder's noise is to be measured, in the step of the build; not where all is by the
-            clock.
+        noise: what `noise_measured` was told, 0 before.
+        wants_noise: whether the encoder's noise is to be measured in this step.
     """
 
     layout: ClassVar[dict[str, Wanted]] = {
@@ -57,25 +59,26 @@ class RefreshSchedule:
         self.staleness = Staleness()
         self._first_build = self._last_build = self._last_refresh = -1
         self._measures = 0
-        self._noise, self.wants_noise = 0.0, False
+        self.noise, self.wants_noise = 0.0, False
 
     def built(self, step: int) -> None:
         """All encodings are of this step."""
-        self._noise, self.wants_noise = 0.0, self._when is not None or self._rebuild_when is not None
         self._last_build = step
         if self._first_build < 0:
             self._first_build = step
         self.refreshed(step)
+        self.noise, self.wants_noise = 0.0, True
 
     def refreshed(self, step: int) -> None:
         """All encodings were predicted for this step. `staleness` keeps, for the log, what it was until it is measured
         again."""
         self._last_refresh, self._measures = step, 0
+        self.wants_noise = self.noise > 0
 
     def noise_measured(self, cosine: float) -> None:
         """What the encoder's noise alone is: mean of 1 - cosine between encodings of the same weights with and without
-        it. Of two that err independently it is 1 - c²."""
-        self._noise, self.wants_noise = 1 - (1 - cosine) ** 2, False
+        it. Rounding is none."""
+        self.noise, self.wants_noise = cosine if cosine > _LEAST_NOISE else 0.0, False
 
     @property
     def last_refresh(self) -> int:
@@ -114,7 +117,7 @@ class RefreshSchedule:
 
     @property
     def _error(self) -> float:
-        return self.staleness.cosine - self._noise
+        return self.staleness.cosine - self.noise
 
     def _spacing_at(self, step: int) -> int:
         # A share of the run so far: the encoder moves ever less, and predicting everybody costs what it costs.
@@ -126,7 +129,7 @@ class RefreshSchedule:
         return {
             "staleness": torch.tensor(self.staleness.astuple(), dtype=torch.float64),
             "schedule": torch.tensor(steps, dtype=torch.int64),
-            "noise": torch.tensor([self._noise, self.wants_noise], dtype=torch.float64),
+            "noise": torch.tensor([self.noise, self.wants_noise], dtype=torch.float64),
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -134,4 +137,4 @@ class RefreshSchedule:
         self.staleness = Staleness(*state["staleness"].tolist())
         self._first_build, self._last_build, self._last_refresh, self._measures = state["schedule"].tolist()
         noise, wanted = state["noise"].tolist()
-        self._noise, self.wants_noise = noise, bool(wanted)
+        self.noise, self.wants_noise = noise, bool(wanted)

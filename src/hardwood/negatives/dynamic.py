@@ -20,7 +20,7 @@ from hardwood.negatives._landmarks import oldest, spread_over
 from hardwood.negatives._motion import TRUE_DTYPES, TrueEncodings
 from hardwood.negatives._moving import MovingIndex
 from hardwood.negatives._schedule import RefreshSchedule
-from hardwood.negatives._staleness import measure_staleness
+from hardwood.negatives._staleness import measure_noise, measure_staleness
 from hardwood.negatives._start import encoded_index, encoded_rows, loaded_index, saved_index
 from hardwood.negatives._state import expect, read_state
 from hardwood.negatives.base import STATE_FILE, NegativeSource
@@ -59,7 +59,8 @@ class DynamicNegatives(NegativeSource):
 
     The corpus is encoded once. From then on three mechanisms keep the tree true, each of which can be turned off:
 
-    - write-back: each step's fresh encodings of positives and negatives, which cost nothing extra, go into the tree;
+    - write-back: each step's fresh encodings of positives and negatives, which cost nothing extra, go into the tree,
+      less what dropout explains;
     - refresh: a fixed set of landmarks is encoded anew, a drift model is fitted on how they moved, and everybody's
       motion since their own last true encoding is predicted and written into the tree;
     - repair: parts of the tree that the motion has degraded are rebuilt.
@@ -78,7 +79,7 @@ class DynamicNegatives(NegativeSource):
         refresh_every: optimiser steps between two refreshes; ``None``: no refresh by the clock.
         refresh_when: refresh when the running cosine error of stored encodings passes this; ``None``: no refresh by
             need (and with ``refresh_every`` ``None`` too, none at all). What dropout alone does to encodings
-            is measured in the first step, and subtracted.
+            is measured (on 64 targets in each refresh), and subtracted.
         refresh_spacing: optimiser steps at least between two refreshes by need;
         refresh_growth: and this share of the steps since ``start_step``. ``None``: 0.1; from 100,000 targets on 0.5,
             since predicting so many takes as long as many steps.
@@ -168,7 +169,7 @@ class DynamicNegatives(NegativeSource):
         self.seed = seed
         self._moving: MovingIndex | None = None
         self._is_lost = False  # the last build failed, with what was there before given up
-        self._is_given = False  # the last build read its encodings, which may be older than the weights
+        self._is_exact = False  # the tree holds what the very weights of this step gave
         self._excluded = RaggedRows.empty(0)
         self._has_targets = torch.zeros(0, dtype=torch.bool)
         self._schedule = self._new_schedule(num_targets=0)
@@ -188,18 +189,19 @@ class DynamicNegatives(NegativeSource):
         if step < self.start_step:
             return
         self._wait()
+        self._is_exact = False
         if self._moving is None:
             # What an index of another day says is of use at the beginning alone.
             folder = None if self._is_lost else self.index
             self._moving = self._build(folder)
-            self._is_lost, self._is_given = False, folder is not None
+            self._is_lost, self._is_exact = False, folder is None
             self._schedule.built(step)
         elif self._schedule.rebuild_is_due(step):
             # What is there is given up first: two trees may be more than fits.
             self._forget()
             self._is_lost = True
             self._moving = self._build()
-            self._is_lost = self._is_given = False
+            self._is_lost, self._is_exact = False, True
             self._schedule.built(step)
         elif self._schedule.refresh_is_due(step):
             self._refresh(self._moving, step)
@@ -257,10 +259,11 @@ class DynamicNegatives(NegativeSource):
             stored = self.stored_vectors(rows).to(vectors.device)
             measured = measure_staleness(request, draw, rows, stored, vectors.float())
         if self._schedule.wants_noise:
-            self._schedule.noise_measured(self._noise_of(ids, fresh) if self._is_given else measured.cosine)
+            is_it = self._is_exact  # then that is all there is between stored and fresh
+            self._schedule.noise_measured(measured.cosine if is_it else measure_noise(self._attached(), ids, fresh))
         with self.cost.timed("index"):
             self._schedule.observe(measured, is_refreshing=self._moving.is_refreshing)
-        self._moving.learn(ids.numpy(), fresh.numpy(), write_back=self.write_back)
+        self._moving.learn(ids.numpy(), fresh.numpy(), write_back=self.write_back, noise=self._schedule.noise)
 
     def diagnostics(self) -> dict[str, float]:
         cosine, score, rank = self._schedule.staleness.astuple()
@@ -369,11 +372,6 @@ class DynamicNegatives(NegativeSource):
         ids = np.concatenate([landmarks, renewed])
         shares = self._schedule.shares(step) if moving.overlap else 1
         moving.refresh(ids, encoded_rows(self._attached(), ids), shares=shares)
-
-    def _noise_of(self, ids: Tensor, fresh: Tensor) -> float:
-        """1 - cosine of a training step's encodings and those that the same weights give without dropout."""
-        exact = torch.from_numpy(encoded_rows(self._attached(), ids.numpy()))
-        return float(1 - torch.nn.functional.cosine_similarity(exact, fresh, dim=1).mean())
 
     def stored_vectors(self, ids: Tensor) -> Tensor:
         """What the tree holds now for rows of the corpus ``ids`` ``(m,)``: ``(m, d)`` float32, on the CPU."""

@@ -349,6 +349,21 @@ def test_staleness_is_that_of_a_loop() -> None:
     assert measure_staleness(asked, draw, rows, stored, stored) == Staleness(pytest.approx(0, abs=1e-6), 0.0, 0.0)
 
 
+def test_periods_that_are_nearest_are_joined() -> None:
+    """Of an encoder that moves fast, then slowly: what was written back early keeps landmarks of its time."""
+    angles = [0.0, 0.6, 1.1, 1.4, 1.5, 1.52, 1.53, 1.535, 1.54]
+    state = TrueEncodings(np.tile([[1.0, 0.0]], (40, 1)).astype(np.float32), np.array([0]), max_periods=6)
+    for step, angle in enumerate(angles[1:]):
+        now = np.array([[np.cos(angle), np.sin(angle)]], dtype=np.float32)
+        state.begin_period(now)
+        rows = np.arange(1 + 4 * step, 5 + 4 * step)
+        state.write(rows, np.repeat(now, 4, axis=0))
+    assert len(state.history) == 6
+    labelled = np.arctan2(*np.stack([made[0] for made in state.history])[state.period].T[::-1])
+    true = np.arctan2(*state.read(np.arange(40)).T[::-1])
+    np.testing.assert_allclose(labelled, true, atol=0.021)
+
+
 @given(st.data())
 @settings(max_examples=60, deadline=None)
 def test_true_encodings_keep_every_target_with_its_own_period(data: st.DataObject) -> None:

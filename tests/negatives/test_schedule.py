@@ -73,7 +73,7 @@ def test_noise_is_no_staleness() -> None:
     made.observe(Staleness(0.1, 0.0, 0.0))
     assert made.refresh_is_due(200)
     made.refreshed(200)
-    assert not made.wants_noise  # where there is none, none comes
+    assert not made.wants_noise  # where there is none, none is looked for
     made.noise_measured(0.1)
     made.refreshed(300)
     assert resumed(made, when=0.05, rebuild_when=0.05).wants_noise

@@ -20,7 +20,8 @@ class RefreshSchedule:
 
     Fresh encodings are those of training steps, and an encoder with dropout is off by its noise before it has moved at
     all. It is measured after each build, and where there is any after each refresh (`noise_measured`), since it grows
-    where an encoder learns from scratch. Errors count from there on. (Of what is written back it is taken out:
+    where an encoder learns from scratch. Where there is none none is looked for (that of LoRA, which does nothing at
+    first, is not found). Errors count from there on. (Of what is written back it is taken out:
     `hardwood.negatives._staleness.settled`.)
 
     Args:

@@ -69,8 +69,8 @@ class DynamicNegatives(NegativeSource):
     corpus can be encoded once more (``rebuild_when``).
 
     Everything is kept in host memory, for n targets in d dimensions: the tree (``4 n d`` bytes, half in bfloat16, and
-    its nodes) and the true encodings (``4 n d`` bytes, half in bfloat16, and 2 n), beside the landmarks' of at most six
-    refreshes; while it is built another ``4 n d`` in passing, and in a refresh ``8 n`` and two blocks of 16,384
+    its nodes) and the true encodings (``4 n d`` bytes, half in bfloat16, and 2 n), beside the landmarks' of at most
+    twelve refreshes; while it is built another ``4 n d`` in passing, and in a refresh ``8 n`` and two blocks of 16,384
     predictions.
     Staleness is measured in every step on what was written back, and logged.
 

@@ -48,7 +48,7 @@ def measured(loss: CorpusSoftmaxLoss, features: list[dict[str, Any]], labels: to
     """Seconds, tokens and MiB of one step."""
     tokens: list[int] = []
     hook = loss.model.register_forward_pre_hook(lambda _, given: tokens.append(given[0]["input_ids"].numel()))
-    weights = sum(p.numel() * p.element_size() for p in loss.model.parameters())
+    weights = {p.untyped_storage().data_ptr() for p in loss.model.parameters()}
     began = time.perf_counter()
     with what_is_kept() as kept:
         total = torch.stack(list(loss(features, labels).values())).sum()
@@ -58,7 +58,7 @@ def measured(loss: CorpusSoftmaxLoss, features: list[dict[str, Any]], labels: to
     seconds = time.perf_counter() - began
     hook.remove()
     loss.model.zero_grad()
-    return seconds, sum(tokens), (sum(kept.values()) - weights) / 2**20
+    return seconds, sum(tokens), sum(size for address, size in kept.items() if address not in weights) / 2**20
 
 
 def main() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from tokenizers import Tokenizer
+    from torch import nn
 
     from hardwood.data import RetrievalDataset
 
@@ -174,21 +175,40 @@ def _load_sentence_transformer(name: str, *, device: str | None, trust_remote_co
 
 
 def _cut_texts(model: SentenceTransformer, max_length: int, name: str) -> None:
-    """Have it read ``max_length`` tokens of a text; the model says so itself when it is saved and loaded."""
-    own = model.max_seq_length
-    if own is None or own == float("inf"):
+    """Have its transformers read ``max_length`` tokens of a text; the model says so itself when it is saved."""
+    from sentence_transformers.sentence_transformer.modules import Transformer
+
+    towers = [module for module in model.modules() if isinstance(module, Transformer)]
+    if not towers:
         raise ValueError(
             f"max_length is {max_length}, but the encoder {name!r} reads texts of any length: leave it out, it is for "
             "transformers"
         )
-    transformer = getattr(model, "transformers_model", None)
-    positions = getattr(getattr(transformer, "config", None), "max_position_embeddings", None) or own
-    if not 1 <= max_length <= max(positions, own):
-        raise ValueError(
-            f"max_length must be from 1 to {max(positions, own)}, the positions that the encoder {name!r} has, got "
-            f"{max_length}"
-        )
-    model.max_seq_length = max_length
+    least = max(_special_tokens(tower.tokenizer) for tower in towers) + 1
+    most = min(_positions(tower.auto_model) for tower in towers)
+    if not least <= max_length <= most:
+        upper = f"to {most:.0f}, the positions that the encoder {name!r} has" if most < float("inf") else "or more"
+        raise ValueError(f"max_length must be from {least} (a token beside the special ones) {upper}, got {max_length}")
+    for tower in towers:
+        tower.max_seq_length = max_length
+
+
+def _special_tokens(tokenizer: Any) -> int:
+    """How many tokens a tokenizer puts around every text."""
+    return int(tokenizer.num_special_tokens_to_add()) if hasattr(tokenizer, "num_special_tokens_to_add") else 0
+
+
+def _positions(transformer: nn.Module) -> float:
+    """How many tokens a transformer has positions for; infinity: any number."""
+    from torch import nn
+
+    for module in transformer.modules():
+        table = getattr(module, "position_embeddings", None)
+        if isinstance(table, nn.Embedding):
+            padding = getattr(module, "padding_idx", None)  # RoBERTa and its kin count from there
+            return table.num_embeddings - (padding + 1 if isinstance(padding, int) else 0)
+    config = getattr(transformer, "config", None)
+    return getattr(config, "max_position_embeddings", None) or float("inf")
 
 
 def _texts_for_vocabulary(dataset: RetrievalDataset) -> Iterable[str]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hardwood.data import RetrievalDataset
 from hardwood.encoders import load_encoder
 from hardwood.negatives import make_source
-from hardwood.training import CorpusSoftmaxLoss, _features
+from hardwood.training import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss, _features
 from hardwood.training._features import _cheapest, pieces_of
 
 from .test_softmax_loss import batch_of, gradient_of
@@ -41,6 +41,8 @@ def test_pieces_hold_every_text_once_and_no_padding_of_all(
 ) -> None:
     pieces = pieces_of(_padded(lengths, left), len(lengths), size, overhead)
     assert sorted(torch.cat([rows for rows, _ in pieces]).tolist()) == list(range(len(lengths)))
+    for one, other in itertools.pairwise(pieces):  # of like length
+        assert max(lengths[row] for row in one[0]) <= min(lengths[row] for row in other[0])
     for rows, piece in pieces:
         assert len(rows) <= (size or len(lengths))
         assert piece["one"].tolist() == rows.tolist()
@@ -83,6 +85,28 @@ def test_another_layout_stays_in_one_piece() -> None:
     ((rows, piece),) = pieces_of(flat, 2, 1)
     assert rows.tolist() == [0, 1]
     assert piece is flat
+
+
+def test_an_accelerator_gets_fewer_pieces(dataset: RetrievalDataset, transformer_folder: Path) -> None:
+    loss = CorpusSoftmaxLoss(load_encoder(str(transformer_folder), device="cpu"), dataset, "uniform")
+    features = _padded([3] * 50 + [30] * 2)
+    counts = [len(loss._pieces(features, 52, torch.device(kind))) for kind in ("cpu", "cuda")]
+    assert counts == [2, 1]
+
+
+def test_the_cached_loss_tokenises_no_more_than_a_mini_batch(
+    dataset: RetrievalDataset, transformer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be cut afterwards, as the one flat sequence of FlashAttention, must have been cut before."""
+    model = load_encoder(str(transformer_folder), device="cpu").train()
+    source = make_source("uniform", start_step=0)
+    loss = CachedCorpusSoftmaxLoss(model, dataset, source, num_negatives=3, mini_batch_size=5)
+    asked: list[int] = []
+    of = loss._target_features.of
+    monkeypatch.setattr(loss._target_features, "of", lambda rows: asked.append(len(rows)) or of(rows))
+    loss(*batch_of(model, dataset, range(10)))
+    assert len(asked) > 2
+    assert max(asked) == 5
 
 
 def test_pieces_change_neither_loss_nor_gradient(

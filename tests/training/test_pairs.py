@@ -45,5 +45,9 @@ def test_fault_is_found_only_where_no_text_is_right(dataset: RetrievalDataset) -
     assert "none has the positive that its label names" in (other_pairs(shifted, *tables) or "")
     some = pairs.map(lambda row, i: {"anchor": row["anchor"] if i == 0 else "x"}, with_indices=True)
     assert other_pairs(some, *tables) is None
+    prefixed = pairs.map(lambda row: {"anchor": "query: " + row["anchor"], "positive": row["positive"] + "."})
+    assert other_pairs(prefixed, *tables) is None
+    for labels in ([7] * len(pairs), [None] * len(pairs), [[1, 2, 3]] * len(pairs)):  # the loss has errors for these
+        assert other_pairs(pairs.remove_columns("label").add_column("label", labels), *tables) is None
     for unknown in (None, pairs.to_iterable_dataset(), pairs.remove_columns("label"), pairs.select([])):
         assert other_pairs(unknown, *tables) is None

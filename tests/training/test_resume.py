@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -200,8 +201,10 @@ def test_a_checkpoint_of_other_settings_is_an_error(
 
 
 def test_settings_that_json_cannot_hold_are_passed_over() -> None:
-    settings = {"a": 1, "b": object(), "c": {"d": None, "e": [1]}, "mini_batch_size": 3}
-    assert plain_settings(settings) == {"a": 1, "c.d": None}
+    settings = {"a": np.float64(1), "b": object(), "c": {"d": None, "e": (1, [2])}, "mini_batch_size": 3}
+    settings |= {"p": Path("x") / "y", "o": [object()]}
+    assert plain_settings(settings) == {"a": 1.0, "c.d": None, "c.e": [1, [2]], "p": str(Path("x") / "y")}
+    assert changes({"t": float("nan")}, {"t": float("nan")}) == []
     assert changes({"a": 2, "gone": 1, "same": 0.5}, {"a": 1, "new": 3, "same": 0.5}) == ["a was 2, is 1"]
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hardwood._ragged import RaggedRows
 from hardwood.data._table import TextTable
 
-MOST = 100  # rows of one text; beyond, pairs would grow without bound, and it is hardly a text ("N/A")
+MOST = 100  # rows of one text; of more there would be too many pairs, and it is hardly a text ("N/A")
 _BATCH_ROWS = 8192
 
 
@@ -29,10 +29,11 @@ def first_rows(table: TextTable, what: str) -> NDArray[np.int64]:
     if (too_many := np.flatnonzero(counts > MOST)).size:
         largest = too_many[np.argmax(counts[too_many])]
         row = int(first[largest])
+        advice = "give them one id" if what == "queries" else "remove all but one"
         warnings.warn(
             f"{counts[largest]:,} {what} have the same text {_shown(table.texts([row])[0])} (the first is "
             f"{table.ids([row])[0]!r}; {too_many.size:,} such texts). Up to {MOST} are taken for one where known "
-            "positives are left out of the negatives, so many are not: remove all but one",
+            f"positives are left out of the negatives, so many are not: {advice}",
             stacklevel=2,
         )
         rows = np.where(counts[group] > MOST, np.arange(len(table)), rows)
@@ -53,10 +54,11 @@ def with_twins(
         shared = RaggedRows.from_pairs(groups, targets, len(same_query)).take(same_query[members])
         queries, targets = members[shared.row_ids()], shared.values
     if (twins := np.flatnonzero(same_target != np.arange(len(same_target)))).size:
-        further = RaggedRows.from_pairs(same_target[twins], twins, len(same_target)).take(same_target[targets])
-        firsts = same_target[targets]
-        queries = np.concatenate([queries, queries, queries[further.row_ids()]])
-        targets = np.concatenate([targets, firsts, further.values])
+        texts = RaggedRows.from_pairs(queries, same_target[targets], len(same_query))  # each once a query
+        queries, targets = texts.row_ids(), texts.values
+        further = RaggedRows.from_pairs(same_target[twins], twins, len(same_target)).take(targets)
+        queries = np.concatenate([queries, queries[further.row_ids()]])
+        targets = np.concatenate([targets, further.values])
     return queries, targets
 
 

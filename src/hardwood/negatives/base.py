@@ -123,7 +123,7 @@ class NegativeSource(ABC):
         self.load_state_dict(read_state(folder / STATE_FILE))
 
     def settings(self) -> dict[str, Any]:
-        """The options that made this source, for run files."""
+        """The options that made this source, for run files and checkpoints; the same as long as it lives."""
         return {"start_step": self.start_step}
 
     def __repr__(self) -> str:

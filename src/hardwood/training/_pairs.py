@@ -17,8 +17,8 @@ _COLUMNS = ("anchor", "positive")
 def other_pairs(pairs: Any, queries: TextTable, corpus: TextTable) -> str | None:
     """What is wrong with ``pairs``, in words, or ``None``: rows of ``training_pairs()`` say what their labels name.
 
-    Looks at a few, all over the set, and finds fault only where not a single text is as it should be: texts may have
-    been worked on. What is no such table (a stream, several sets) is not looked at.
+    Looks at a few, all over the set, and finds fault only where not a single text is as it should be, whatever was put
+    around it: texts may have been worked on. What is no such table (a stream, several sets) is not looked at.
 
     Args:
         pairs: the training set.
@@ -29,15 +29,21 @@ def other_pairs(pairs: Any, queries: TextTable, corpus: TextTable) -> str | None
         return None
     looked_at = pairs.select(np.unique(np.linspace(0, len(pairs) - 1, min(_LOOKED_AT, len(pairs))).astype(np.int64)))
     rows = looked_at[:]
-    labels = np.array(rows["label"], dtype=np.int64).reshape(-1, 2)
+    try:
+        labels = np.array(rows["label"], dtype=np.int64)
+    except (TypeError, ValueError):
+        return None
+    if labels.ndim != 2 or labels.shape[1] != 2:  # the loss has an error for these
+        return None
     for column, table, named in zip(_COLUMNS, (queries, corpus), labels.T, strict=True):
         if not len(named) or named.min() < 0 or named.max() >= len(table):
             continue  # the loss has an error for these, which names them
         meant = table.texts(named)
-        if not any(text == other for text, other in zip(rows[column], meant, strict=True)):
+        found = [str(text) for text in rows[column]]
+        if not any(text in other for text, other in zip(meant, found, strict=True)):
             return (
                 f"of {len(named)} training pairs that were looked at none has the {column} that its label names: row "
-                f"{named[0]} is {meant[0][:80]!r} in the loss's dataset and {rows[column][0][:80]!r} in the pairs. If "
+                f"{named[0]} is {meant[0][:80]!r} in the loss's dataset and {found[0][:80]!r} in the pairs. If "
                 "the pairs are another dataset's, negatives and known positives are wrong: train on the "
                 "training_pairs() of the dataset that the loss was given"
             )

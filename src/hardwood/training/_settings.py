@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 _MAY_CHANGE = ("mini_batch_size",)  # how a step is cut: it has the same value
+_UNKNOWN = object()
 
 
 def plain_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Those that JSON can hold and compare, by name; what stands in a mapping as ``mapping.name``."""
+    """Those that JSON can hold and compare, by name; what stands in a mapping as ``mapping.name``.
+
+    Numbers, texts, paths, and lists of these; any other object is passed over.
+    """
     plain: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
             plain |= {f"{name}.{inner}": one for inner, one in plain_settings(value).items()}
-        elif (value is None or isinstance(value, (str, bool, int, float))) and name not in _MAY_CHANGE:
-            plain[name] = value
+        elif (known := _plain(value)) is not _UNKNOWN and name not in _MAY_CHANGE:
+            plain[name] = known
     return plain
 
 
 def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between two of `plain_settings`, in words. What only one of them has is of another version."""
-    return [f"{name} was {then[name]!r}, is {now[name]!r}" for name in now if name in then and then[name] != now[name]]
+    both = [name for name in now if name in then]
+    # By their spelling: not-a-number is itself.
+    return [f"{name} was {then[name]!r}, is {now[name]!r}" for name in both if repr(then[name]) != repr(now[name])]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        members = [_plain(member) for member in value]
+        return _UNKNOWN if _UNKNOWN in members else members
+    return _UNKNOWN

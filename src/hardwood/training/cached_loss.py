@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +33,16 @@ class CachedCorpusSoftmaxLoss(CorpusSoftmaxLoss):
     def get_config_dict(self) -> dict[str, Any]:
         """As in `CorpusSoftmaxLoss`; a resumed run may have another ``mini_batch_size``."""
         return {**super().get_config_dict(), "mini_batch_size": self.mini_batch_size}
+
+    def _embed_targets(self, rows: Tensor, like: Tensor) -> Tensor:
+        if len(rows) <= self.mini_batch_size:
+            return super()._embed_targets(rows, like)
+        # Cut before they are tokenised: what a model makes of them (one flat sequence, say) can't always be.
+        lengths = [len(text) for text in self.targets.corpus.texts(rows.cpu().numpy())]
+        order = torch.from_numpy(np.argsort(lengths, kind="stable")).to(rows.device)
+        embed = super()._embed_targets
+        pieces = [embed(piece, like) for piece in rows[order].split(self.mini_batch_size)]
+        return torch.cat(pieces)[torch.argsort(order)]
 
     def _pieces(self, features: Features, batch_size: int, device: torch.device) -> list[tuple[Tensor, Features]]:
         return pieces_of(features, batch_size, self.mini_batch_size)

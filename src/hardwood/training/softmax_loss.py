@@ -168,7 +168,8 @@ class CorpusSoftmaxLoss(nn.Module):
         """The settings, for the model card that sentence-transformers writes; a resumed run must have them too."""
         return {
             "negatives": self.source.name,
-            "negatives_options": self.source.settings(),
+            # A path says nothing to whoever reads the card, and a checkpoint holds the tree itself.
+            "negatives_options": {name: value for name, value in self.source.settings().items() if name != "index"},
             "num_negatives": self.num_negatives,
             "scale": self.scale,
             "weighting": self.weighting,

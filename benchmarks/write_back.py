@@ -55,8 +55,8 @@ class RecordedNegatives(DynamicNegatives):
         self.record.steps.append((rows.cpu().numpy().copy(), fresh, self._schedule.noise))
 
 
-def recorded(arguments: argparse.Namespace) -> tuple[Record, Array]:
-    """Train; what was recorded, and the encodings of the corpus at the end."""
+def recorded(arguments: argparse.Namespace) -> tuple[Record, Array, Array]:
+    """Train; what was recorded, the encodings of the corpus at the end, and what the tree has for them."""
     data = RetrievalDataset.load(data_folder(arguments.data))
     encoder = folder_of(arguments.encoder)
     if encoder == "transformer":
@@ -85,7 +85,7 @@ def recorded(arguments: argparse.Namespace) -> tuple[Record, Array]:
         end = np.empty((len(data.corpus), loss.targets.dimension), dtype=np.float32)
         for rows, vectors in loss.targets.encode():
             end[rows.numpy()] = vectors.numpy()
-    return record, end
+        return record, end, source.stored_vectors(torch.arange(len(end))).numpy()
 
 
 def replayed(record: Record, rule: Rule) -> Array:
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    record, end = recorded(arguments)
+    record, end, tree = recorded(arguments)
     times = np.bincount(np.concatenate([ids for ids, _, _ in record.steps]), minlength=len(end))
     first = record.steps[0][2]
     rules: dict[str, Rule] = {
@@ -129,6 +129,8 @@ def main() -> None:
     for name, rule in rules.items():
         error = 1 - np.einsum("nd,nd->n", replayed(record, rule), end)
         print(f"| {name} | {error[times > 0].mean():.4f} | {error[times >= 3].mean():.4f} |")
+    error = 1 - np.einsum("nd,nd->n", tree, end) / np.linalg.norm(tree, axis=1)
+    print(f"\nThe run's own tree, with its predictions: {error.mean():.4f}, all {len(end):,} targets")
 
 
 if __name__ == "__main__":

@@ -182,7 +182,8 @@ class Checkpoint(Target):
             source.begin_step(source.start_step)
             if name == "dynamic":
                 rows = torch.arange(12)
-                source.observe(self._request(), source.sample(self._request()), rows, -self.vectors[rows])
+                for fresh in (self.vectors[rows], -self.vectors[rows]):  # the first says that the encoder has no noise
+                    source.observe(self._request(), source.sample(self._request()), rows, fresh)
                 source.begin_step(60)
             folder = self.good / name
             folder.mkdir(exist_ok=True)

@@ -204,7 +204,8 @@ def test_settings_that_json_cannot_hold_are_passed_over() -> None:
     settings = {"a": np.float64(1), "b": object(), "c": {"d": None, "e": (1, [2])}, "mini_batch_size": 3}
     settings |= {"p": Path("x") / "y", "o": [object()]}
     assert plain_settings(settings) == {"a": 1.0, "c.d": None, "c.e": [1, [2]], "p": str(Path("x") / "y")}
-    assert changes({"t": float("nan")}, {"t": float("nan")}) == []
+    assert changes({"t": float("nan"), "s": 20}, {"t": float("nan"), "s": 20.0}) == []
+    assert changes({"t": float("nan")}, {"t": 1.0}) == ["t was nan, is 1.0"]
     assert changes({"a": 2, "gone": 1, "same": 0.5}, {"a": 1, "new": 3, "same": 0.5}) == ["a was 2, is 1"]
 
 

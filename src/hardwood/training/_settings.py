@@ -27,9 +27,9 @@ def plain_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between two of `plain_settings`, in words. What only one of them has is of another version."""
-    both = [name for name in now if name in then]
-    # By their spelling: not-a-number is itself.
-    return [f"{name} was {then[name]!r}, is {now[name]!r}" for name in both if repr(then[name]) != repr(now[name])]
+    both = {name: (then[name], now[name]) for name in now if name in then}
+    # Equal values may be spelled differently (20 and 20.0), and not-a-number is equal to nothing.
+    return [f"{name} was {a!r}, is {b!r}" for name, (a, b) in both.items() if a != b and repr(a) != repr(b)]
 
 
 def _plain(value: Any) -> Any:

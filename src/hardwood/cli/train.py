@@ -55,6 +55,13 @@ Weighting = Annotated[
         rich_help_panel=_NEGATIVES,
     ),
 ]
+UnaskedPrior = Annotated[
+    float | None,
+    typer.Option(
+        help="What a target counts in the softmax that no training query asks for, above 0 to 1. \\[0.1]",
+        rich_help_panel=_NEGATIVES,
+    ),
+]
 BatchSize = Annotated[int | None, typer.Option(help="Pairs a forward pass. [128]", rich_help_panel=_TRAINING)]
 Steps = Annotated[int | None, typer.Option(help="Optimiser steps.", rich_help_panel=_TRAINING)]
 Epochs = Annotated[float | None, typer.Option(help="Passes over the pairs. [1]", rich_help_panel=_TRAINING)]
@@ -111,6 +118,7 @@ def train(
     margin: Margin = None,
     relative_margin: RelativeMargin = None,
     weighting: Weighting = None,
+    unasked_prior: UnaskedPrior = None,
     encoder: Encoder = None,
     towers: Towers = None,
     dimension: Dimension = None,
@@ -165,6 +173,7 @@ def compare(
     margin: Margin = None,
     relative_margin: RelativeMargin = None,
     weighting: Weighting = None,
+    unasked_prior: UnaskedPrior = None,
     encoder: Encoder = None,
     towers: Towers = None,
     dimension: Dimension = None,

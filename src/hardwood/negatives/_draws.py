@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hardwood._ragged import RaggedRows
@@ -20,9 +21,16 @@ class Targets(Protocol):
     """The corpus as a source sees it: a number of targets that the *current* model can encode.
 
     Ids are rows, ``0 .. num_targets - 1``. Whoever implements this counts what was encoded and how long it took.
+
+    Attributes:
+        num_targets: n.
+        log_prior: ``(n,)`` float32, ``log π_i`` in ``Z = sum_i π_i exp(s_i)``; ``None``: all targets count alike.
+            Sources draw in proportion to ``π_i exp(s_i)``, so that no draw is spent on what counts little; the loss
+            adds ``log π_i`` to the weights of what was drawn.
     """
 
     num_targets: int
+    log_prior: NDArray[np.float32] | None
 
     @property
     def dimension(self) -> int:
@@ -77,11 +85,11 @@ class Draw:
     Attributes:
         ids: ``(B, k)`` int64 rows of targets; ``NO_TARGET`` where there was none to draw.
         log_q: ``(B, k)`` float32, the log-probability of each draw under the proposal, after exclusion and filter.
-        log_z: ``(B,)`` float32, the log-normaliser of the proposal: the source's estimate of ``log Z`` over the targets
-            it may draw. For a source that knows no scores (uniform, in-batch) it counts targets, as if all scores were
+        log_z: ``(B,)`` float32, the log-normaliser of the proposal: the source's estimate of ``log Z``, prior and all,
+            over the targets it may draw. For a source that knows no scores (uniform, in-batch) it counts targets, as if all scores were
             0.
-        log_weights: ``(B, k)`` float32 such that ``sum_j exp(s_j + log_weights_j)`` is an unbiased estimate of ``Z``
-            over what may be drawn; ``-log k - log_q`` for plain draws, minus infinity beside ``NO_TARGET``.
+        log_weights: ``(B, k)`` float32 such that ``sum_j f(j) exp(log_weights_j)`` is an unbiased estimate of the sum
+            of any ``f`` over what may be drawn: of ``Z`` with ``f = π exp(s)``; ``-log k - log_q`` for plain draws, minus infinity beside ``NO_TARGET``.
         log_share: log of the share of the drawable targets that the proposal covers; 0 unless a source holds but a part
             of the corpus (the cache), in which case each draw stands for ``exp(-log_share)`` times as much mass.
         exhaustive: the draw is no sample but every target that each query may be given, once, with weight 1.
@@ -113,6 +121,15 @@ class Draw:
         """No draws at all, ``k = 0``."""
         none = torch.zeros(batch_size, 0, device=device)
         return cls(none.long(), none, torch.full((batch_size,), -torch.inf, device=device), none)
+
+
+def log_prior_of(targets: Targets, rows: Tensor | None = None) -> Tensor | None:
+    """``log π`` of ``rows`` ``(m,)`` int64 on their device, default: of all targets on the CPU; ``None``: 0 for all."""
+    if targets.log_prior is None:
+        return None
+    if rows is None:
+        return torch.from_numpy(targets.log_prior)
+    return torch.from_numpy(targets.log_prior[rows.cpu().numpy()]).to(rows.device)
 
 
 def seen_mask(rows: RaggedRows, ids: Tensor) -> Tensor:

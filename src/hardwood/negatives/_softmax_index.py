@@ -22,14 +22,16 @@ _BLOCK = 256
 
 
 class SoftmaxIndex:
-    """``P(i|x) = exp(scale x.y_i) / Z`` over the rows of one matrix, on its device.
+    """``P(i|x) = π_i exp(scale x.y_i) / Z`` over the rows of one matrix, on its device.
 
     Args:
         vectors: ``(n, d)``, float32 or bfloat16. Kept, not copied; callers may overwrite rows between calls.
+        log_prior: ``(n,)`` float32, ``log π_i``; ``None``: 0. Kept likewise, on the device of the vectors.
     """
 
-    def __init__(self, vectors: Tensor) -> None:
+    def __init__(self, vectors: Tensor, log_prior: Tensor | None = None) -> None:
         self.vectors = vectors
+        self.log_prior = None if log_prior is None else log_prior.to(vectors.device)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -77,7 +79,7 @@ class SoftmaxIndex:
         return held, held_scores - log_z.nan_to_num(neginf=0.0)[:, None], log_z
 
     def scores(self, queries: Tensor, slots: Tensor, scale: float) -> Tensor:
-        """``scale * queries @ vectors[slots].T``, ``(B, m)`` float32, as `sample` sees them."""
+        """``scale * queries @ vectors[slots].T``, ``(B, m)`` float32, as `sample` sees them but for the prior."""
         return scale * _products(queries.to(self.vectors.device), self.vectors[slots])
 
     def _chunks(
@@ -92,6 +94,8 @@ class SoftmaxIndex:
             scores = _products(scaled, self.vectors[begin : begin + size])
             if ceiling is not None:
                 scores.masked_fill_(scores > scale * ceiling[:, None].to(scores.device), -torch.inf)
+            if self.log_prior is not None:
+                scores += self.log_prior[begin : begin + size]
             here = (excluded_slots >= begin) & (excluded_slots < begin + scores.shape[1])
             scores[excluded_rows[here], excluded_slots[here] - begin] = -torch.inf
             yield begin, scores
@@ -109,6 +113,8 @@ class SoftmaxIndex:
             scores = (vectors.to(scaled.dtype) @ scaled[:, :, None]).view(slots.shape)
         if ceiling is not None:
             scores.masked_fill_(scores > scale * ceiling[:, None, None].to(scores.device), -torch.inf)
+        if self.log_prior is not None:
+            scores += self.log_prior[slots.clamp(max=len(self) - 1)]
         row, slot = (torch.from_numpy(part).to(blocks.device) for part in (exclude.row_ids(), exclude.values))
         pair, place = (blocks[row] == (slot // _BLOCK)[:, None]).nonzero(as_tuple=True)
         scores[row[pair], place, slot[pair] % _BLOCK] = -torch.inf

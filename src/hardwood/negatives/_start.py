@@ -33,7 +33,10 @@ def encoded_index(targets: Targets, cost: Cost, *, leaf_size: int, dtype: str) -
     for rows, vectors in targets.encode():
         encodings[rows.numpy()] = vectors.numpy()
     with cost.timed("index"):
-        return TargetIndex.build(encodings, leaf_size=leaf_size, dtype=dtype, progress=False), encodings
+        index = TargetIndex.build(
+            encodings, log_prior=targets.log_prior, leaf_size=leaf_size, dtype=dtype, progress=False
+        )
+        return index, encodings
 
 
 def encoded_rows(targets: Targets, rows: NDArray[np.int64]) -> Floats:

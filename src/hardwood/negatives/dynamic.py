@@ -13,7 +13,7 @@ from torch import Tensor
 from hardwood import losses
 from hardwood._ragged import RaggedRows
 from hardwood.errors import DataError
-from hardwood.negatives._draws import NO_TARGET, Draw, Request, Targets
+from hardwood.negatives._draws import NO_TARGET, Draw, Request, Targets, log_prior_of
 from hardwood.negatives._exclusions import exclusions
 from hardwood.negatives._fits import DriftFits
 from hardwood.negatives._landmarks import oldest, spread_over
@@ -238,7 +238,7 @@ class DynamicNegatives(NegativeSource):
         return Draw.everything(self._true_log_proposal(request).to(device), log_z)
 
     def log_proposal(self, request: Request, draw: Draw, ids: Tensor) -> Tensor:
-        """``s - log Z_hat`` with the stored encodings, as if every leaf had been opened.
+        """``s + log π - log Z_hat`` with the stored encodings, as if every leaf had been opened.
 
         That is the truth for targets of opened leaves, and off by the error of the leaf's estimated mass for all
         others: `TargetIndex.log_proposal` is exact, and costs as much as brute force.
@@ -248,7 +248,8 @@ class DynamicNegatives(NegativeSource):
             scores = losses.scores(request.queries, stored, request.scale)
             # The exclusions of the draw hold what the filter found; the ceiling itself forbids nothing more.
             drawn_with = dataclasses.replace(request, exclude=self._excluded, ceiling=None)
-            return masked_log_proposal(scores, draw.log_z, drawn_with, ids).to(ids.device)
+            log_prior = log_prior_of(self._attached(), ids)
+            return masked_log_proposal(scores, draw.log_z, drawn_with, ids, log_prior).to(ids.device)
 
     def observe(self, request: Request, draw: Draw, rows: Tensor, vectors: Tensor) -> None:
         if self._moving is None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hardwood.negatives._draws import Draw, Request, Targets, seen_mask
+from hardwood.negatives._draws import Draw, Request, Targets, log_prior_of, seen_mask
 from hardwood.negatives._softmax_index import SoftmaxIndex
 from hardwood.negatives._state import FLOATS, expect
 from hardwood.negatives.base import NegativeSource
@@ -67,7 +67,8 @@ class IndexedNegatives(NegativeSource):
             with self.cost.timed("index"):
                 device = self.index_device or targets.device
                 shape = (targets.num_targets, targets.dimension)
-                index = SoftmaxIndex(torch.empty(shape, dtype=INDEX_DTYPES[self.index_dtype], device=device))
+                vectors = torch.empty(shape, dtype=INDEX_DTYPES[self.index_dtype], device=device)
+                index = SoftmaxIndex(vectors, log_prior_of(targets))
         # Consumed block by block, so that encodings never exist twice.
         for rows, vectors in targets.encode():
             with self.cost.timed("index"):
@@ -97,7 +98,7 @@ class IndexedNegatives(NegativeSource):
         with self.cost.timed("sample"):
             index = self._built()
             scores = index.scores(request.queries, ids.to(index.vectors.device), request.scale).to(ids.device)
-            return masked_log_proposal(scores, draw.log_z, request, ids)
+            return masked_log_proposal(scores, draw.log_z, request, ids, log_prior_of(self._attached(), ids))
 
     def state_dict(self) -> dict[str, Tensor]:
         return {} if self._index is None else {"vectors": self._index.vectors}
@@ -110,7 +111,7 @@ class IndexedNegatives(NegativeSource):
         expect(state, {"vectors": (FLOATS, (targets.num_targets, targets.dimension))}, self.name)
         vectors = state["vectors"]
         device = self.index_device or targets.device
-        self._index = SoftmaxIndex(vectors.to(device, INDEX_DTYPES[self.index_dtype]))
+        self._index = SoftmaxIndex(vectors.to(device, INDEX_DTYPES[self.index_dtype]), log_prior_of(targets))
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -128,18 +129,23 @@ class IndexedNegatives(NegativeSource):
         return self._index
 
 
-def masked_log_proposal(scores: Tensor, log_mass: Tensor, request: Request, ids: Tensor) -> Tensor:
-    """``scores - log_mass`` with minus infinity where exclusion or the filter forbids a draw.
+def masked_log_proposal(
+    scores: Tensor, log_mass: Tensor, request: Request, ids: Tensor, log_prior: Tensor | None
+) -> Tensor:
+    """``scores + log_prior - log_mass`` with minus infinity where exclusion or the filter forbids a draw.
 
     Args:
         scores: ``(B, m)`` of the targets ``ids`` ``(m,)``.
         log_mass: ``(B,)``, the log of the sum over whatever is drawn from.
         request: whose exclusions and ceiling count.
         ids: ``(m,)`` int64.
+        log_prior: ``(m,)``, of the same targets; ``None``: 0.
     """
     forbidden = seen_mask(request.exclude, ids) | torch.isinf(log_mass)[:, None]
     if request.ceiling is not None:
         forbidden |= scores > request.scale * request.ceiling[:, None]
+    if log_prior is not None:
+        scores = scores + log_prior
     return (scores - log_mass[:, None]).masked_fill(forbidden, -torch.inf)
 
 

@@ -16,6 +16,7 @@ from hardwood._version import __version__
 from hardwood.encoders import STATIC, Towers
 from hardwood.losses import WEIGHTINGS, Weighting
 from hardwood.negatives import SOURCES, MarginFilter, NegativeSource, make_source
+from hardwood.training.prior import DEFAULT_UNASKED_PRIOR, check_unasked_prior
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -56,6 +57,7 @@ class RunConfig:
         scale: inverse temperature.
         weighting: of drawn candidates, see `hardwood.losses`; ``None``: the source's, ``"tempered"`` for ``dynamic``
             and ``"shared"`` for all others.
+        unasked_prior: what a target that no training query asks for counts in the softmax, above 0 and at most 1.
         margin: absolute false-negative margin.
         relative_margin: relative false-negative margin.
         learning_rate: peak; ``None``: 0.2 for a static encoder, 2e-5 for others.
@@ -96,6 +98,7 @@ class RunConfig:
     epochs: float | None = None
     scale: float = 20.0
     weighting: Weighting | None = None
+    unasked_prior: float = DEFAULT_UNASKED_PRIOR
     margin: float | None = None
     relative_margin: float | None = None
     learning_rate: float | None = None
@@ -136,6 +139,7 @@ class RunConfig:
             raise ValueError(f"warmup_ratio must lie in [0, 1), got {self.warmup_ratio}")
         if self.weighting is not None:
             _one_of("weighting", self.weighting, WEIGHTINGS)
+        check_unasked_prior(self.unasked_prior)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("towers", self.towers, ("shared", "separate"))
         _one_of("unjudged", self.unjudged, ("error", "ignore"))

@@ -137,6 +137,7 @@ def make_loss(model: SentenceTransformer, data: RetrievalDataset, config: RunCon
         "num_negatives": config.num_negatives,
         "scale": config.scale,
         "weighting": config.weighting,
+        "unasked_prior": config.unasked_prior,
         "margin": config.make_margin(),
         "split": config.train_split,
         "seed": config.seed,

@@ -15,11 +15,12 @@ from hardwood import losses
 from hardwood._ragged import RaggedRows
 from hardwood.encoders import document_prompt, has_router
 from hardwood.encoding import similarity_of
-from hardwood.negatives import Cost, Draw, MarginFilter, NegativeSource, Request, make_source, seen_mask
+from hardwood.negatives import Cost, Draw, MarginFilter, NegativeSource, Request, log_prior_of, make_source, seen_mask
 from hardwood.training._candidates import Candidates, columns_of, drawn_beyond, times_drawn, unique
 from hardwood.training._features import check_finite, check_scores, pieces_of, to_device, two_columns
 from hardwood.training._pairs import check_rows, other_pairs, rows_of
 from hardwood.training._tokens import TargetFeatures
+from hardwood.training.prior import DEFAULT_UNASKED_PRIOR, target_log_prior
 from hardwood.training.suspects import SuspectedNegatives
 from hardwood.training.targets import CorpusTargets
 
@@ -90,6 +91,9 @@ class CorpusSoftmaxLoss(nn.Module):
         weighting: ``"shared"`` (multiple importance sampling over the batch's draws), ``"tempered"`` (the same, its
             ratios tempered in training: a bias for less variance), ``"own"`` (each query its own draws), ``"none"``
             (all candidates count once: the usual practice, biased). ``None``: what `NegativeSource.weighting` says.
+        unasked_prior: what a target counts in ``Z`` that no query of the split asks for, above 0 and at most 1; a
+            target that is asked for counts 1. Such targets are never pulled, so they must be pushed less, or queries
+            for them fail later (`hardwood.training.prior`). 1: the plain softmax over the corpus.
         margin: filter against false negatives.
         split: the split trained on, whose positives are excluded.
         target_prompt: put before each drawn target; default: the model's document prompt.
@@ -113,6 +117,7 @@ class CorpusSoftmaxLoss(nn.Module):
         num_negatives: int = 8,
         scale: float = 20.0,
         weighting: losses.Weighting | None = None,
+        unasked_prior: float = DEFAULT_UNASKED_PRIOR,
         margin: MarginFilter | None = None,
         split: str = "train",
         target_prompt: str | None = None,
@@ -150,10 +155,12 @@ class CorpusSoftmaxLoss(nn.Module):
             features=self._target_features,
             batch_size=encode_batch_size,
         )
+        self._known = dataset.known_positives(split)
+        self.unasked_prior = unasked_prior
+        self.targets.log_prior = target_log_prior(self._known, len(dataset.corpus), unasked_prior)
         self.source.attach(self.targets, self.cost)
         self.suspects = SuspectedNegatives(len(dataset.corpus))
         self._queries = dataset.queries
-        self._known = dataset.known_positives(split)
         self._known_in_evaluation = _all_positives(dataset)
         self._step = -1
         self._micro_step = 0
@@ -173,6 +180,7 @@ class CorpusSoftmaxLoss(nn.Module):
             "num_negatives": self.num_negatives,
             "scale": self.scale,
             "weighting": self.weighting,
+            "unasked_prior": self.unasked_prior,
             "margin": dataclasses.asdict(self.margin),
             "target_prompt": self.target_prompt,
             "seed": self.seed,
@@ -319,13 +327,18 @@ class CorpusSoftmaxLoss(nn.Module):
     def _drawn_log_weights(self, request: Request, draw: Draw, drawn_ids: Tensor) -> Tensor:
         """Log-weights of the drawn candidates, ``(B, m)`` or ``(m,)``; draws among the batch's positives are dropped,
         since these are summed as they are."""
-        if self.weighting == "none" or draw.exhaustive:
+        if self.weighting == "none":  # then the prior acts by how often targets are drawn
             return torch.zeros(len(drawn_ids), device=drawn_ids.device)
+        log_prior = log_prior_of(self.targets, drawn_ids)
+        counts = 0.0 if log_prior is None else log_prior
+        if draw.exhaustive:
+            return torch.zeros(len(drawn_ids), device=drawn_ids.device) + counts
         columns, is_candidate = columns_of(draw, drawn_ids)
         log_weights = draw.log_weights.masked_fill(~is_candidate, -torch.inf)
         if self.weighting == "own":
-            return losses.own_log_weights(columns, log_weights, len(drawn_ids))
-        return losses.shared_log_weights(columns, log_weights, self.source.log_proposal(request, draw, drawn_ids))
+            return losses.own_log_weights(columns, log_weights, len(drawn_ids)) + counts
+        log_proposals = self.source.log_proposal(request, draw, drawn_ids)
+        return losses.shared_log_weights(columns, log_weights, log_proposals) + counts
 
     def _embed_targets(self, rows: Tensor, like: Tensor) -> Tensor:
         """Encodings of corpus rows with gradient, in the order of ``rows``."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hardwood.encoding import Similarity, encode_targets
@@ -50,6 +52,7 @@ class CorpusTargets:
         self.corpus = corpus
         self.num_targets = len(corpus)
         self.autocast_dtype: torch.dtype | None = None  # as the trainer trains; set by `NegativesCallback`
+        self.log_prior: NDArray[np.float32] | None = None  # see `hardwood.negatives.Targets`
         self.progress = True  # bars for encodings that take a while, on a terminal
         self._cost = cost
         self._similarity: Similarity = similarity

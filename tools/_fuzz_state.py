@@ -161,7 +161,7 @@ def use(index: Any, sound: bool) -> None:
 class Checkpoint(Target):
     """Checkpoints of every source of negatives that has a state: ``source.json``, tensors, index."""
 
-    names = ("static", "cache", "dynamic")
+    names = ("static", "cache", "pool", "dynamic")
     names_file = False  # a state of other data is refused by what it holds
 
     def make(self) -> None:
@@ -174,7 +174,7 @@ class Checkpoint(Target):
         generator = torch.Generator().manual_seed(3)
         self.vectors = torch.nn.functional.normalize(torch.randn(40, 6, generator=generator), dim=1)
         self.options: dict[str, dict[str, Any]] = {
-            "static": {}, "cache": {"cache_size": 16},
+            "static": {}, "cache": {"cache_size": 16}, "pool": {"share": 0.4},
             "dynamic": {"leaf_size": 4, "landmarks": 8, "drift": "corrector", "overlap": True},
         }  # fmt: skip
         for name in self.names:

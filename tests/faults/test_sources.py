@@ -17,6 +17,7 @@ from hardwood.negatives import Cost, Draw, Request, make_source
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "cache": {"start_step": 0, "cache_size": 24, "refresh_size": 20},
+    "pool": {"start_step": 0, "share": 0.6, "refresh_every": 1},
     "exact": {"start_step": 0, "refresh_every": 1},
     "static": {"start_step": 0},
     "dynamic": {"refresh_every": 1, "landmarks": 12, "leaf_size": 4, "probes": 2},
@@ -52,7 +53,7 @@ def stored(source: Any, targets: FailingTargets) -> list[tuple[int, np.ndarray]]
     """Which targets the source has, with their vectors."""
     if source.name == "dynamic":
         return list(enumerate(source._moving.index.vectors(np.arange(40))))
-    rows = source._row_of_slot if source.name == "cache" else range(40)
+    rows = source._row_of_slot if source.name in ("cache", "pool") else range(40)
     return [(int(row), source._index.vectors[slot].numpy()) for slot, row in enumerate(rows)]
 
 
@@ -70,7 +71,7 @@ def test_no_source_draws_from_a_corpus_that_was_not_encoded(name: str) -> None:
     assert all(np.allclose(vector, targets.vectors[row]) for row, vector in stored(source, targets))
 
 
-@pytest.mark.parametrize("name", ["cache", "dynamic"])
+@pytest.mark.parametrize("name", ["cache", "pool", "dynamic"])
 def test_a_refresh_whose_encoder_fails_changes_nothing(name: str) -> None:
     source, targets = attached(name)
     source.begin_step(0)

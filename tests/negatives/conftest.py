@@ -72,6 +72,8 @@ def attached(vectors: Tensor) -> Callable[..., NegativeSource]:
     def make(name: str, **options: object) -> NegativeSource:
         if name == "cache":
             options = {"cache_size": 24, "refresh_size": 4, **options}
+        if name == "pool":
+            options = {"share": 0.6, "refresh_every": 2, **options}
         if name == "dynamic":  # small leaves and few of them opened: most of the mass is estimated
             options = {"leaf_size": 4, "probes": 2, "refresh_every": 2, "landmarks": 12, **options}
         source = make_source(name, **options)

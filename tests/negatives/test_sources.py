@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare
+from scipy.stats import chi2, chisquare
 from torch import Tensor
 
 from hardwood._ragged import RaggedRows
@@ -61,7 +61,7 @@ def test_exact_log_z_and_log_q_are_those_of_the_naive_twin(
         torch.testing.assert_close(draw.log_q.double(), log_q, atol=2e-5 * max(scale, 1), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["static", "periodic", "exact", "cache"])
+@pytest.mark.parametrize("name", ["static", "periodic", "exact", "cache", "pool"])
 def test_the_filter_keeps_draws_below_the_ceiling_and_renormalises(
     name: str, attached: Attached, request_for: RequestFor, vectors: Tensor
 ) -> None:
@@ -145,16 +145,54 @@ def test_the_cache_holds_the_encodings_of_the_time_they_entered(vectors: Tensor)
         torch.testing.assert_close(state["vectors"][slot], original[row] * (1 if row in old else 2))
 
 
+def test_a_pool_is_drawn_and_encoded_anew_when_it_is_due(vectors: Tensor) -> None:
+    cost = Cost()
+    source = make_source("pool", share=0.25, refresh_every=3, start_step=2)
+    source.attach(ArrayTargets(vectors, cost), cost)
+    pools = []
+    for step in range(11):
+        vectors.mul_(1.5)
+        source.begin_step(step)
+        source.begin_step(step)  # told twice, it encodes once
+        assert source.is_ready(step) == (step >= 2)
+        if step in (2, 5, 8):
+            pools.append(source.state_dict()["row_of_slot"].tolist())
+            encoded = vectors.clone()
+        if step >= 2:
+            state = source.state_dict()
+            assert state["row_of_slot"].tolist() == pools[-1]
+            torch.testing.assert_close(state["vectors"], encoded[state["row_of_slot"]])
+    assert cost.targets_reencoded == 3 * 10
+    assert all(len(set(pool)) == 10 for pool in pools)
+    assert len({tuple(pool) for pool in pools}) == 3
+
+
+def test_pools_are_uniform_samples_of_the_corpus(vectors: Tensor) -> None:
+    # Null: each target is in a pool of 10 of 40 with probability 1/4. Counts over 2000 pools are hypergeometric: their
+    # scaled sum of squares is chi-squared with 39 degrees of freedom; p < 1e-5 rejects: false alarm 1e-5.
+    source = make_source("pool", share=0.25, refresh_every=1, start_step=0, seed=6)
+    source.attach(ArrayTargets(vectors, Cost()), Cost())
+    counts = np.zeros(NUM_TARGETS)
+    for step in range(2000):
+        source.begin_step(step)
+        counts[source.state_dict()["row_of_slot"].numpy()] += 1
+    variance = 2000 * 0.25 * 0.75 * NUM_TARGETS / (NUM_TARGETS - 1)
+    assert chi2.sf(((counts - 500) ** 2).sum() / variance, NUM_TARGETS - 1) > 1e-5
+
+
 @pytest.mark.slow
-def test_the_cache_scales_its_mass_up_to_the_corpus(request_for: RequestFor, vectors: Tensor) -> None:
-    # Null: over random caches the mean of the estimate exp(log_z) is Z (nothing excluded). 600 caches of 24 in 40,
+@pytest.mark.parametrize(("name", "options"), [("cache", {"cache_size": 24}), ("pool", {"share": 0.6})])
+def test_a_part_scales_its_mass_up_to_the_corpus(
+    name: str, options: dict[str, object], request_for: RequestFor, vectors: Tensor
+) -> None:
+    # Null: over random parts the mean of the estimate exp(log_z) is Z (nothing excluded). 600 parts of 24 in 40,
     # rejected at 4.5 standard errors for any of 5 queries: false alarm 3e-5.
     request = request_for(exclude=RaggedRows.empty(BATCH))
     truth = (request.scale * request.queries @ vectors.T).exp().sum(dim=1)
     estimates = []
     for seed in range(600):
         cost = Cost()
-        source = make_source("cache", cache_size=24, start_step=0, seed=seed)
+        source = make_source(name, **options, start_step=0, seed=seed)
         source.attach(ArrayTargets(vectors, cost), cost)
         source.begin_step(0)
         estimates.append(source.sample(request).log_z.exp())
@@ -186,7 +224,7 @@ def test_in_batch_gives_the_other_positives(attached: Attached, request_for: Req
 
 
 def test_a_checkpoint_of_another_corpus_is_an_error(attached: Attached) -> None:
-    for name in ("exact", "cache"):
+    for name in ("exact", "cache", "pool"):
         state = attached(name).state_dict()
         state["vectors"] = state["vectors"][:-1]
         with pytest.raises(ValueError, match="resume with"):
@@ -203,6 +241,11 @@ def test_a_checkpoint_of_another_corpus_is_an_error(attached: Attached) -> None:
         ("static", {"start_step": -1}, "start_step must be 0 or more, got -1"),
         ("cache", {"cache_size": 0}, "cache_size must be at least 1, got 0"),
         ("cache", {"cache_size": 5, "refresh_size": 6}, "refresh_size must lie between 0 and cache_size"),
+        ("cache", {"seed": -1}, "seed must be 0 or more, got -1"),
+        ("pool", {"share": 0.0}, "share must be above 0 and at most 1, got 0"),
+        ("pool", {"share": float("nan")}, "share must be above 0 and at most 1, got nan"),
+        ("pool", {"share": 3}, "share must be above 0 and at most 1, got 3"),
+        ("pool", {"refresh_every": 0}, "refresh_every must be at least 1 step, got 0"),
     ],
 )
 def test_options_out_of_range_are_errors(name: str, options: dict[str, object], message: str) -> None:
@@ -213,7 +256,7 @@ def test_options_out_of_range_are_errors(name: str, options: dict[str, object], 
 def test_asking_too_early_is_an_error(request_for: RequestFor, vectors: Tensor) -> None:
     with pytest.raises(RuntimeError, match="attach"):
         make_source("uniform").sample(request_for())
-    for name in ("exact", "cache"):
+    for name in ("exact", "cache", "pool"):
         source = make_source(name)
         source.attach(ArrayTargets(vectors, Cost()), Cost())
         assert not source.is_ready(source.start_step)
@@ -250,7 +293,7 @@ def test_seen_mask_is_that_of_a_loop() -> None:
     assert not seen_mask(RaggedRows.empty(4), ids).any()
 
 
-@pytest.mark.parametrize("name", ["exact", "cache", "dynamic"])
+@pytest.mark.parametrize("name", ["exact", "cache", "pool", "dynamic"])
 def test_autocast_does_not_round_the_scores(name: str, attached: Attached, request_for: RequestFor) -> None:
     source, request = attached(name), request_for(scale=30.0)
     plain = source.sample(request)

@@ -34,6 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "static": {"start_step": 2},
     "periodic": {"start_step": 2, "refresh_every": 5},
     "cache": {"start_step": 0, "cache_size": 60, "refresh_size": 3},
+    "pool": {"start_step": 0, "share": 0.5, "refresh_every": 5},
     "exact": {"start_step": 2, "refresh_every": 4},
     "dynamic": {"start_step": 2, "refresh_every": 5, "landmarks": 20, "leaf_size": 8, "probes": 3},
 }

@@ -47,6 +47,7 @@ class StopAt(TrainerCallback):
     [
         pytest.param("static", marks=pytest.mark.slow),
         pytest.param("cache", marks=pytest.mark.slow),
+        "pool",
         pytest.param("exact", marks=pytest.mark.slow),
         "dynamic, {rebuild_when: 0.001, refresh_spacing: 3}",
         pytest.param("dynamic, {drift: corrector, reencode: 7, refresh_every: 3}", marks=pytest.mark.slow),

@@ -43,6 +43,7 @@ OPTIONS = {
     "static": {"start_step": 2},
     "periodic": {"start_step": 2, "refresh_every": 5},
     "cache": {"start_step": 2, "cache_size": 20, "refresh_size": 3},
+    "pool": {"start_step": 2, "share": 0.33, "refresh_every": 5},
     "exact": {"start_step": 2, "refresh_every": 4},
     "dynamic": {"start_step": 2, "refresh_every": 5, "landmarks": 20, "leaf_size": 8, "probes": 3},
 }
@@ -52,6 +53,7 @@ REENCODED = {
     "static": 60,
     "periodic": 8 * 60,
     "cache": 20 + 37 * 3,
+    "pool": 8 * 20,
     "exact": 10 * 60,
     "dynamic": 60 + 7 * 20,
 }

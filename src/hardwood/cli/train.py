@@ -26,7 +26,8 @@ MaxLength = Annotated[
 ]
 NumNegatives = Annotated[int | None, typer.Option(help="Draws a query. [8]", rich_help_panel=_NEGATIVES)]
 RefreshEvery = Annotated[
-    int | None, typer.Option(help="Steps between two encodings of the corpus.", rich_help_panel=_NEGATIVES)
+    int | None,
+    typer.Option(help="Steps between two encodings of the corpus, or two pools.", rich_help_panel=_NEGATIVES),
 ]
 StartStep = Annotated[
     int | None, typer.Option(help="First step with drawn negatives; before: in-batch.", rich_help_panel=_NEGATIVES)
@@ -106,7 +107,8 @@ def train(
     negatives: Annotated[
         str | None,
         typer.Option(
-            help="in-batch, uniform, static, periodic, cache, exact or dynamic. \\[exact]", rich_help_panel=_NEGATIVES
+            help="in-batch, uniform, static, periodic, cache, pool, exact or dynamic. \\[exact]",
+            rich_help_panel=_NEGATIVES,
         ),
     ] = None,
     num_negatives: NumNegatives = None,

@@ -13,6 +13,7 @@ from hardwood.negatives.dynamic import DynamicNegatives
 from hardwood.negatives.in_batch import InBatchNegatives
 from hardwood.negatives.indexed import ExactNegatives, PeriodicNegatives, StaticNegatives
 from hardwood.negatives.margin import MarginFilter
+from hardwood.negatives.pool import PoolNegatives
 from hardwood.negatives.registry import SOURCES, make_source
 from hardwood.negatives.uniform import UniformNegatives
 
@@ -27,6 +28,7 @@ __all__ = [
     "MarginFilter",
     "NegativeSource",
     "PeriodicNegatives",
+    "PoolNegatives",
     "Request",
     "StaticNegatives",
     "Targets",

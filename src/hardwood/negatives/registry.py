@@ -10,6 +10,7 @@ from hardwood.negatives.cache import CacheNegatives
 from hardwood.negatives.dynamic import DynamicNegatives
 from hardwood.negatives.in_batch import InBatchNegatives
 from hardwood.negatives.indexed import ExactNegatives, PeriodicNegatives, StaticNegatives
+from hardwood.negatives.pool import PoolNegatives
 from hardwood.negatives.uniform import UniformNegatives
 
 SOURCES: dict[str, type[NegativeSource]] = {
@@ -20,6 +21,7 @@ SOURCES: dict[str, type[NegativeSource]] = {
         StaticNegatives,
         PeriodicNegatives,
         CacheNegatives,
+        PoolNegatives,
         ExactNegatives,
         DynamicNegatives,
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hardwood._ragged import RaggedRows
@@ -18,8 +19,11 @@ NUM_TARGETS, DIMENSION, BATCH = 40, 6, 5
 class ArrayTargets:
     """Targets whose "encoder" is a matrix that the test may change; counts like the real one."""
 
-    def __init__(self, vectors: Tensor, cost: Cost, block_size: int = 16) -> None:
+    def __init__(
+        self, vectors: Tensor, cost: Cost, block_size: int = 16, log_prior: NDArray[np.float32] | None = None
+    ) -> None:
         self.vectors = vectors
+        self.log_prior = log_prior
         self.num_targets = len(vectors)
         self.cost = cost
         self.block_size = block_size
@@ -66,7 +70,13 @@ def request_for() -> Callable[..., Request]:
 
 
 @pytest.fixture
-def attached(vectors: Tensor) -> Callable[..., NegativeSource]:
+def log_prior() -> NDArray[np.float32] | None:
+    """All targets alike, unless a module of tests says otherwise."""
+    return None
+
+
+@pytest.fixture
+def attached(vectors: Tensor, log_prior: NDArray[np.float32] | None) -> Callable[..., NegativeSource]:
     """A source of that name, attached to the corpus and refreshed at its first step."""
 
     def make(name: str, **options: object) -> NegativeSource:
@@ -78,7 +88,7 @@ def attached(vectors: Tensor) -> Callable[..., NegativeSource]:
             options = {"leaf_size": 4, "probes": 2, "refresh_every": 2, "landmarks": 12, **options}
         source = make_source(name, **options)
         cost = Cost()
-        source.attach(ArrayTargets(vectors, cost), cost)
+        source.attach(ArrayTargets(vectors, cost, log_prior=log_prior), cost)
         source.begin_step(source.start_step)
         return source
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor
 
 from hardwood._ragged import RaggedRows
@@ -22,6 +24,12 @@ DRAWING = pytest.mark.parametrize("name", [name for name in SOURCES if name != "
 
 Attached = Callable[..., NegativeSource]
 RequestFor = Callable[..., Request]
+
+
+@pytest.fixture(params=["alike", "prior"])
+def log_prior(request: pytest.FixtureRequest) -> NDArray[np.float32] | None:
+    """Everything holds with a prior over targets too: here of three sizes."""
+    return None if request.param == "alike" else np.log([1, 0.1, 0.3])[np.arange(NUM_TARGETS) % 3].astype(np.float32)
 
 
 @ALL
@@ -75,6 +83,39 @@ def test_log_proposal_is_nil_exactly_where_a_query_cannot_draw(
     assert (log_proposal[torch.from_numpy(~allowed_mask(request_for()))] == -torch.inf).all()
     ids = torch.cat([draw.ids for draw in draws], dim=1)
     assert torch.isfinite(log_proposal.gather(1, ids.clamp(min=0))[ids != NO_TARGET]).all()
+
+
+@DRAWING
+def test_draws_are_in_proportion_to_prior_and_score(
+    name: str, attached: Attached, request_for: RequestFor, vectors: Tensor, log_prior: NDArray[np.float32] | None
+) -> None:
+    source = attached(name, **({"probes": 100} if name == "dynamic" else {}))
+    request = request_for()
+    log_q = source.log_proposal(request, source.sample(request), torch.arange(NUM_TARGETS))
+    wanted = torch.zeros(BATCH, NUM_TARGETS) if name == "uniform" else request.scale * request.queries @ vectors.T
+    wanted = wanted + (0 if log_prior is None else torch.from_numpy(log_prior))
+    for row in range(BATCH):
+        held = torch.isfinite(log_q[row])
+        assert held.sum() > 10
+        torch.testing.assert_close(log_q[row][held], torch.log_softmax(wanted[row][held], 0), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["uniform", "exact", "dynamic"])
+def test_draws_are_as_frequent_as_they_say(name: str, attached: Attached, request_for: RequestFor) -> None:
+    # Null: 60,000 draws have the probabilities of log_proposal (exact with every leaf open). Chi-squared over some 38
+    # targets of two queries; false alarms: 2e-4.
+    source = attached(name, **({"probes": 100} if name == "dynamic" else {}))
+    draws = [source.sample(request_for(num_negatives=39, seed=seed)) for seed in range(1540)]
+    ids = torch.cat([draw.ids for draw in draws], dim=1).numpy()
+    chances = source.log_proposal(request_for(), draws[0], torch.arange(NUM_TARGETS)).exp().double().numpy()
+    for query in (0, 2):
+        expected = chances[query] * ids.shape[1]
+        drawable = expected > 0
+        assert expected[drawable].min() > 5
+        observed = np.bincount(ids[query], minlength=NUM_TARGETS)
+        assert (observed[~drawable] == 0).all()
+        statistic = ((observed - expected)[drawable] ** 2 / expected[drawable]).sum()
+        assert stats.chi2.sf(statistic, drawable.sum() - 1) > 1e-4
 
 
 @DRAWING

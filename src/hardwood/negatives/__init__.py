@@ -5,7 +5,7 @@ vectors and answers with targets, the probability with which it drew each, and i
 them.
 """
 
-from hardwood.negatives._draws import Draw, Request, Targets, seen_mask
+from hardwood.negatives._draws import Draw, Request, Targets, log_prior_of, seen_mask
 from hardwood.negatives.base import NegativeSource
 from hardwood.negatives.cache import CacheNegatives
 from hardwood.negatives.cost import Cost
@@ -33,6 +33,7 @@ __all__ = [
     "StaticNegatives",
     "Targets",
     "UniformNegatives",
+    "log_prior_of",
     "make_source",
     "seen_mask",
 ]

@@ -86,10 +86,11 @@ class Draw:
         ids: ``(B, k)`` int64 rows of targets; ``NO_TARGET`` where there was none to draw.
         log_q: ``(B, k)`` float32, the log-probability of each draw under the proposal, after exclusion and filter.
         log_z: ``(B,)`` float32, the log-normaliser of the proposal: the source's estimate of ``log Z``, prior and all,
-            over the targets it may draw. For a source that knows no scores (uniform, in-batch) it counts targets, as if all scores were
-            0.
+            over the targets it may draw. For a source that knows no scores (uniform, in-batch) it counts targets, as if
+            all scores were 0.
         log_weights: ``(B, k)`` float32 such that ``sum_j f(j) exp(log_weights_j)`` is an unbiased estimate of the sum
-            of any ``f`` over what may be drawn: of ``Z`` with ``f = π exp(s)``; ``-log k - log_q`` for plain draws, minus infinity beside ``NO_TARGET``.
+            of any ``f`` over what may be drawn: of ``Z`` with ``f = π exp(s)``; ``-log k - log_q`` for plain draws,
+            minus infinity beside ``NO_TARGET``.
         log_share: log of the share of the drawable targets that the proposal covers; 0 unless a source holds but a part
             of the corpus (the cache), in which case each draw stands for ``exp(-log_share)`` times as much mass.
         exhaustive: the draw is no sample but every target that each query may be given, once, with weight 1.

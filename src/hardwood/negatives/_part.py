@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hardwood._ragged import RaggedRows
-from hardwood.negatives._draws import Draw, Request, Targets
+from hardwood.negatives._draws import Draw, Request, Targets, log_prior_of
 from hardwood.negatives._softmax_index import SoftmaxIndex
 from hardwood.negatives._state import FLOATS, INTEGERS, Wanted, expect
 from hardwood.negatives.base import NegativeSource
@@ -81,7 +81,8 @@ class PartNegatives(NegativeSource):
             slots = torch.from_numpy(self._slot_of_row[ids.cpu().numpy()]).to(ids.device)  # never all n to the device
             scores = index.scores(request.queries, slots.clamp(min=0), request.scale)
             # The mass of what it holds normalises its draws, not the estimate for the corpus.
-            log_q = masked_log_proposal(scores, draw.log_z + draw.log_share, request, ids)
+            log_mass, log_prior = draw.log_z + draw.log_share, log_prior_of(self._attached(), ids)
+            log_q = masked_log_proposal(scores, log_mass, request, ids, log_prior)
             return log_q.masked_fill(slots < 0, -torch.inf)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -111,7 +112,8 @@ class PartNegatives(NegativeSource):
                 f"the checkpoint's {self.name} was filled in another order: resume with the data and seed it was made "
                 "with"
             )
-        self._index = SoftmaxIndex(state["vectors"].to(targets.device, torch.float32))
+        vectors = state["vectors"].to(targets.device, torch.float32)
+        self._index = SoftmaxIndex(vectors, log_prior_of(targets, torch.from_numpy(rows)))
         self._row_of_slot = rows
         self._slot_of_row[:] = -1
         self._slot_of_row[rows] = np.arange(size)
@@ -128,11 +130,12 @@ class PartNegatives(NegativeSource):
                 places = torch.tensor([place_of_row[row] for row in block_rows.tolist()])
                 fresh[places.to(fresh.device)] = vectors.to(fresh.device)
         # Only now, when nothing can fail any more: vectors and the rows they belong to change together.
+        log_prior = log_prior_of(targets, torch.from_numpy(rows))
         if self._index is None:
-            self._index = SoftmaxIndex(fresh)
+            self._index = SoftmaxIndex(fresh, log_prior)
         else:
             with self.cost.timed("index"):
-                self._index.vectors[torch.from_numpy(slots).to(fresh.device)] = fresh
+                self._index.replace(torch.from_numpy(slots), fresh, log_prior)
         evicted = self._row_of_slot[slots]
         self._slot_of_row[evicted[evicted >= 0]] = -1
         self._row_of_slot[slots] = rows

@@ -36,6 +36,13 @@ class SoftmaxIndex:
     def __len__(self) -> int:
         return len(self.vectors)
 
+    def replace(self, slots: Tensor, vectors: Tensor, log_prior: Tensor | None) -> None:
+        """Put other targets into ``slots`` ``(m,)``: their vectors ``(m, d)`` and, if the index has one, prior."""
+        slots = slots.to(self.vectors.device)
+        self.vectors[slots] = vectors.to(self.vectors.device, self.vectors.dtype)
+        if self.log_prior is not None and log_prior is not None:
+            self.log_prior[slots] = log_prior.to(self.log_prior.device)
+
     def sample(
         self,
         queries: Tensor,

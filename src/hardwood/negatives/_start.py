@@ -56,13 +56,14 @@ def encoded_rows(targets: Targets, rows: NDArray[np.int64]) -> Floats:
     return encodings
 
 
-def loaded_index(folder: str, targets: Targets, cost: Cost) -> tuple[Any, Floats]:
+def loaded_index(folder: str, targets: Targets, cost: Cost, *, leaf_size: int) -> tuple[Any, Floats]:
     """Read a tree that was saved, whose vectors are taken for the current model's encodings.
 
     Args:
         folder: what `hardwood.tree.TargetIndex.save` wrote; ids are rows of the corpus.
-        targets: the corpus.
+        targets: the corpus. If their prior is not the tree's, a new tree is built from its vectors.
         cost: books the time.
+        leaf_size: of such a new tree.
 
     Returns:
         The tree, and its vectors in the order of the corpus, ``(n, d)`` float32.
@@ -71,9 +72,24 @@ def loaded_index(folder: str, targets: Targets, cost: Cost) -> tuple[Any, Floats
         DataError: there is no index in the folder, or a damaged one.
         ValueError: it is not of this corpus and model.
     """
+    from hardwood.tree import TargetIndex
+
     with cost.timed("index"):
         index = saved_index(folder, targets)
-        return index, index.vectors(np.arange(len(index)))
+        encodings = index.vectors(np.arange(len(index)))
+        if not has_prior_of(index, targets):
+            index = TargetIndex.build(
+                encodings, log_prior=targets.log_prior, leaf_size=leaf_size, dtype=index.dtype, progress=False
+            )
+        return index, encodings
+
+
+def has_prior_of(index: Any, targets: Targets) -> bool:
+    """Whether a tree of this corpus weighs targets by the prior that they have now."""
+    if targets.log_prior is None or not index.has_prior:
+        return targets.log_prior is None and not index.has_prior
+    # bfloat16 keeps eight bits.
+    return bool(np.allclose(index.log_prior(np.arange(len(index))), targets.log_prior, rtol=2**-8, atol=1e-6))
 
 
 def saved_index(folder: str | Path, targets: Targets) -> Any:

@@ -21,7 +21,7 @@ from hardwood.negatives._motion import TRUE_DTYPES, TrueEncodings
 from hardwood.negatives._moving import MovingIndex
 from hardwood.negatives._schedule import RefreshSchedule
 from hardwood.negatives._staleness import measure_noise, measure_staleness
-from hardwood.negatives._start import encoded_index, encoded_rows, loaded_index, saved_index
+from hardwood.negatives._start import encoded_index, encoded_rows, has_prior_of, loaded_index, saved_index
 from hardwood.negatives._state import expect, read_state
 from hardwood.negatives.base import STATE_FILE, NegativeSource
 from hardwood.negatives.cost import Cost
@@ -99,8 +99,8 @@ class DynamicNegatives(NegativeSource):
             was better by 0.003 than with 32, for twice the time of a draw (docs/training.md).
         leaf_size: targets in a leaf, on average.
         index: folder of a saved `hardwood.tree.TargetIndex` to begin with instead of encoding the corpus. Its ids are
-            rows of the corpus and its vectors are taken for the model's encodings at ``start_step``; leaf size and
-            dtype are its own.
+            rows of the corpus and its vectors are taken for the model's encodings at ``start_step``; dtype and (unless
+            its targets have another prior) leaf size are its own.
         index_dtype: how the tree keeps vectors, ``"float32"`` or ``"bfloat16"``.
         true_dtype: how true encodings are kept, likewise.
         overlap: whether the tree is changed in a thread while the accelerator works: write-back during the backward
@@ -319,6 +319,11 @@ class DynamicNegatives(NegativeSource):
         layout = RefreshSchedule.layout | MovingIndex.layout
         expect(own, TrueEncodings.layout(targets.num_targets, targets.dimension) | layout, self.name)
         TrueEncodings.check_state(own)
+        if not has_prior_of(index, targets):
+            raise ValueError(
+                "the checkpoint's tree was built with another prior over targets: resume with the unasked_prior and "
+                "the training pairs that it was made with"
+            )
         moving = self._moved(index, TrueEncodings.from_state(state))
         moving.fits.load_state_dict(drift)
         moving.load_state_dict(own)
@@ -349,7 +354,7 @@ class DynamicNegatives(NegativeSource):
         if folder is None:
             index, encodings = encoded_index(targets, self.cost, leaf_size=self.leaf_size, dtype=self.index_dtype)
         else:
-            index, encodings = loaded_index(folder, targets, self.cost)
+            index, encodings = loaded_index(folder, targets, self.cost, leaf_size=self.leaf_size)
         with self.cost.timed("index"):
             landmarks = spread_over(index, self.landmarks, self.seed)
             true = TrueEncodings(encodings, landmarks, dtype=self.true_dtype)

@@ -327,12 +327,12 @@ class CorpusSoftmaxLoss(nn.Module):
     def _drawn_log_weights(self, request: Request, draw: Draw, drawn_ids: Tensor) -> Tensor:
         """Log-weights of the drawn candidates, ``(B, m)`` or ``(m,)``; draws among the batch's positives are dropped,
         since these are summed as they are."""
-        if self.weighting == "none":  # then the prior acts by how often targets are drawn
+        if self.weighting == "none" and not draw.exhaustive:  # the prior acts by how often targets are drawn
             return torch.zeros(len(drawn_ids), device=drawn_ids.device)
         log_prior = log_prior_of(self.targets, drawn_ids)
-        counts = 0.0 if log_prior is None else log_prior
+        counts = torch.zeros(len(drawn_ids), device=drawn_ids.device) if log_prior is None else log_prior
         if draw.exhaustive:
-            return torch.zeros(len(drawn_ids), device=drawn_ids.device) + counts
+            return counts
         columns, is_candidate = columns_of(draw, drawn_ids)
         log_weights = draw.log_weights.masked_fill(~is_candidate, -torch.inf)
         if self.weighting == "own":

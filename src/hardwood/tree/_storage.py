@@ -179,8 +179,10 @@ def _read(path: Path, mapped: bool) -> tuple[dict[str, NDArray[Any]], dict[str, 
 
 
 def load(folder: Path, mapped: bool, everything: bool) -> tuple[Tree, str, bool, dict[str, Any]]:
-    """The tree, its metric, whether its targets have a prior, and its manifest. Checks everything but the vectors' bytes, and these too where
-    asked."""
+    """The tree, its metric, whether its targets have a prior, and its manifest.
+
+    Checks everything but the vectors' bytes, and these too where asked.
+    """
     recover(folder)
     if not folder.is_dir():
         raise DataError("there is no such folder.", folder)

@@ -27,8 +27,8 @@ class TargetIndex(ReadableIndex):
     (Ctrl-C, no memory) leaves an index that refuses everything. Queries and vectors
     may be NumPy arrays or torch tensors; results are torch tensors, on the queries' device, when the queries
     were. Scores are ``s_i = scale · x·y_i`` in float32 products, returned in float64. Built with a prior over targets,
-    the softmax is ``P(i|x) = π_i exp(s_i) / Z`` with ``Z = Σ π_i exp(s_i)``: ``log π_i`` is part of the score in all but
-    `search`, and every probability and bound holds for that.
+    the softmax is ``P(i|x) = π_i exp(s_i) / Z`` with ``Z = Σ π_i exp(s_i)``: ``log π_i`` is part of the score in all
+    but `search`, and every probability and bound holds for that.
     """
 
     @classmethod

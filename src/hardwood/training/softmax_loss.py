@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hardwood import losses
 from hardwood._ragged import RaggedRows
@@ -17,8 +17,12 @@ from hardwood.encoders import document_prompt, has_router
 from hardwood.encoding import similarity_of
 from hardwood.negatives import Cost, Draw, MarginFilter, NegativeSource, Request, make_source, seen_mask
 from hardwood.training._candidates import Candidates, columns_of, drawn_beyond, times_drawn, unique
-from hardwood.training._features import check_finite, check_scores, pieces_of, to_device, two_columns
+from hardwood.training._citation import CITATION
+from hardwood.training._embedding import EncodingModule, Features
+from hardwood.training._features import check_finite, check_scores, two_columns
 from hardwood.training._pairs import check_rows, other_pairs, rows_of
+from hardwood.training._requests import all_positives, mix, rank, with_own
+from hardwood.training._terms import LossTerms
 from hardwood.training._tokens import TargetFeatures
 from hardwood.training.suspects import SuspectedNegatives
 from hardwood.training.targets import CorpusTargets
@@ -28,44 +32,8 @@ if TYPE_CHECKING:
 
     from hardwood.data import RetrievalDataset
 
-Features = dict[str, Any]
 
-_CITATION = """
-@inproceedings{monath2023improving,
-    title = "Improving Dual-Encoder Training through Dynamic Indexes for Negative Mining",
-    author = "Monath, Nicholas and Zaheer, Manzil and Allen, Kelsey and McCallum, Andrew",
-    booktitle = "Proceedings of the 26th International Conference on Artificial Intelligence and Statistics",
-    series = "Proceedings of Machine Learning Research",
-    volume = "206",
-    pages = "9308--9330",
-    year = "2023",
-    url = "https://arxiv.org/abs/2303.15311",
-}
-"""
-_OVERHEAD = 64
-_ACCELERATOR_OVERHEAD = 4096
-"""What a forward pass costs besides its texts, in tokens: launching a BERT's kernels takes an accelerator's host some
-15 ms, in which it encodes as many."""
-
-
-class LossTerms(dict[str, Tensor]):
-    """What a loss returns to the trainer: terms that add up to it, and figures that are only logged.
-
-    ``SentenceTransformerTrainer`` takes the sum of a loss dictionary's ``values()`` for the loss and logs its
-    ``items()``. Here the logged figures are among the items but not among the values.
-    """
-
-    def __init__(self, terms: dict[str, Tensor], figures: dict[str, float]) -> None:
-        device = next(iter(terms.values())).device
-        super().__init__({**terms, **{name: torch.tensor(value, device=device) for name, value in figures.items()}})
-        self._terms = list(terms.values())
-
-    def values(self) -> list[Tensor]:  # type: ignore[override]
-        """The terms of the loss alone."""
-        return self._terms
-
-
-class CorpusSoftmaxLoss(nn.Module):
+class CorpusSoftmaxLoss(EncodingModule):
     """Cross entropy of each query's positive against *every* target of the corpus, estimated from drawn negatives.
 
     Each step, inside the forward pass: the queries are encoded; the source draws negatives with these very encodings;
@@ -154,7 +122,7 @@ class CorpusSoftmaxLoss(nn.Module):
         self.suspects = SuspectedNegatives(len(dataset.corpus))
         self._queries = dataset.queries
         self._known = dataset.known_positives(split)
-        self._known_in_evaluation = _all_positives(dataset)
+        self._known_in_evaluation = all_positives(dataset)
         self._step = -1
         self._micro_step = 0
         self.steps_are_announced = False
@@ -181,7 +149,7 @@ class CorpusSoftmaxLoss(nn.Module):
     @property
     def citation(self) -> str:
         """What to cite, for the model card."""
-        return _CITATION
+        return CITATION
 
     def data_fingerprint(self) -> str:
         """A hash of corpus, queries and known positives: a checkpoint belongs to its data."""
@@ -262,9 +230,9 @@ class CorpusSoftmaxLoss(nn.Module):
             positives=torch.from_numpy(positive_rows).to(queries.device),
             num_negatives=self.num_negatives,
             scale=self.scale,
-            exclude=_with_own(known.take(query_rows), positive_rows),
+            exclude=with_own(known.take(query_rows), positive_rows),
             ceiling=self.margin.ceiling((queries * positives).sum(dim=1)),
-            seed=_mix(self.seed, *position, _rank()),
+            seed=mix(self.seed, *position, rank()),
         )
 
     def _draw(self, request: Request) -> Draw:
@@ -326,54 +294,3 @@ class CorpusSoftmaxLoss(nn.Module):
         if self.weighting == "own":
             return losses.own_log_weights(columns, log_weights, len(drawn_ids))
         return losses.shared_log_weights(columns, log_weights, self.source.log_proposal(request, draw, drawn_ids))
-
-    def _embed_targets(self, rows: Tensor, like: Tensor) -> Tensor:
-        """Encodings of corpus rows with gradient, in the order of ``rows``."""
-        if not len(rows):
-            return like[:0]
-        return self._embed_features(self._target_features.of(rows.cpu().numpy()), len(rows), like.device)
-
-    def _embed_features(self, features: Features, batch_size: int, device: torch.device) -> Tensor:
-        """Encodings ``(batch_size, d)`` with gradient, on ``device``, made piece by piece."""
-        pieces = self._pieces(features, batch_size, device)
-        encodings = torch.cat([self._embed_piece(to_device(piece, device)) for _, piece in pieces])
-        if len(pieces) == 1:
-            return encodings
-        return encodings[torch.argsort(torch.cat([rows for rows, _ in pieces])).to(device)]
-
-    def _pieces(self, features: Features, batch_size: int, device: torch.device) -> list[tuple[Tensor, Features]]:
-        """What each forward pass encodes; see `pieces_of`."""
-        return pieces_of(features, batch_size, overhead=_OVERHEAD if device.type == "cpu" else _ACCELERATOR_OVERHEAD)
-
-    def _embed_piece(self, features: Features) -> Tensor:
-        return self._embed(features)
-
-    def _embed(self, features: Features) -> Tensor:
-        embeddings = self.model(dict(features))["sentence_embedding"]  # a copy: modules write into what they are given
-        # As `encode` does it: cut off what the model is told to cut, and normalise in float32.
-        embeddings = embeddings[:, : self.targets.model.truncate_dim].float()
-        return nn.functional.normalize(embeddings, dim=1) if self.similarity == "cosine" else embeddings
-
-
-def _all_positives(dataset: RetrievalDataset) -> RaggedRows:
-    by_split = [dataset.known_positives(name) for name in dataset.splits]
-    rows = np.concatenate([known.row_ids() for known in by_split])
-    values = np.concatenate([known.values for known in by_split])
-    return RaggedRows.from_pairs(rows, values, len(dataset.queries))
-
-
-def _with_own(known: RaggedRows, own: np.ndarray) -> RaggedRows:
-    """Each query's known positives and the positive at hand, which may be from another split."""
-    rows = np.concatenate([known.row_ids(), np.arange(len(own))])
-    return RaggedRows.from_pairs(rows, np.concatenate([known.values, own]), len(own))
-
-
-def _rank() -> int:
-    """This process's number under torch.distributed: each must draw for itself."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_rank() if distributed else 0
-
-
-def _mix(*numbers: int) -> int:
-    """One seed of many numbers."""
-    return int(np.random.SeedSequence([n % 2**32 for n in numbers]).generate_state(1, np.uint64)[0]) >> 1

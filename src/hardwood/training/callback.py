@@ -58,22 +58,13 @@ class NegativesCallback(TrainerCallback):
         """Encode as the trainer trains (precision), compile, and take up a checkpoint's state if there is one."""
         half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         self.loss.targets.autocast_dtype = half
-        if self.loss.target_prompt and not getattr(args, "prompts", None):
-            warnings.warn(
-                f"the model puts {self.loss.target_prompt!r} before targets, and so does the loss before drawn ones, "
-                "but the trainer has no prompts for queries and positives: give its arguments "
-                "**encoder_arguments(model), or the loss target_prompt=''",
-                stacklevel=2,
-            )
         if args.save_total_limit == 1 and args.save_strategy != "no":
             warnings.warn(
                 "with save_total_limit=1 the trainer removes the last checkpoint before the next one is whole, and a "
                 "crash at that moment leaves none: keep 2",
                 stacklevel=2,
             )
-        pairs = getattr(kwargs.get("train_dataloader"), "dataset", None)
-        if fault := self.loss.fault_of(pairs):
-            warnings.warn(fault, stacklevel=2)
+        self.loss.meet(kwargs.get("train_dataloader"), getattr(args, "prompts", None))
         self.loss.start_over()
         self.loss.source.warm_up()
         if state.global_step > 0:

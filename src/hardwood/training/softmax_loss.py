@@ -16,11 +16,14 @@ from hardwood._ragged import RaggedRows
 from hardwood.encoders import document_prompt, has_router
 from hardwood.encoding import similarity_of
 from hardwood.negatives import Cost, Draw, MarginFilter, NegativeSource, Request, make_source, seen_mask
+from hardwood.training._arrivals import ArrivalCheck
 from hardwood.training._candidates import Candidates, columns_of, drawn_beyond, times_drawn, unique
 from hardwood.training._citation import CITATION
+from hardwood.training._columns import sets_of
 from hardwood.training._embedding import EncodingModule, Features
 from hardwood.training._features import check_finite, check_scores, two_columns
-from hardwood.training._pairs import check_rows, other_pairs, rows_of
+from hardwood.training._pairs import check_rows, own_sets, rows_of
+from hardwood.training._prompts import agreed_target_prompt, trainer_prompts
 from hardwood.training._requests import all_positives, mix, rank, with_own
 from hardwood.training._terms import LossTerms
 from hardwood.training._tokens import TargetFeatures
@@ -60,7 +63,9 @@ class CorpusSoftmaxLoss(EncodingModule):
             (all candidates count once: the usual practice, biased). ``None``: what `NegativeSource.weighting` says.
         margin: filter against false negatives.
         split: the split trained on, whose positives are excluded.
-        target_prompt: put before each drawn target; default: the model's document prompt.
+        target_prompt: put before each drawn target, and before targets that the source has encoded. Default: what the
+            trainer puts before positives, if `NegativesCallback` is there to tell, else the model's document prompt.
+            Positives that arrive with another one are an error.
         seed: of the draws.
         encode_batch_size: texts a forward pass where the source has targets encoded, without gradient.
 
@@ -107,6 +112,7 @@ class CorpusSoftmaxLoss(EncodingModule):
         self.weighting = self.source.weighting if weighting is None else weighting
         if self.weighting not in losses.WEIGHTINGS:
             raise ValueError(f"weighting must be one of {', '.join(losses.WEIGHTINGS)}, got {self.weighting!r}")
+        self._given_prompt = target_prompt
         self.target_prompt = document_prompt(model) if target_prompt is None else target_prompt
         task = "document" if has_router(model) else None
         self._target_features = TargetFeatures(model, dataset.corpus, self.target_prompt, task)
@@ -119,6 +125,7 @@ class CorpusSoftmaxLoss(EncodingModule):
             batch_size=encode_batch_size,
         )
         self.source.attach(self.targets, self.cost)
+        self._arrivals = ArrivalCheck(self._target_features, dataset.corpus)
         self.suspects = SuspectedNegatives(len(dataset.corpus))
         self._queries = dataset.queries
         self._known = dataset.known_positives(split)
@@ -160,9 +167,26 @@ class CorpusSoftmaxLoss(EncodingModule):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
-    def fault_of(self, pairs: Any) -> str | None:
-        """What is wrong with a trainer's training set, in words; ``None``: nothing that a look at some pairs shows."""
-        return other_pairs(pairs, self._queries, self.targets.corpus)
+    def meet(self, dataloader: Any, prompts: Any) -> None:
+        """Look at what a trainer is about to train on: whose pairs they are, and which prompts it puts before them.
+
+        What it puts before positives, drawn targets and the source's encodings get too. `NegativesCallback` calls it.
+
+        Args:
+            dataloader: the trainer's, for training; ``None``: nothing is known of its datasets.
+            prompts: of the trainer's arguments.
+
+        Raises:
+            ValueError: pairs that name other texts than their labels; prompts that are not those that the loss was
+                given, or not the model's.
+        """
+        sets = own_sets(sets_of(dataloader), self._queries, self.targets.corpus)
+        found = trainer_prompts(sets, getattr(dataloader, "collate_fn", None), prompts)
+        if found is not None:
+            prompt = agreed_target_prompt(self._given_prompt, self.targets.model, *found)
+            self.target_prompt = self._given_prompt if prompt == self._given_prompt else prompt or None
+            self._target_features.use_prompt(prompt)
+        self._arrivals.start_over()
 
     def begin_step(self, step: int) -> None:
         """Announce optimiser step ``step`` (from 0): the source refreshes what is due. `NegativesCallback` calls it."""
@@ -187,6 +211,7 @@ class CorpusSoftmaxLoss(EncodingModule):
         query_features, positive_features = two_columns(sentence_features)
         query_rows, positive_rows = rows_of(labels)
         check_rows(query_rows, positive_rows, len(self._queries), self.targets.num_targets)
+        self._arrivals.check(positive_features, positive_rows)
         is_training = torch.is_grad_enabled() and self.model.training
         if is_training and not self.steps_are_announced:
             self._begin_step(self._step + 1)

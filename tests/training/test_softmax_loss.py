@@ -260,7 +260,7 @@ def test_wrong_input_is_explained(make_static: Callable, dataset: RetrievalDatas
     ):
         with pytest.raises(ValueError, match=message):
             loss(features, labelled)
-    with pytest.raises(ValueError, match=r"must have two text columns, .* but it has 3"):
+    with pytest.raises(ValueError, match=r"of 3 columns of texts the last 1 are given negatives"):
         loss([*features, features[1]], labels)
     for options, message in (
         ({"num_negatives": 0}, "num_negatives must be at least 1, got 0"),

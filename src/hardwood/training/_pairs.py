@@ -118,16 +118,26 @@ def _is_within(text: str, other: str) -> bool:
     return text in other or other in text
 
 
-def rows_of(labels: Tensor | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Query rows and target rows of a batch's labels ``(B, 2)``; ``ValueError`` for anything else."""
-    if labels is None or labels.ndim != 2 or labels.shape[1] != 2:
+def rows_of(labels: Tensor | None, num_columns: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Query rows ``(B,)`` and target rows ``(B, num_columns - 1)`` of a batch's labels ``(B, num_columns)``.
+
+    Raises:
+        ValueError: no labels, or others than one row for each column of texts.
+    """
+    if labels is None or labels.ndim != 2 or labels.shape[1] != num_columns:
         received = "no labels" if labels is None else f"labels of shape {tuple(labels.shape)}"
+        if num_columns > 2:
+            raise ValueError(
+                f"of {num_columns} columns of texts the last {num_columns - 2} are given negatives, and the loss must "
+                f"know which targets they are, but it received {received}: train on dataset.label_pairs(pairs), whose "
+                "'label' column holds [query row, target row, a row for each negative]"
+            )
         raise ValueError(
             f"the loss must know which query and which target each pair is, but it received {received}: train on "
             "dataset.training_pairs(), whose 'label' column holds [query row, target row]"
         )
     rows = labels.cpu().numpy().astype(np.int64)
-    return rows[:, 0], np.ascontiguousarray(rows[:, 1])
+    return rows[:, 0], np.ascontiguousarray(rows[:, 1:])
 
 
 def check_rows(

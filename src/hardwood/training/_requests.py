@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 
 from hardwood._ragged import RaggedRows
-
-if TYPE_CHECKING:
-    from hardwood.data import RetrievalDataset
-
-
-def all_positives(dataset: RetrievalDataset) -> RaggedRows:
-    """Each query's known positives in all splits together."""
-    by_split = [dataset.known_positives(name) for name in dataset.splits]
-    rows = np.concatenate([known.row_ids() for known in by_split])
-    values = np.concatenate([known.values for known in by_split])
-    return RaggedRows.from_pairs(rows, values, len(dataset.queries))
 
 
 def with_own(known: RaggedRows, own: np.ndarray) -> RaggedRows:

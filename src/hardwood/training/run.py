@@ -143,6 +143,10 @@ def make_loss(model: SentenceTransformer, data: RetrievalDataset, config: RunCon
         "split": config.train_split,
         "seed": config.seed,
         "encode_batch_size": config.encode_batch_size,
+        "uniform_negatives": config.uniform_negatives,
+        "symmetric": config.symmetric,
+        "matryoshka_dims": config.matryoshka_dims,
+        "matryoshka_weights": config.matryoshka_weights,
     }
     if config.mini_batch_size is None:
         return CorpusSoftmaxLoss(model, data, config.make_source(), **options)

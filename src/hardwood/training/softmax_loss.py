@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,18 +15,29 @@ from hardwood import losses
 from hardwood._ragged import RaggedRows
 from hardwood.encoders import document_prompt, has_router
 from hardwood.encoding import similarity_of
-from hardwood.negatives import Cost, Draw, MarginFilter, NegativeSource, Request, make_source, seen_mask
+from hardwood.negatives import (
+    Cost,
+    Draw,
+    MarginFilter,
+    NegativeSource,
+    Request,
+    UniformNegatives,
+    make_source,
+    seen_mask,
+)
 from hardwood.training._arrivals import ArrivalCheck
-from hardwood.training._candidates import Candidates, columns_of, drawn_beyond, times_drawn, unique
+from hardwood.training._candidates import Candidates, drawn_beyond, unique
 from hardwood.training._citation import CITATION
 from hardwood.training._columns import sets_of
 from hardwood.training._embedding import EncodingModule, Features
-from hardwood.training._features import check_finite, check_scores, two_columns
+from hardwood.training._features import check_finite, check_scores, text_columns_of
 from hardwood.training._pairs import check_rows, own_sets, rows_of
 from hardwood.training._prompts import agreed_target_prompt, trainer_prompts
-from hardwood.training._requests import all_positives, mix, rank, with_own
+from hardwood.training._requests import mix, rank, with_own
 from hardwood.training._terms import LossTerms
 from hardwood.training._tokens import TargetFeatures
+from hardwood.training._weights import Strategy, tempering_of, weigh_draws
+from hardwood.training._widths import checked_widths, refuse_wrappers, terms_at_widths
 from hardwood.training.suspects import SuspectedNegatives
 from hardwood.training.targets import CorpusTargets
 
@@ -68,6 +79,13 @@ class CorpusSoftmaxLoss(EncodingModule):
             Positives that arrive with another one are an error.
         seed: of the draws.
         encode_batch_size: texts a forward pass where the source has targets encoded, without gradient.
+        uniform_negatives: uniform draws a query beside the source's, from the first step on; weighed together with them
+            as one mixture (`hardwood.training._weights`), so that no target weighs more than they alone would give it.
+        symmetric: the mean of two directions: query to targets as above, and target to queries, which are those of the
+            batch without those that the target is known to answer.
+        matryoshka_dims: widths at which the loss is taken, all with one draw at full width; the loss is their sum
+            (Kusupati et al., 2022, arXiv:2205.13147). ``None``: the full width.
+        matryoshka_weights: what each width counts; 1 by default.
 
     Raises:
         ValueError: for an argument out of range or an unknown source.
@@ -91,10 +109,16 @@ class CorpusSoftmaxLoss(EncodingModule):
         target_prompt: str | None = None,
         seed: int = 0,
         encode_batch_size: int = 256,
+        uniform_negatives: int = 0,
+        symmetric: bool = False,
+        matryoshka_dims: Sequence[int] | None = None,
+        matryoshka_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if num_negatives < 1:
             raise ValueError(f"num_negatives must be at least 1, got {num_negatives}")
+        if uniform_negatives < 0:
+            raise ValueError(f"uniform_negatives must be 0 or more, got {uniform_negatives}")
         if encode_batch_size < 1:
             raise ValueError(f"encode_batch_size must be at least 1, got {encode_batch_size}")
         if margin is not None and not isinstance(margin, MarginFilter):
@@ -125,11 +149,16 @@ class CorpusSoftmaxLoss(EncodingModule):
             batch_size=encode_batch_size,
         )
         self.source.attach(self.targets, self.cost)
+        self.uniform_negatives = uniform_negatives
+        self._uniform = UniformNegatives()
+        self._uniform.attach(self.targets, self.cost)
+        self.symmetric = symmetric
+        self.widths = checked_widths(matryoshka_dims, matryoshka_weights, self.targets.dimension)
         self._arrivals = ArrivalCheck(self._target_features, dataset.corpus)
         self.suspects = SuspectedNegatives(len(dataset.corpus))
         self._queries = dataset.queries
         self._known = dataset.known_positives(split)
-        self._known_in_evaluation = all_positives(dataset)
+        self._known_in_evaluation = dataset.all_known_positives()
         self._step = -1
         self._micro_step = 0
         self.steps_are_announced = False
@@ -151,6 +180,10 @@ class CorpusSoftmaxLoss(EncodingModule):
             "margin": dataclasses.asdict(self.margin),
             "target_prompt": self.target_prompt,
             "seed": self.seed,
+            "uniform_negatives": self.uniform_negatives,
+            "symmetric": self.symmetric,
+            "matryoshka_dims": [width for width, _ in self.widths],
+            "matryoshka_weights": [weight for _, weight in self.widths],
         }
 
     @property
@@ -194,43 +227,56 @@ class CorpusSoftmaxLoss(EncodingModule):
         self._begin_step(step)
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None) -> dict[str, Tensor]:
-        """Loss of a batch of (query, positive) pairs.
+        """Loss of a batch of (query, positive) pairs, with given negatives beside them or without.
 
         Args:
-            sentence_features: the features of queries, then of positives; further columns are an error.
-            labels: ``(B, 2)`` int64, query rows and target rows, as ``training_pairs()`` has them.
+            sentence_features: the features of queries, of their positives, and of any columns of given negatives.
+            labels: int64, ``(B, 2)`` query rows and target rows, as ``training_pairs()`` has them, or ``(B, 2 + m)``
+                with a target row for each of m given negatives, as ``label_pairs()`` has them.
 
         Returns:
-            `LossTerms` ``{"log_partition", "positive_score"}``, scalars whose sum is the loss, and the source's
-            diagnostics, which the trainer logs beside them.
+            `LossTerms` ``{"log_partition", "positive_score"}``, scalars whose sum is the loss (with ``symmetric`` there
+            is ``"query_log_partition"`` too), and the source's diagnostics, which the trainer logs beside them.
 
         Raises:
-            ValueError: labels or columns that are not those of ``training_pairs()``, scores that overflow, or an
-                encoding that is not finite; names the text. The source has not been told of the step then.
+            ValueError: labels or columns that are not those of ``training_pairs()``, texts that are not what they
+                would be as drawn targets, scores that overflow, or an encoding that is not finite; names the text. The
+                source has not been told of the step then.
         """
-        query_features, positive_features = two_columns(sentence_features)
-        query_rows, positive_rows = rows_of(labels)
-        check_rows(query_rows, positive_rows, len(self._queries), self.targets.num_targets)
-        self._arrivals.check(positive_features, positive_rows)
+        refuse_wrappers(self.model, self.targets.model)
+        query_features, target_features = text_columns_of(sentence_features)
+        query_rows, target_rows = rows_of(labels, 1 + len(target_features))
+        check_rows(query_rows, target_rows, len(self._queries), self.targets.num_targets)
+        for features, rows in zip(target_features, target_rows.T, strict=True):
+            self._arrivals.check(features, rows)
         is_training = torch.is_grad_enabled() and self.model.training
         if is_training and not self.steps_are_announced:
             self._begin_step(self._step + 1)
         device = self.targets.device
         queries = self._embed_features(query_features, len(query_rows), device)
-        positives = self._embed_features(positive_features, len(query_rows), device)
+        given = torch.cat([self._embed_features(features, len(query_rows), device) for features in target_features])
+        given_rows = target_rows.T.ravel()  # all positives, then all first negatives, ...
         check_finite(queries, query_rows, self._queries, "query", self._step)
-        check_finite(positives, positive_rows, self.targets.corpus, "target", self._step)
+        check_finite(given, given_rows, self.targets.corpus, "target", self._step)
         known = self._known if is_training else self._known_in_evaluation
-        request = self._request(queries.detach(), positives.detach(), query_rows, positive_rows, known, is_training)
-        draw = self._draw(request)
+        positives = given[: len(query_rows)]
+        request = self._request(
+            queries.detach(),
+            positives.detach(),
+            query_rows,
+            np.ascontiguousarray(target_rows[:, 0]),
+            known,
+            is_training,
+        )
+        strategies = self._draw(request)
 
-        candidates = self._candidates(positives, request, draw)
+        candidates = self._candidates(given, torch.from_numpy(given_rows).to(queries.device), strategies, len(queries))
         check_finite(candidates.encodings, candidates.ids, self.targets.corpus, "target", self._step)
-        terms = self._cross_entropy(queries, candidates, request, draw, query_rows if is_training else None)
+        terms = self._cross_entropy(queries, candidates, request, strategies, query_rows if is_training else None)
         if is_training:
-            self.cost.texts_encoded += 2 * len(query_rows) + len(candidates.drawn)
+            self.cost.texts_encoded += len(query_rows) + len(given_rows) + len(candidates.drawn)
             # Last of all: a source that writes these into its index must not change the proposal under the weights.
-            self.source.observe(request, draw, candidates.ids, candidates.encodings.detach())
+            self.source.observe(request, strategies[0].draw, candidates.ids, candidates.encodings.detach())
         return LossTerms(terms, self.source.diagnostics())
 
     def _begin_step(self, step: int) -> None:
@@ -260,44 +306,70 @@ class CorpusSoftmaxLoss(EncodingModule):
             seed=mix(self.seed, *position, rank()),
         )
 
-    def _draw(self, request: Request) -> Draw:
-        if not self.source.is_ready(self._step):
-            return Draw.nothing(len(request.queries), request.queries.device)
-        return self.source.sample(request)
+    def _draw(self, request: Request) -> list[Strategy]:
+        """What the source draws, and uniform draws beside it if there are any."""
+        if self.source.is_ready(self._step):
+            draw = self.source.sample(request)
+        else:
+            draw = Draw.nothing(len(request.queries), request.queries.device)
+        strategies = [Strategy(draw, lambda ids: self.source.log_proposal(request, draw, ids))]
+        if self.uniform_negatives and not draw.exhaustive:
+            further = dataclasses.replace(
+                request, num_negatives=self.uniform_negatives, seed=mix(request.seed, request.seed >> 32, 1)
+            )
+            uniform = self._uniform.sample(further)
+            strategies.append(Strategy(uniform, lambda ids: self._uniform.log_proposal(further, uniform, ids)))
+        return strategies
 
-    def _candidates(self, positives: Tensor, request: Request, draw: Draw) -> Candidates:
-        """The batch's positives, each target once, then what was drawn beyond them, encoded with gradient."""
-        ids, first, positive_columns = unique(request.positives)
-        drawn = drawn_beyond(draw, ids)
-        encodings = torch.cat([positives[first], self._embed_targets(drawn, like=positives)])
-        return Candidates(torch.cat([ids, drawn]), drawn, positive_columns, encodings)
+    def _candidates(self, given: Tensor, given_rows: Tensor, strategies: list[Strategy], batch_size: int) -> Candidates:
+        """The batch's positives and given negatives, each target once, then what was drawn beyond them, encoded with
+        gradient."""
+        ids, first, columns = unique(given_rows)
+        drawn = drawn_beyond([strategy.draw for strategy in strategies], ids)
+        encodings = torch.cat([given[first], self._embed_targets(drawn, like=given)])
+        return Candidates(torch.cat([ids, drawn]), drawn, columns[:batch_size], encodings)
 
     def _cross_entropy(
         self,
         queries: Tensor,
         candidates: Candidates,
         request: Request,
-        draw: Draw,
+        strategies: list[Strategy],
         training_rows: np.ndarray | None,
     ) -> dict[str, Tensor]:
         scores = losses.scores(queries, candidates.encodings, self.scale)
         check_scores(scores, self.scale, self._step)
-        log_weights = torch.zeros_like(scores)
-        if len(candidates.drawn):
-            log_weights[:, -len(candidates.drawn) :] = self._drawn_log_weights(request, draw, candidates.drawn)
         # What is known to be right for a query, or too near its positive, does not count against it.
         excluded = seen_mask(request.exclude, candidates.ids)
         if training_rows is not None:
             self._note_suspects(training_rows, candidates, scores.detach(), excluded)
         if request.ceiling is not None:
             excluded |= scores.detach() > self.scale * request.ceiling[:, None]
-        log_weights = log_weights.masked_fill(excluded, -torch.inf)
         # In evaluation the estimate stays without bias.
-        if self.weighting == "tempered" and training_rows is not None and not draw.exhaustive:
-            times = times_drawn(draw, candidates)
-            log_weights = log_weights + losses.tempering(scores.detach(), log_weights, times, request.num_negatives)
-        positive_scores, log_z = losses.corpus_cross_entropy(scores, candidates.positive_columns, log_weights)
-        return {"log_partition": log_z.mean(), "positive_score": -positive_scores.mean()}
+        is_tempered = self.weighting == "tempered" and training_rows is not None
+        log_weights = self._log_weights(candidates, strategies, scores.detach(), excluded, is_tempered)
+        known = seen_mask(request.exclude, request.positives) if self.symmetric else None
+        return terms_at_widths(
+            self.widths, queries, candidates, scores, log_weights, known, scale=self.scale, similarity=self.similarity
+        )
+
+    def _log_weights(
+        self, candidates: Candidates, strategies: list[Strategy], scores: Tensor, excluded: Tensor, is_tempered: bool
+    ) -> Tensor:
+        """What each candidate counts in each query's Z, ``(B, C)``: 1 for what the batch holds anyway, and the weight
+        of its draws for what was drawn; nothing where it is ``excluded``."""
+        log_weights = torch.zeros_like(scores)
+        num_drawn = len(candidates.drawn)
+        if not num_drawn:
+            return log_weights.masked_fill(excluded, -torch.inf)
+        drawing = [strategy for strategy in strategies if strategy.num_draws]
+        weights = weigh_draws(drawing, candidates.drawn, self.weighting)
+        log_weights[:, -num_drawn:] = weights.log_weights
+        # Here a prior of targets comes in, for all of ``candidates.ids`` alike: given, drawn, and drawn uniformly.
+        log_weights = log_weights.masked_fill(excluded, -torch.inf)
+        if is_tempered and drawing[0] is strategies[0]:
+            log_weights = log_weights + tempering_of(weights, drawing, candidates, scores, log_weights)
+        return log_weights
 
     def _note_suspects(self, query_rows: np.ndarray, candidates: Candidates, scores: Tensor, known: Tensor) -> None:
         """Which candidates outrank the positive of a query without being known positives of it."""
@@ -308,14 +380,3 @@ class CorpusSoftmaxLoss(EncodingModule):
             candidates.ids[columns].cpu().numpy(),
             leads[batch_rows, columns].double().cpu().numpy(),
         )
-
-    def _drawn_log_weights(self, request: Request, draw: Draw, drawn_ids: Tensor) -> Tensor:
-        """Log-weights of the drawn candidates, ``(B, m)`` or ``(m,)``; draws among the batch's positives are dropped,
-        since these are summed as they are."""
-        if self.weighting == "none" or draw.exhaustive:
-            return torch.zeros(len(drawn_ids), device=drawn_ids.device)
-        columns, is_candidate = columns_of(draw, drawn_ids)
-        log_weights = draw.log_weights.masked_fill(~is_candidate, -torch.inf)
-        if self.weighting == "own":
-            return losses.own_log_weights(columns, log_weights, len(drawn_ids))
-        return losses.shared_log_weights(columns, log_weights, self.source.log_proposal(request, draw, drawn_ids))

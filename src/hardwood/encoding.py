@@ -69,6 +69,7 @@ def encode_targets(
     similarity: str | None = None,
     progress: bool | None = None,
     features: Features | None = None,
+    prompt: str | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
     """Encode targets by ``model.encode_document``, a block at a time.
 
@@ -87,6 +88,7 @@ def encode_targets(
         progress: whether to show a bar with rate and remaining time on stderr; None for only on a terminal.
         features: gives what the model takes for rows ``(b,)``, instead of the model's own prompt and tokenizer; a
             block is then one forward pass.
+        prompt: put before each text in place of the model's own prompt; ``""``: none; ``None``: the model's.
 
     Yields:
         ``(rows, vectors)``: int64 ``(b,)`` and ``dtype`` ``(b, d)``, with ``b <= block``.
@@ -107,6 +109,7 @@ def encode_targets(
         similarity=similarity,
         progress=progress,
         features=features,
+        prompt=prompt,
     )
 
 
@@ -207,6 +210,7 @@ def _blocks(
     similarity: str | None,
     progress: bool | None,
     features: Features | None = None,
+    prompt: str | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
     """Check everything when called, not when the first block is asked for."""
     for name, value in (("batch_size", batch_size), ("block", block)):
@@ -229,6 +233,7 @@ def _blocks(
         unit=unit,
         progress=progress,
         features=features,
+        prompt=prompt,
     )
 
 
@@ -244,6 +249,7 @@ def _generate(
     unit: bool,
     progress: bool | None,
     features: Features | None,
+    prompt: str | None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
     encode = model.encode_query if kind == "query" else model.encode_document
     total = len(texts) if wanted is None else len(wanted)
@@ -255,7 +261,9 @@ def _generate(
             with training_mode_kept(model):
                 if features is None:
                     batch = texts.texts(rows) if isinstance(texts, Texts) else [texts[row] for row in rows.tolist()]
-                    encoded = encode(batch, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True)
+                    options: dict[str, Any] = {} if prompt is None else {"prompt": prompt}
+                    options |= {"batch_size": batch_size, "show_progress_bar": False, "convert_to_numpy": True}
+                    encoded = encode(batch, **options)
                 else:
                     encoded = _forward(model, features(rows))
             vectors = np.asarray(encoded, dtype=np.float32)

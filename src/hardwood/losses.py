@@ -58,7 +58,9 @@ def own_log_weights(columns: Tensor, log_weights: Tensor, num_candidates: int) -
     return (total.log() + peak).float()
 
 
-def shared_log_weights(columns: Tensor, log_weights: Tensor, log_proposals: Tensor) -> Tensor:
+def shared_log_weights(
+    columns: Tensor, log_weights: Tensor, log_proposals: Tensor, others: Tensor | None = None
+) -> Tensor:
     """Weigh candidates that all queries of the batch share: multiple importance sampling by the balance heuristic.
 
     The draws of each query are one strategy (Veach and Guibas, SIGGRAPH 1995). A draw ``c`` of query b counts as its
@@ -73,12 +75,14 @@ def shared_log_weights(columns: Tensor, log_weights: Tensor, log_proposals: Tens
         log_weights: ``(B, k)``, as in `hardwood.negatives.Draw`: ``-log k - log q`` with the true q of the draw.
         log_proposals: ``(B, C)``, ``log q~_b(c)``: independent of what was drawn, minus infinity where (and, for the
             estimate to be unbiased, only where) query b can't draw candidate c. A factor common to all is immaterial.
+        others: ``(B', C)``, the same of further strategies that the candidates are shared with and whose draws are not
+            among these; each times its number of draws, as ``log_proposals`` then too.
 
     Returns:
         ``(C,)`` float32; minus infinity for a candidate that was not drawn.
     """
     log_proposals = log_proposals.double()
-    total = torch.logsumexp(log_proposals, dim=0)
+    total = torch.logsumexp(log_proposals if others is None else torch.cat([log_proposals, others.double()]), dim=0)
     shares = (log_proposals - total.nan_to_num(neginf=0.0)).gather(1, columns)
     columns, parts = columns.flatten(), (shares + log_weights.double()).flatten()
     # A peak for each candidate: weights of different candidates may be e^1000 apart.
@@ -87,7 +91,14 @@ def shared_log_weights(columns: Tensor, log_weights: Tensor, log_proposals: Tens
     return (sums.log() + peaks).float()
 
 
-def tempering(scores: Tensor, log_weights: Tensor, times_drawn: Tensor, num_draws: int, power: float = 0.5) -> Tensor:
+def tempering(
+    scores: Tensor,
+    log_weights: Tensor,
+    times_drawn: Tensor,
+    num_draws: int,
+    power: float = 0.5,
+    log_part: Tensor | None = None,
+) -> Tensor:
     """How far to pull `shared_log_weights` towards those of draws that were made with the encodings at hand.
 
     Draws come from a softmax of stored encodings, which are older than the scores. Had they come from the softmax of
@@ -106,6 +117,8 @@ def tempering(scores: Tensor, log_weights: Tensor, times_drawn: Tensor, num_draw
         times_drawn: ``(C,)``, ``m_c``; 0 for candidates that stand for themselves alone (the batch's positives).
         num_draws: k.
         power: 1 changes nothing, 0 takes every draw for a draw from the softmax of ``scores``.
+        log_part: ``(C,)``, what a candidate must hold is this part of what it does hold: where draws of another kind
+            share in its weight, the share that these have in the weight over the share they were expected to have.
 
     Returns:
         ``(C,)`` float32, to be added to the log-weights; 0 for what was not drawn or counts for no query.
@@ -113,6 +126,8 @@ def tempering(scores: Tensor, log_weights: Tensor, times_drawn: Tensor, num_draw
     weighted = scores + log_weights
     log_z = torch.logsumexp(weighted, dim=1, keepdim=True).nan_to_num(neginf=0.0)
     log_share = torch.logsumexp(weighted - log_z, dim=0)
+    if log_part is not None:
+        log_share = log_share + log_part
     log_ratio = log_share - (times_drawn.to(scores.dtype) / num_draws).log()
     return torch.where(torch.isfinite(log_ratio), (power - 1.0) * log_ratio, 0.0)
 

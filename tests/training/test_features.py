@@ -121,7 +121,7 @@ def test_pieces_change_neither_loss_nor_gradient(
     model.register_forward_pre_hook(lambda _, args: passes.append(tuple(args[0]["input_ids"].shape)))
     for most in (1, 32):
         monkeypatch.setattr(_features, "_MOST_PIECES", most)
-        monkeypatch.setattr("hardwood.training.softmax_loss._OVERHEAD", 0)
+        monkeypatch.setattr("hardwood.training._embedding._OVERHEAD", 0)
         loss = CorpusSoftmaxLoss(model, dataset, make_source("uniform", start_step=0), num_negatives=3)
         passes.clear()
         total = sum(loss(features, labels).values())

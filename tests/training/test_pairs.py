@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from sentence_transformers import SentenceTransformerTrainer, SentenceTransforme
 
 from hardwood.data import RetrievalDataset
 from hardwood.training import CorpusSoftmaxLoss, NegativesCallback
-from hardwood.training._pairs import other_pairs
+from hardwood.training._pairs import misfits_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning", "ignore:.*lr_scheduler.step.*:UserWarning")
 
@@ -27,27 +26,37 @@ def _train(pairs: Any, dataset: RetrievalDataset, model: Any, folder: Path) -> N
     trainer.train()
 
 
-def test_pairs_of_another_dataset_are_told(make_static: Callable, dataset: RetrievalDataset, tmp_path: Path) -> None:
+def test_pairs_of_another_dataset_are_refused(make_static: Callable, dataset: RetrievalDataset, tmp_path: Path) -> None:
     other = datasets.Dataset.from_dict({"anchor": ["one", "two"] * 5, "positive": ["three", "four"] * 5})
     pairs = RetrievalDataset.from_pairs(other).training_pairs()
-    with pytest.warns(UserWarning, match=r"of 2 training pairs .* none has the anchor that its label names: row 0 is"):
+    with pytest.raises(ValueError, match=r"of 2 training pairs .* 2 name other texts .* names anchor row 0, which is"):
         _train(pairs, dataset, make_static(), tmp_path)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*training pairs.*")
-        _train(dataset.training_pairs(), dataset, make_static(), tmp_path)
+    mixed = datasets.concatenate_datasets([dataset.training_pairs(), pairs])
+    with pytest.raises(ValueError, match=r"of 62 training pairs that were looked at 2 name other texts"):
+        _train(mixed, dataset, make_static(), tmp_path)
+    _train(dataset.training_pairs(), dataset, make_static(), tmp_path)
 
 
-def test_fault_is_found_only_where_no_text_is_right(dataset: RetrievalDataset) -> None:
+def test_other_texts_are_counted(dataset: RetrievalDataset) -> None:
     pairs, tables = dataset.training_pairs(), (dataset.queries, dataset.corpus)
-    assert other_pairs(pairs, *tables) is None
-    assert other_pairs(pairs.shuffle(seed=0), *tables) is None
+
+    def count(changed: Any) -> int:
+        misfits = misfits_of(changed, *tables)
+        assert misfits is not None
+        assert misfits.looked_at == len(pairs)
+        assert bool(misfits.count) == bool(misfits.example)
+        return misfits.count
+
+    assert count(pairs) == count(pairs.shuffle(seed=0)) == 0
+    assert count(pairs.rename_columns({"anchor": "question", "positive": "document"})) == 0
     shifted = pairs.map(lambda row: {"label": [row["label"][0], (row["label"][1] + 1) % len(dataset.corpus)]})
-    assert "none has the positive that its label names" in (other_pairs(shifted, *tables) or "")
-    some = pairs.map(lambda row, i: {"anchor": row["anchor"] if i == 0 else "x"}, with_indices=True)
-    assert other_pairs(some, *tables) is None
-    prefixed = pairs.map(lambda row: {"anchor": "query: " + row["anchor"], "positive": row["positive"] + "."})
-    assert other_pairs(prefixed, *tables) is None
-    for labels in ([7] * len(pairs), [None] * len(pairs), [[1, 2, 3]] * len(pairs)):  # the loss has errors for these
-        assert other_pairs(pairs.remove_columns("label").add_column("label", labels), *tables) is None
+    assert count(shifted) == len(pairs)
+    assert count(pairs.map(lambda row: {"label": [row["label"][0] + 1000, row["label"][1]]})) == len(pairs)
+    some = pairs.map(lambda row, i: {"anchor": row["anchor"] if i % 3 else "x"}, with_indices=True)
+    assert count(some) == len(pairs) // 3
+    around = pairs.map(lambda row: {"anchor": "query: " + row["anchor"].upper(), "positive": row["positive"][:-3]})
+    assert count(around) == 0
+    for labels in ([7] * len(pairs), [None] * len(pairs), [[1]] * len(pairs)):  # the loss has errors for these
+        assert misfits_of(pairs.remove_columns("label").add_column("label", labels), *tables) is None
     for unknown in (None, pairs.to_iterable_dataset(), pairs.remove_columns("label"), pairs.select([])):
-        assert other_pairs(unknown, *tables) is None
+        assert misfits_of(unknown, *tables) is None

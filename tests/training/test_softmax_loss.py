@@ -12,7 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from hardwood.data import RetrievalDataset
-from hardwood.encoders import load_encoder
+from hardwood.encoders import document_prompt, load_encoder, query_prompt
 from hardwood.negatives import MarginFilter, make_source
 from hardwood.training import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss
 from hardwood.training.prior import DEFAULT_UNASKED_PRIOR
@@ -25,7 +25,9 @@ def batch_of(
 ) -> tuple[list[dict[str, Any]], torch.Tensor]:
     """Features and labels of training pairs, as the trainer's collator makes them."""
     pairs = dataset.training_pairs(split)[list(rows)]
-    return [model.preprocess(pairs["anchor"]), model.preprocess(pairs["positive"])], torch.tensor(pairs["label"])
+    prompts = {"anchor": query_prompt(model), "positive": document_prompt(model)}
+    features = [model.preprocess(pairs[column], prompt=prompt) for column, prompt in prompts.items()]
+    return features, torch.tensor(pairs["label"])
 
 
 def exact_loss(
@@ -211,7 +213,8 @@ def _loss_and_gradient(
     features = []
     for column, task in zip(("anchor", "positive"), tasks, strict=True):
         options = {} if task is None else {"task": task}
-        features.append({**model.preprocess(pairs[column], **options), **options})
+        prompt = query_prompt(model) if column == "anchor" else document_prompt(model)
+        features.append({**model.preprocess(pairs[column], prompt=prompt, **options), **options})
     total = sum(loss(features, torch.tensor(pairs["label"])).values())
     return total.detach(), gradient_of(model, total)
 
@@ -321,7 +324,7 @@ def test_wrong_input_is_explained(make_static: Callable, dataset: RetrievalDatas
     ):
         with pytest.raises(ValueError, match=message):
             loss(features, labelled)
-    with pytest.raises(ValueError, match=r"must have two text columns, .* but it has 3"):
+    with pytest.raises(ValueError, match=r"of 3 columns of texts the last 1 are given negatives"):
         loss([*features, features[1]], labels)
     for options, message in (
         ({"num_negatives": 0}, "num_negatives must be at least 1, got 0"),

@@ -16,7 +16,6 @@ from sentence_transformers import (
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
-from transformers import TrainerControl, TrainerState
 
 from hardwood import _processors
 from hardwood.data import RetrievalDataset
@@ -319,15 +318,6 @@ def test_what_is_measured_is_what_is_saved(dataset: RetrievalDataset, transforme
     result = train(settings, quiet=True, dataset=dataset)
     saved = SentenceTransformer(str(tmp_path / "run" / "model"), device="cpu")
     assert np.array_equal(result.model.encode(["big heart"]), saved.encode(["big heart"]))
-
-
-def test_prompts_that_the_trainer_does_not_know_are_warned_of(make_static: Callable, dataset: RetrievalDataset) -> None:
-    model = make_static()
-    model.prompts = {"query": "find: ", "document": "text: "}
-    arguments = SentenceTransformerTrainingArguments(output_dir="never written", report_to="none", use_cpu=True)
-    callback = NegativesCallback(CorpusSoftmaxLoss(model, dataset, "uniform"))
-    with pytest.warns(UserWarning, match=r"puts 'text: ' before targets.*trainer has no prompts"):
-        callback.on_train_begin(arguments, TrainerState(), TrainerControl())
 
 
 def test_separate_towers_keep_the_prompts(make_static: Callable) -> None:

@@ -25,6 +25,17 @@ MaxLength = Annotated[
     typer.Option(help="Tokens of a text that a transformer reads. \\[its own number]", rich_help_panel=_MODEL),
 ]
 NumNegatives = Annotated[int | None, typer.Option(help="Draws a query. [8]", rich_help_panel=_NEGATIVES)]
+UniformNegatives = Annotated[
+    int | None,
+    typer.Option(help="Uniform draws a query beside the source's, weighed together. [0]", rich_help_panel=_NEGATIVES),
+]
+Symmetric = Annotated[
+    bool, typer.Option(help="Query to targets, and target to the batch's queries.", rich_help_panel=_TRAINING)
+]
+MatryoshkaDim = Annotated[
+    list[int] | None,
+    typer.Option(help="A width at which the loss is taken; repeatable. [the full one]", rich_help_panel=_TRAINING),
+]
 RefreshEvery = Annotated[
     int | None,
     typer.Option(help="Steps between two encodings of the corpus, or two pools.", rich_help_panel=_NEGATIVES),
@@ -112,6 +123,7 @@ def train(
         ),
     ] = None,
     num_negatives: NumNegatives = None,
+    uniform_negatives: UniformNegatives = None,
     refresh_every: RefreshEvery = None,
     start_step: StartStep = None,
     cache_size: CacheSize = None,
@@ -130,6 +142,8 @@ def train(
     steps: Steps = None,
     epochs: Epochs = None,
     scale: Scale = None,
+    symmetric: Symmetric = False,
+    matryoshka_dim: MatryoshkaDim = None,
     learning_rate: LearningRate = None,
     gradient_accumulation: Accumulation = None,
     mini_batch_size: MiniBatchSize = None,
@@ -172,6 +186,7 @@ def compare(
     seeds: Annotated[int, typer.Option(help="Runs a source and budget.")] = 3,
     split: Annotated[str, typer.Option(help="Split of the figure, and first in the table.")] = "test",
     num_negatives: NumNegatives = None,
+    uniform_negatives: UniformNegatives = None,
     margin: Margin = None,
     relative_margin: RelativeMargin = None,
     weighting: Weighting = None,
@@ -185,6 +200,8 @@ def compare(
     steps: Steps = None,
     epochs: Epochs = None,
     scale: Scale = None,
+    symmetric: Symmetric = False,
+    matryoshka_dim: MatryoshkaDim = None,
     learning_rate: LearningRate = None,
     gradient_accumulation: Accumulation = None,
     mini_batch_size: MiniBatchSize = None,
@@ -229,6 +246,8 @@ def _run_config(options: dict[str, Any]) -> Any:
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     if given.pop("ignore_unjudged", False):
         given["unjudged"] = "ignore"
+    if widths := given.pop("matryoshka_dim", None):
+        given["matryoshka_dims"] = list(widths)
     for name in ("data", "output"):
         if name in given:
             given[name] = str(given[name])

@@ -60,12 +60,18 @@ def plan_runs(base: RunConfig, sources: Sequence[str], num_seeds: int) -> list[P
     for seed in range(base.seed, base.seed + num_seeds):
         for name in sources:
             if name == InBatchNegatives.name:
-                larger = round(base.batch_size * (1 + base.num_negatives / 2))
+                larger = _batch_of_as_many_texts(base)
                 planned.append(_planned(base, name, (EQUAL_BATCH,), seed, base.batch_size))
                 planned.append(_planned(base, name, (EQUAL_TEXTS,), seed, larger))
             else:
                 planned.append(_planned(base, name, BUDGETS, seed, base.batch_size))
     return planned
+
+
+def _batch_of_as_many_texts(base: RunConfig) -> int:
+    """The batch with which in-batch training encodes as many texts a step; uniform draws beside it are in both."""
+    texts = 2 + base.num_negatives + base.uniform_negatives
+    return round(base.batch_size * texts / (2 + base.uniform_negatives))
 
 
 def _planned(base: RunConfig, name: str, budgets: tuple[str, ...], seed: int, batch_size: int) -> PlannedRun:

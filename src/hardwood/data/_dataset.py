@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hardwood._ragged import RaggedRows
 from hardwood.data import _read
 from hardwood.data._judgements import Judgements
+from hardwood.data._labels import labelled
 from hardwood.data._lines import find_file
 from hardwood.data._pairs import tables_from_pairs
 from hardwood.data._table import TextTable
@@ -174,6 +175,27 @@ class RetrievalDataset:
         # left to itself, datasets would hash every byte for a fingerprint that only caches on disk need
         return datasets.Dataset(table, fingerprint=uuid.uuid4().hex[:16])
 
+    def label_pairs(self, pairs: datasets.Dataset, columns: Sequence[str] | None = None) -> datasets.Dataset:
+        """Training pairs of one's own, with given negatives or without, as a loss takes them.
+
+        Each text is looked up: queries among the queries, positives and negatives in the corpus, by their texts
+        (`TextTable.texts`, without white space at the ends).
+
+        Args:
+            pairs: rows of (query, positive, negative, ...), such as ``mine_hard_negatives`` of sentence-transformers
+                gives as n-tuples.
+            columns: of the query, the positive and the negatives, in this order. Default: ``anchor``, ``positive`` (or
+                the first two), ``negative`` and all that begin with ``negative_``. Others are left out.
+
+        Returns:
+            These columns and ``label``, int64 ``[query row, target row, a row for each negative]``.
+
+        Raises:
+            DataError: texts that are not in the dataset, with a count; an empty text, or a column that is missing or
+                holds no strings.
+        """
+        return labelled(pairs, self.queries, self.corpus, self.all_known_positives(), columns)
+
     def known_positives(self, split: str = "train") -> RaggedRows:
         """The targets to leave out when negatives are drawn, by query row (not by place in the split).
 
@@ -186,6 +208,13 @@ class RetrievalDataset:
         """
         query_rows, target_rows = with_twins(*self.split(split).pairs(), *self._same_text)
         return RaggedRows.from_pairs(query_rows, target_rows, num_rows=len(self.queries))
+
+    def all_known_positives(self) -> RaggedRows:
+        """`known_positives` of all splits together."""
+        by_split = [self.known_positives(name) for name in self.splits]
+        rows = np.concatenate([known.row_ids() for known in by_split])
+        values = np.concatenate([known.values for known in by_split])
+        return RaggedRows.from_pairs(rows, values, len(self.queries))
 
     @cached_property
     def _same_text(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -22,7 +22,8 @@ def tables_from_pairs(
 ) -> tuple[TextTable, TextTable, dict[str, Judgements]]:
     """Corpus, queries and splits from datasets by split name; rows are in order of first appearance."""
     sides = {
-        column: {name: _column(name, data, column) for name, data in splits.items()} for column in (anchor, positive)
+        column: {name: text_column(name, data, column) for name, data in splits.items()}
+        for column in (anchor, positive)
     }
     query_texts, target_texts = (_distinct(list(sides[column].values())) for column in (anchor, positive))
     judgements = {}
@@ -36,7 +37,7 @@ def tables_from_pairs(
     return _numbered(target_texts, "t"), _numbered(query_texts, "q"), judgements
 
 
-def _column(split: str, data: Any, column: str) -> pa.ChunkedArray:
+def text_column(split: str, data: Any, column: str) -> pa.ChunkedArray:
     """A text column, stripped, as one chunked array; read in batches that respect the dataset's selection."""
     if column not in data.column_names:
         raise DataError(f"split {split!r} has no column {column!r}; it has {', '.join(data.column_names)}")

@@ -1,7 +1,8 @@
-"""What a step's queries are scored against: the batch's positives, and what was drawn beyond them."""
+"""What a step's queries are scored against: the batch's positives, given negatives, and what was drawn beyond these."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +16,9 @@ from hardwood.negatives._draws import NO_TARGET
 class Candidates:
     """The candidates of a step, encoded.
 
-    ``ids`` ``(C,)``: the batch's positives ascending, then ``drawn`` ascending; ``positive_columns`` ``(B,)``: where
-    each query's positive stands among them; ``encodings`` ``(C, d)`` with gradient.
+    ``ids`` ``(C,)``: the batch's positives and given negatives ascending, then ``drawn`` ascending;
+    ``positive_columns`` ``(B,)``: where each query's positive stands among them; ``encodings`` ``(C, d)`` with
+    gradient.
     """
 
     ids: Tensor
@@ -33,10 +35,10 @@ def unique(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return distinct, first, inverse
 
 
-def drawn_beyond(draw: Draw, positive_ids: Tensor) -> Tensor:
-    """Sorted distinct targets of a draw that are no positive of the batch."""
-    drawn = torch.unique(draw.ids)
-    return drawn[(drawn != NO_TARGET) & ~torch.isin(drawn, positive_ids)]
+def drawn_beyond(draws: Sequence[Draw], given_ids: Tensor) -> Tensor:
+    """Sorted distinct targets of draws that the batch does not hold anyway."""
+    drawn = torch.unique(torch.cat([draw.ids.flatten() for draw in draws]))
+    return drawn[(drawn != NO_TARGET) & ~torch.isin(drawn, given_ids)]
 
 
 def columns_of(draw: Draw, drawn: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +48,7 @@ def columns_of(draw: Draw, drawn: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def times_drawn(draw: Draw, candidates: Candidates) -> Tensor:
-    """How often each candidate was drawn, by all queries together, ``(C,)``; the batch's positives never."""
+    """How often each candidate was drawn, by all queries together, ``(C,)``; what the batch holds anyway never."""
     times = torch.zeros(len(candidates.ids), device=candidates.ids.device)
     if len(candidates.drawn):
         columns, is_candidate = columns_of(draw, candidates.drawn)

@@ -62,15 +62,15 @@ def check_scores(scores: Tensor, scale: float, step: int) -> None:
         )
 
 
-def two_columns(sentence_features: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The features of queries and of positives; ``ValueError`` where there are more columns, or fewer."""
+def text_columns_of(sentence_features: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The features of queries, and of positives and given negatives; ``ValueError`` for fewer than two columns."""
     columns = list(sentence_features)
-    if len(columns) != 2:
+    if len(columns) < 2:
         raise ValueError(
-            f"the training set must have two text columns, the query and its positive, but it has {len(columns)}: "
-            "use dataset.training_pairs(); negatives come from the source, not from a column"
+            f"the training set must have a column of queries and one of positives, but it has {len(columns)} of texts: "
+            "use dataset.training_pairs()"
         )
-    return columns[0], columns[1]
+    return columns[0], columns[1:]
 
 
 def pieces_of(

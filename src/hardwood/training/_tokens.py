@@ -66,6 +66,28 @@ class TargetFeatures:
             self._keep(new, features)
         return self._gathered(rows)
 
+    @property
+    def prompt(self) -> str:
+        """What is put before each text; ``""``: nothing."""
+        return self._prompt or ""
+
+    def use_prompt(self, prompt: str) -> None:
+        """Put ``prompt`` before each text from now on."""
+        if prompt != self.prompt:
+            self._prompt = prompt
+            self._forget()
+
+    def without_prompt(self, rows: NDArray[np.int64]) -> dict[str, Any]:
+        """As `of`, the texts alone."""
+        return {**self._model.preprocess(self._corpus.texts(rows), prompt=None, **self._task), **self._task}
+
+    def decode(self, ids: list[int]) -> str | None:
+        """The text of token ids, for messages; ``None`` if the model's tokenizer can't tell."""
+        try:
+            return str(self._model.tokenizer.decode(ids, skip_special_tokens=True))
+        except Exception:  # tokenizers are of many kinds, and this is for a message
+            return None
+
     def are_kept(self) -> bool:
         """Whether this encoder takes bags of token ids, which are kept."""
         if self._takes_bags and not self._used and len(self._corpus):

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hardwood.training._embedding import Features
 from hardwood.training._features import pieces_of
-from hardwood.training.softmax_loss import CorpusSoftmaxLoss, Features
+from hardwood.training.softmax_loss import CorpusSoftmaxLoss
 
 
 class CachedCorpusSoftmaxLoss(CorpusSoftmaxLoss):

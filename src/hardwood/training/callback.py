@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from hardwood.errors import DataError
 from hardwood.training._settings import changes, plain_settings
-from hardwood.training.checkpoints import STATE_FOLDER, read_seal, seal, unseal
+from hardwood.training.checkpoints import LOSSES, STATE_FOLDER, loss_folder, read_description, read_seal, seal, unseal
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -34,6 +34,9 @@ class NegativesCallback(TrainerCallback):
     checkpoint that is whole. Keep two (``save_total_limit=2``, or none removed): the trainer removes the oldest before
     the newest is whole.
 
+    A trainer with several losses (a dict, by dataset) has a callback for each that is a `CorpusSoftmaxLoss`; the state
+    of each is in its checkpoints.
+
     Args:
         loss: the loss given to the trainer.
         resume_from: the checkpoint folder given to ``trainer.train(resume_from_checkpoint=...)`` if it is not the
@@ -48,9 +51,12 @@ class NegativesCallback(TrainerCallback):
     def __init__(self, loss: CorpusSoftmaxLoss, resume_from: str | Path | None = None) -> None:
         self.loss = loss
         self.resume_from = None if resume_from is None else Path(resume_from)
+        self._together = [self]  # the callbacks of all losses of a training, in the trainer's order
         self._step_began = 0.0
+        self._encoded_before = 0
         self._before: dict[str, float] = {}
         self._data: str | None = None
+        self._num_resumed = 0  # losses in the checkpoint that was resumed from
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -58,22 +64,15 @@ class NegativesCallback(TrainerCallback):
         """Encode as the trainer trains (precision), compile, and take up a checkpoint's state if there is one."""
         half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         self.loss.targets.autocast_dtype = half
-        if self.loss.target_prompt and not getattr(args, "prompts", None):
-            warnings.warn(
-                f"the model puts {self.loss.target_prompt!r} before targets, and so does the loss before drawn ones, "
-                "but the trainer has no prompts for queries and positives: give its arguments "
-                "**encoder_arguments(model), or the loss target_prompt=''",
-                stacklevel=2,
-            )
         if args.save_total_limit == 1 and args.save_strategy != "no":
             warnings.warn(
                 "with save_total_limit=1 the trainer removes the last checkpoint before the next one is whole, and a "
                 "crash at that moment leaves none: keep 2",
                 stacklevel=2,
             )
-        pairs = getattr(kwargs.get("train_dataloader"), "dataset", None)
-        if fault := self.loss.fault_of(pairs):
-            warnings.warn(fault, stacklevel=2)
+        self._join(state)
+        self.loss.meet(kwargs.get("train_dataloader"), getattr(args, "prompts", None))
+        self._num_resumed = 0
         self.loss.start_over()
         self.loss.source.warm_up()
         if state.global_step > 0:
@@ -83,8 +82,13 @@ class NegativesCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Announce the step; the source refreshes what is due."""
+        if self._num_resumed > len(self._together):
+            raise ValueError(
+                f"the checkpoint has the state of {self._num_resumed} of the trainer's losses, and this run has a "
+                f"NegativesCallback for {len(self._together)}: resume with the losses that it was made with"
+            )
         self._step_began = time.perf_counter()
-        self._before = dict(self.loss.cost.seconds)
+        self._before, self._encoded_before = dict(self.loss.cost.seconds), self.loss.cost.texts_encoded
         if state.is_world_process_zero:  # what an earlier run has left there is written over if this step is saved
             unseal(_checkpoint(args, state.global_step + 1))
         self.loss.begin_step(state.global_step)
@@ -93,7 +97,8 @@ class NegativesCallback(TrainerCallback):
         """Book the step's time."""
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
-        self.loss.cost.add_step(time.perf_counter() - self._step_began, self._before)
+        if self.loss.cost.texts_encoded > self._encoded_before:  # else the step was another loss's
+            self.loss.cost.add_step(time.perf_counter() - self._step_began, self._before)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -104,19 +109,25 @@ class NegativesCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Put the source's state beside the trainer's own files, and declare the checkpoint whole."""
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and self._together[0] is self:  # the first one does it for all
             self._save(_checkpoint(args, state.global_step))
 
     def _save(self, checkpoint: Path) -> None:
+        _check_weights(self.loss.targets.model, checkpoint)
+        shutil.rmtree(
+            checkpoint / STATE_FOLDER, ignore_errors=True
+        )  # what another run has left there would pass for ours
+        descriptions = [one._save_loss(checkpoint / STATE_FOLDER / folder) for one, folder in self._folders()]
+        seal(checkpoint, descriptions[0] if len(descriptions) == 1 else {LOSSES: descriptions})
+
+    def _save_loss(self, folder: Path) -> dict[str, Any]:
+        """Write the state of this callback's loss; gives the checkpoint's description of it."""
         from safetensors.torch import save_file
 
-        _check_weights(self.loss.targets.model, checkpoint)
-        folder = checkpoint / STATE_FOLDER
-        shutil.rmtree(folder, ignore_errors=True)  # what another run has left there would pass for ours
         folder.mkdir(parents=True)
         self.loss.source.save_state(folder)
         save_file(self.loss.suspects.state_dict(), folder / _SUSPECTS)
-        description = {
+        return {
             "negatives": self.loss.source.name,
             "weighting": self.loss.weighting,
             "settings": plain_settings(self.loss.get_config_dict()),
@@ -124,7 +135,20 @@ class NegativesCallback(TrainerCallback):
             "data": self._data_fingerprint(),
             "cost": self.loss.cost.state_dict(),
         }
-        seal(checkpoint, description)
+
+    def _join(self, state: TrainerState) -> None:
+        """Find the callbacks of the trainer's other losses: all of them get one ``state``, new in each training."""
+        self._together = vars(state).setdefault("_hardwood_callbacks", [])
+        if any(other.loss is self.loss for other in self._together if other is not self):
+            raise ValueError("the trainer has two NegativesCallbacks of one loss: give it one for each loss")
+        if self not in self._together:
+            self._together.append(self)
+
+    def _folders(self) -> list[tuple[NegativesCallback, str]]:
+        """Where each loss's state stands within `STATE_FOLDER`."""
+        if len(self._together) == 1:
+            return [(self, "")]
+        return [(one, loss_folder(place)) for place, one in enumerate(self._together)]
 
     def check(self, checkpoint: Path) -> dict[str, Any]:
         """Whether the trainer may resume from ``checkpoint``, before it has loaded anything; gives its description.
@@ -143,6 +167,8 @@ class NegativesCallback(TrainerCallback):
                 f"{checkpoint} is not whole: a crash has cut it short, or it was saved without NegativesCallback. "
                 "Resume from hardwood.training.last_checkpoint(output_dir), or start anew"
             )
+        losses = description.get(LOSSES, [description])
+        description = losses[self._place_in(losses, checkpoint)]
         if description["negatives"] != self.loss.source.name:
             raise ValueError(
                 f"the checkpoint in {checkpoint} was trained with {description['negatives']!r} negatives, this run "
@@ -165,6 +191,20 @@ class NegativesCallback(TrainerCallback):
             )
         return description
 
+    def _place_in(self, losses: list[dict[str, Any]], checkpoint: Path) -> int:
+        """Which of a checkpoint's losses is this one: that with its data, and of several the one in its own place."""
+        place = self._together.index(self)
+        if place < len(losses) and losses[place]["data"] == self._data_fingerprint():
+            return place
+        same_data = [i for i, one in enumerate(losses) if one["data"] == self._data_fingerprint()]
+        if not same_data and place >= len(losses):
+            raise ValueError(
+                f"the checkpoint in {checkpoint} has the state of {len(losses)} of the trainer's losses, none of them "
+                f"with the data of this one, number {place + 1} with a NegativesCallback: resume with the losses that "
+                "it was made with, or start anew"
+            )
+        return same_data[0] if same_data else place
+
     def _load(self, checkpoint: Path) -> None:
         from safetensors.torch import load_file
 
@@ -174,12 +214,17 @@ class NegativesCallback(TrainerCallback):
                 f"the state in {checkpoint} belongs to other weights than the model has now: resume with the weights "
                 "of the same checkpoint, or start anew"
             )
-        self.loss.source.load_state(checkpoint / STATE_FOLDER)
-        self.loss.suspects.load_state_dict(load_file(checkpoint / STATE_FOLDER / _SUSPECTS))
+        folder = checkpoint / STATE_FOLDER
+        losses = read_description(folder).get(LOSSES, [])
+        self._num_resumed = max(1, len(losses))
+        if losses:
+            folder /= loss_folder(self._place_in(losses, checkpoint))
+        self.loss.source.load_state(folder)
+        self.loss.suspects.load_state_dict(load_file(folder / _SUSPECTS))
         try:
             self.loss.cost.load_state_dict(description["cost"])
         except ValueError as error:
-            raise DataError(f"{error}: it is damaged.", checkpoint / STATE_FOLDER) from None
+            raise DataError(f"{error}: it is damaged.", folder) from None
 
     def _data_fingerprint(self) -> str:
         if self._data is None:

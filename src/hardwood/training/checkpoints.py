@@ -21,6 +21,8 @@ STATE_FOLDER = "hardwood"
 _SEAL = Path(STATE_FOLDER) / "source.json"
 _DESCRIBES = {"negatives": str, "weights": str, "data": str, "cost": dict, "files": dict}
 _LATER = {"weighting": str, "settings": dict}  # not in checkpoints of before they were told there
+LOSSES = "losses"
+"""Of a trainer with several losses: the descriptions of all, in the order of their callbacks."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -62,7 +64,7 @@ def read_seal(checkpoint: Path) -> dict[str, Any] | None:
 
 def read_description(folder: Path) -> dict[str, Any]:
     """What a checkpoint says of itself: ``"negatives"``, ``"weights"``, ``"data"``, ``"cost"`` and ``"files"``; newer
-    ones ``"weighting"`` and ``"settings"`` too.
+    ones ``"weighting"`` and ``"settings"`` too. With several losses: ``"losses"``, all that of each, and ``"files"``.
 
     Args:
         folder: `STATE_FOLDER` in the checkpoint.
@@ -72,10 +74,25 @@ def read_description(folder: Path) -> dict[str, Any]:
     """
     path = folder / _SEAL.name
     description = without_stamp(read_object(path), path)
+    losses = description.get(LOSSES)
+    if isinstance(losses, list) and set(description) == {LOSSES, "files"}:
+        files = description["files"]
+        parts = [{**one, "files": files} if isinstance(one, dict) else {} for one in losses]
+        if len(parts) > 1 and all(_is_whole(part) for part in parts):
+            return description
+    elif _is_whole(description):
+        return description
+    raise DataError(f"must hold {', '.join(_DESCRIBES)} and nothing else: it is damaged.", path)
+
+
+def _is_whole(description: dict[str, Any]) -> bool:
     known = _DESCRIBES | {name: kind for name, kind in _LATER.items() if name in description}
-    if set(description) != set(known) or not all(isinstance(description[name], kind) for name, kind in known.items()):
-        raise DataError(f"must hold {', '.join(known)} and nothing else: it is damaged.", path)
-    return description
+    return set(description) == set(known) and all(isinstance(description[name], kind) for name, kind in known.items())
+
+
+def loss_folder(place: int) -> str:
+    """The folder of one of several losses within `STATE_FOLDER`, by its place among their callbacks."""
+    return f"loss-{place}"
 
 
 def last_checkpoint(folder: str | Path) -> Path | None:

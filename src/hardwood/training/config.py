@@ -51,6 +51,10 @@ class RunConfig:
         vocabulary_size: of a static encoder.
         max_length: tokens of a text that a transformer reads; ``None``: as many as it says itself.
         num_negatives: draws a query.
+        uniform_negatives: uniform draws a query beside the source's, weighed together with them.
+        symmetric: the mean of two directions, query to targets and target to queries (those of the batch).
+        matryoshka_dims: widths of the encodings at which the loss is taken; ``None``: the full one.
+        matryoshka_weights: what each counts; ``None``: 1.
         batch_size: (query, positive) pairs a forward pass.
         steps: optimiser steps; or
         epochs: passes over the training pairs (one of the two; 1 epoch if neither is given).
@@ -93,6 +97,10 @@ class RunConfig:
     vocabulary_size: int = 8192
     max_length: int | None = None
     num_negatives: int = 8
+    uniform_negatives: int = 0
+    symmetric: bool = False
+    matryoshka_dims: list[int] | None = None
+    matryoshka_weights: list[float] | None = None
     batch_size: int = 128
     steps: int | None = None
     epochs: float | None = None
@@ -129,6 +137,12 @@ class RunConfig:
         for name in ("steps", "mini_batch_size", "evaluate_every", "save_every", "threads", "max_length"):
             if getattr(self, name) is not None:
                 _at_least_one(name, getattr(self, name))
+        if self.uniform_negatives < 0:
+            raise ValueError(f"uniform_negatives must be 0 or more, got {self.uniform_negatives}")
+        for name, kinds in (("matryoshka_dims", int), ("matryoshka_weights", (int, float))):
+            members = getattr(self, name) or []
+            if not all(isinstance(member, kinds) and not isinstance(member, bool) and member > 0 for member in members):
+                raise ValueError(f"{name} must be positive numbers, got {members!r}")
         if self.steps is not None and self.epochs is not None:
             raise ValueError(f"give steps or epochs, not both (got steps={self.steps}, epochs={self.epochs})")
         for name in ("scale", "learning_rate", "epochs"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from hardwood.data import RetrievalDataset
 from hardwood.encoders import document_prompt, has_router, load_encoder, query_prompt
 from hardwood.evaluation import evaluate_splits
 from hardwood.negatives.cost import reset_peaks
+from hardwood.training._columns import text_columns
 from hardwood.training._folder import CHECKPOINTS, METRICS, begin, checkpoint_to_resume, claimed, what_is_kept_is_noted
 from hardwood.training.cached_loss import CachedCorpusSoftmaxLoss
 from hardwood.training.callback import NegativesCallback
@@ -142,6 +144,10 @@ def make_loss(model: SentenceTransformer, data: RetrievalDataset, config: RunCon
         "split": config.train_split,
         "seed": config.seed,
         "encode_batch_size": config.encode_batch_size,
+        "uniform_negatives": config.uniform_negatives,
+        "symmetric": config.symmetric,
+        "matryoshka_dims": config.matryoshka_dims,
+        "matryoshka_weights": config.matryoshka_weights,
     }
     if config.mini_batch_size is None:
         return CorpusSoftmaxLoss(model, data, config.make_source(), **options)
@@ -214,20 +220,31 @@ def _training_arguments(model: SentenceTransformer, config: RunConfig, quiet: bo
     )
 
 
-def encoder_arguments(model: SentenceTransformer) -> dict[str, Any]:
-    """What ``SentenceTransformerTrainingArguments`` must be told of a model, for the columns of ``training_pairs()``.
+def encoder_arguments(
+    model: SentenceTransformer, columns: Iterable[str] = ("anchor", "positive", "label")
+) -> dict[str, Any]:
+    """What ``SentenceTransformerTrainingArguments`` must be told of a model, by the columns of the training pairs.
 
     Args:
         model: whose prompts and towers count.
+        columns: of the pairs (``pairs.column_names``) if they are not those of ``training_pairs()``: renamed ones, or
+            given negatives beside. The first column of texts has queries, all others have targets.
 
     Returns:
         ``{"prompts", "router_mapping"}``, to be passed on by ``**``; without it a trainer puts no prompts before
         queries and positives, and knows no way through a ``Router``.
+
+    Raises:
+        ValueError: fewer than two columns of texts.
     """
-    prompts = {"anchor": query_prompt(model), "positive": document_prompt(model)}
+    names = list(columns)
+    query, *targets = text_columns(names) or [""]
+    if not targets:
+        raise ValueError(f"pairs have a column of queries and one of targets, got {', '.join(names) or 'no column'}")
+    prompts = {query: query_prompt(model), **dict.fromkeys(targets, document_prompt(model))}
     return {
         "prompts": {column: prompt for column, prompt in prompts.items() if prompt} or None,
-        "router_mapping": {"anchor": "query", "positive": "document"} if has_router(model) else None,
+        "router_mapping": {query: "query", **dict.fromkeys(targets, "document")} if has_router(model) else None,
     }
 
 

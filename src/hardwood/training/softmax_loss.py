@@ -4,22 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hardwood import losses
 from hardwood._ragged import RaggedRows
 from hardwood.encoders import document_prompt, has_router
 from hardwood.encoding import similarity_of
-from hardwood.negatives import Cost, Draw, MarginFilter, NegativeSource, Request, log_prior_of, make_source, seen_mask
-from hardwood.training._candidates import Candidates, columns_of, drawn_beyond, times_drawn, unique
-from hardwood.training._features import check_finite, check_scores, pieces_of, to_device, two_columns
-from hardwood.training._pairs import check_rows, other_pairs, rows_of
+from hardwood.negatives import (
+    Cost,
+    Draw,
+    MarginFilter,
+    NegativeSource,
+    Request,
+    UniformNegatives,
+    log_prior_of,
+    make_source,
+    seen_mask,
+)
+from hardwood.training._arrivals import ArrivalCheck
+from hardwood.training._candidates import Candidates, drawn_beyond, unique
+from hardwood.training._citation import CITATION
+from hardwood.training._columns import sets_of
+from hardwood.training._embedding import EncodingModule, Features
+from hardwood.training._features import check_finite, check_scores, text_columns_of
+from hardwood.training._pairs import check_rows, own_sets, rows_of
+from hardwood.training._prompts import agreed_target_prompt, trainer_prompts
+from hardwood.training._requests import mix, rank, with_own
+from hardwood.training._terms import LossTerms
 from hardwood.training._tokens import TargetFeatures
+from hardwood.training._weights import Strategy, tempering_of, weigh_draws
+from hardwood.training._widths import checked_widths, refuse_wrappers, terms_at_widths
 from hardwood.training.prior import DEFAULT_UNASKED_PRIOR, target_log_prior
 from hardwood.training.suspects import SuspectedNegatives
 from hardwood.training.targets import CorpusTargets
@@ -29,44 +48,8 @@ if TYPE_CHECKING:
 
     from hardwood.data import RetrievalDataset
 
-Features = dict[str, Any]
 
-_CITATION = """
-@inproceedings{monath2023improving,
-    title = "Improving Dual-Encoder Training through Dynamic Indexes for Negative Mining",
-    author = "Monath, Nicholas and Zaheer, Manzil and Allen, Kelsey and McCallum, Andrew",
-    booktitle = "Proceedings of the 26th International Conference on Artificial Intelligence and Statistics",
-    series = "Proceedings of Machine Learning Research",
-    volume = "206",
-    pages = "9308--9330",
-    year = "2023",
-    url = "https://arxiv.org/abs/2303.15311",
-}
-"""
-_OVERHEAD = 64
-_ACCELERATOR_OVERHEAD = 4096
-"""What a forward pass costs besides its texts, in tokens: launching a BERT's kernels takes an accelerator's host some
-15 ms, in which it encodes as many."""
-
-
-class LossTerms(dict[str, Tensor]):
-    """What a loss returns to the trainer: terms that add up to it, and figures that are only logged.
-
-    ``SentenceTransformerTrainer`` takes the sum of a loss dictionary's ``values()`` for the loss and logs its
-    ``items()``. Here the logged figures are among the items but not among the values.
-    """
-
-    def __init__(self, terms: dict[str, Tensor], figures: dict[str, float]) -> None:
-        device = next(iter(terms.values())).device
-        super().__init__({**terms, **{name: torch.tensor(value, device=device) for name, value in figures.items()}})
-        self._terms = list(terms.values())
-
-    def values(self) -> list[Tensor]:  # type: ignore[override]
-        """The terms of the loss alone."""
-        return self._terms
-
-
-class CorpusSoftmaxLoss(nn.Module):
+class CorpusSoftmaxLoss(EncodingModule):
     """Cross entropy of each query's positive against *every* target of the corpus, estimated from drawn negatives.
 
     Each step, inside the forward pass: the queries are encoded; the source draws negatives with these very encodings;
@@ -96,9 +79,18 @@ class CorpusSoftmaxLoss(nn.Module):
             for them fail later (`hardwood.training.prior`). 1: the plain softmax over the corpus.
         margin: filter against false negatives.
         split: the split trained on, whose positives are excluded.
-        target_prompt: put before each drawn target; default: the model's document prompt.
+        target_prompt: put before each drawn target, and before targets that the source has encoded. Default: what the
+            trainer puts before positives, if `NegativesCallback` is there to tell, else the model's document prompt.
+            Positives that arrive with another one are an error.
         seed: of the draws.
         encode_batch_size: texts a forward pass where the source has targets encoded, without gradient.
+        uniform_negatives: uniform draws a query beside the source's, from the first step on; weighed together with them
+            as one mixture (`hardwood.training._weights`), so that no target weighs more than they alone would give it.
+        symmetric: the mean of two directions: query to targets as above, and target to queries, which are those of the
+            batch without those that the target is known to answer.
+        matryoshka_dims: widths at which the loss is taken, all with one draw at full width; the loss is their sum
+            (Kusupati et al., 2022, arXiv:2205.13147). ``None``: the full width.
+        matryoshka_weights: what each width counts; 1 by default.
 
     Raises:
         ValueError: for an argument out of range or an unknown source.
@@ -123,10 +115,16 @@ class CorpusSoftmaxLoss(nn.Module):
         target_prompt: str | None = None,
         seed: int = 0,
         encode_batch_size: int = 256,
+        uniform_negatives: int = 0,
+        symmetric: bool = False,
+        matryoshka_dims: Sequence[int] | None = None,
+        matryoshka_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if num_negatives < 1:
             raise ValueError(f"num_negatives must be at least 1, got {num_negatives}")
+        if uniform_negatives < 0:
+            raise ValueError(f"uniform_negatives must be 0 or more, got {uniform_negatives}")
         if encode_batch_size < 1:
             raise ValueError(f"encode_batch_size must be at least 1, got {encode_batch_size}")
         if margin is not None and not isinstance(margin, MarginFilter):
@@ -144,6 +142,7 @@ class CorpusSoftmaxLoss(nn.Module):
         self.weighting = self.source.weighting if weighting is None else weighting
         if self.weighting not in losses.WEIGHTINGS:
             raise ValueError(f"weighting must be one of {', '.join(losses.WEIGHTINGS)}, got {self.weighting!r}")
+        self._given_prompt = target_prompt
         self.target_prompt = document_prompt(model) if target_prompt is None else target_prompt
         task = "document" if has_router(model) else None
         self._target_features = TargetFeatures(model, dataset.corpus, self.target_prompt, task)
@@ -159,9 +158,15 @@ class CorpusSoftmaxLoss(nn.Module):
         self.unasked_prior = unasked_prior
         self.targets.log_prior = target_log_prior(self._known, len(dataset.corpus), unasked_prior)
         self.source.attach(self.targets, self.cost)
+        self.uniform_negatives = uniform_negatives
+        self._uniform = UniformNegatives()
+        self._uniform.attach(self.targets, self.cost)
+        self.symmetric = symmetric
+        self.widths = checked_widths(matryoshka_dims, matryoshka_weights, self.targets.dimension)
+        self._arrivals = ArrivalCheck(self._target_features, dataset.corpus)
         self.suspects = SuspectedNegatives(len(dataset.corpus))
         self._queries = dataset.queries
-        self._known_in_evaluation = _all_positives(dataset)
+        self._known_in_evaluation = dataset.all_known_positives()
         self._step = -1
         self._micro_step = 0
         self.steps_are_announced = False
@@ -184,12 +189,16 @@ class CorpusSoftmaxLoss(nn.Module):
             "margin": dataclasses.asdict(self.margin),
             "target_prompt": self.target_prompt,
             "seed": self.seed,
+            "uniform_negatives": self.uniform_negatives,
+            "symmetric": self.symmetric,
+            "matryoshka_dims": [width for width, _ in self.widths],
+            "matryoshka_weights": [weight for _, weight in self.widths],
         }
 
     @property
     def citation(self) -> str:
         """What to cite, for the model card."""
-        return _CITATION
+        return CITATION
 
     def data_fingerprint(self) -> str:
         """A hash of corpus, queries and known positives: a checkpoint belongs to its data."""
@@ -200,9 +209,26 @@ class CorpusSoftmaxLoss(nn.Module):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
-    def fault_of(self, pairs: Any) -> str | None:
-        """What is wrong with a trainer's training set, in words; ``None``: nothing that a look at some pairs shows."""
-        return other_pairs(pairs, self._queries, self.targets.corpus)
+    def meet(self, dataloader: Any, prompts: Any) -> None:
+        """Look at what a trainer is about to train on: whose pairs they are, and which prompts it puts before them.
+
+        What it puts before positives, drawn targets and the source's encodings get too. `NegativesCallback` calls it.
+
+        Args:
+            dataloader: the trainer's, for training; ``None``: nothing is known of its datasets.
+            prompts: of the trainer's arguments.
+
+        Raises:
+            ValueError: pairs that name other texts than their labels; prompts that are not those that the loss was
+                given, or not the model's.
+        """
+        sets = own_sets(sets_of(dataloader), self._queries, self.targets.corpus)
+        found = trainer_prompts(sets, getattr(dataloader, "collate_fn", None), prompts)
+        if found is not None:
+            prompt = agreed_target_prompt(self._given_prompt, self.targets.model, *found)
+            self.target_prompt = self._given_prompt if prompt == self._given_prompt else prompt or None
+            self._target_features.use_prompt(prompt)
+        self._arrivals.start_over()
 
     def begin_step(self, step: int) -> None:
         """Announce optimiser step ``step`` (from 0): the source refreshes what is due. `NegativesCallback` calls it."""
@@ -210,42 +236,56 @@ class CorpusSoftmaxLoss(nn.Module):
         self._begin_step(step)
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None) -> dict[str, Tensor]:
-        """Loss of a batch of (query, positive) pairs.
+        """Loss of a batch of (query, positive) pairs, with given negatives beside them or without.
 
         Args:
-            sentence_features: the features of queries, then of positives; further columns are an error.
-            labels: ``(B, 2)`` int64, query rows and target rows, as ``training_pairs()`` has them.
+            sentence_features: the features of queries, of their positives, and of any columns of given negatives.
+            labels: int64, ``(B, 2)`` query rows and target rows, as ``training_pairs()`` has them, or ``(B, 2 + m)``
+                with a target row for each of m given negatives, as ``label_pairs()`` has them.
 
         Returns:
-            `LossTerms` ``{"log_partition", "positive_score"}``, scalars whose sum is the loss, and the source's
-            diagnostics, which the trainer logs beside them.
+            `LossTerms` ``{"log_partition", "positive_score"}``, scalars whose sum is the loss (with ``symmetric`` there
+            is ``"query_log_partition"`` too), and the source's diagnostics, which the trainer logs beside them.
 
         Raises:
-            ValueError: labels or columns that are not those of ``training_pairs()``, scores that overflow, or an
-                encoding that is not finite; names the text. The source has not been told of the step then.
+            ValueError: labels or columns that are not those of ``training_pairs()``, texts that are not what they
+                would be as drawn targets, scores that overflow, or an encoding that is not finite; names the text. The
+                source has not been told of the step then.
         """
-        query_features, positive_features = two_columns(sentence_features)
-        query_rows, positive_rows = rows_of(labels)
-        check_rows(query_rows, positive_rows, len(self._queries), self.targets.num_targets)
+        refuse_wrappers(self.model, self.targets.model)
+        query_features, target_features = text_columns_of(sentence_features)
+        query_rows, target_rows = rows_of(labels, 1 + len(target_features))
+        check_rows(query_rows, target_rows, len(self._queries), self.targets.num_targets)
+        for features, rows in zip(target_features, target_rows.T, strict=True):
+            self._arrivals.check(features, rows)
         is_training = torch.is_grad_enabled() and self.model.training
         if is_training and not self.steps_are_announced:
             self._begin_step(self._step + 1)
         device = self.targets.device
         queries = self._embed_features(query_features, len(query_rows), device)
-        positives = self._embed_features(positive_features, len(query_rows), device)
+        given = torch.cat([self._embed_features(features, len(query_rows), device) for features in target_features])
+        given_rows = target_rows.T.ravel()  # all positives, then all first negatives, ...
         check_finite(queries, query_rows, self._queries, "query", self._step)
-        check_finite(positives, positive_rows, self.targets.corpus, "target", self._step)
+        check_finite(given, given_rows, self.targets.corpus, "target", self._step)
         known = self._known if is_training else self._known_in_evaluation
-        request = self._request(queries.detach(), positives.detach(), query_rows, positive_rows, known, is_training)
-        draw = self._draw(request)
+        positives = given[: len(query_rows)]
+        request = self._request(
+            queries.detach(),
+            positives.detach(),
+            query_rows,
+            np.ascontiguousarray(target_rows[:, 0]),
+            known,
+            is_training,
+        )
+        strategies = self._draw(request)
 
-        candidates = self._candidates(positives, request, draw)
+        candidates = self._candidates(given, torch.from_numpy(given_rows).to(queries.device), strategies, len(queries))
         check_finite(candidates.encodings, candidates.ids, self.targets.corpus, "target", self._step)
-        terms = self._cross_entropy(queries, candidates, request, draw, query_rows if is_training else None)
+        terms = self._cross_entropy(queries, candidates, request, strategies, query_rows if is_training else None)
         if is_training:
-            self.cost.texts_encoded += 2 * len(query_rows) + len(candidates.drawn)
+            self.cost.texts_encoded += len(query_rows) + len(given_rows) + len(candidates.drawn)
             # Last of all: a source that writes these into its index must not change the proposal under the weights.
-            self.source.observe(request, draw, candidates.ids, candidates.encodings.detach())
+            self.source.observe(request, strategies[0].draw, candidates.ids, candidates.encodings.detach())
         return LossTerms(terms, self.source.diagnostics())
 
     def _begin_step(self, step: int) -> None:
@@ -270,49 +310,79 @@ class CorpusSoftmaxLoss(nn.Module):
             positives=torch.from_numpy(positive_rows).to(queries.device),
             num_negatives=self.num_negatives,
             scale=self.scale,
-            exclude=_with_own(known.take(query_rows), positive_rows),
+            exclude=with_own(known.take(query_rows), positive_rows),
             ceiling=self.margin.ceiling((queries * positives).sum(dim=1)),
-            seed=_mix(self.seed, *position, _rank()),
+            seed=mix(self.seed, *position, rank()),
         )
 
-    def _draw(self, request: Request) -> Draw:
-        if not self.source.is_ready(self._step):
-            return Draw.nothing(len(request.queries), request.queries.device)
-        return self.source.sample(request)
+    def _draw(self, request: Request) -> list[Strategy]:
+        """What the source draws, and uniform draws beside it if there are any."""
+        if self.source.is_ready(self._step):
+            draw = self.source.sample(request)
+        else:
+            draw = Draw.nothing(len(request.queries), request.queries.device)
+        strategies = [Strategy(draw, lambda ids: self.source.log_proposal(request, draw, ids))]
+        if self.uniform_negatives and not draw.exhaustive:
+            further = dataclasses.replace(
+                request, num_negatives=self.uniform_negatives, seed=mix(request.seed, request.seed >> 32, 1)
+            )
+            uniform = self._uniform.sample(further)
+            strategies.append(Strategy(uniform, lambda ids: self._uniform.log_proposal(further, uniform, ids)))
+        return strategies
 
-    def _candidates(self, positives: Tensor, request: Request, draw: Draw) -> Candidates:
-        """The batch's positives, each target once, then what was drawn beyond them, encoded with gradient."""
-        ids, first, positive_columns = unique(request.positives)
-        drawn = drawn_beyond(draw, ids)
-        encodings = torch.cat([positives[first], self._embed_targets(drawn, like=positives)])
-        return Candidates(torch.cat([ids, drawn]), drawn, positive_columns, encodings)
+    def _candidates(self, given: Tensor, given_rows: Tensor, strategies: list[Strategy], batch_size: int) -> Candidates:
+        """The batch's positives and given negatives, each target once, then what was drawn beyond them, encoded with
+        gradient."""
+        ids, first, columns = unique(given_rows)
+        drawn = drawn_beyond([strategy.draw for strategy in strategies], ids)
+        encodings = torch.cat([given[first], self._embed_targets(drawn, like=given)])
+        return Candidates(torch.cat([ids, drawn]), drawn, columns[:batch_size], encodings)
 
     def _cross_entropy(
         self,
         queries: Tensor,
         candidates: Candidates,
         request: Request,
-        draw: Draw,
+        strategies: list[Strategy],
         training_rows: np.ndarray | None,
     ) -> dict[str, Tensor]:
         scores = losses.scores(queries, candidates.encodings, self.scale)
         check_scores(scores, self.scale, self._step)
-        log_weights = torch.zeros_like(scores)
-        if len(candidates.drawn):
-            log_weights[:, -len(candidates.drawn) :] = self._drawn_log_weights(request, draw, candidates.drawn)
         # What is known to be right for a query, or too near its positive, does not count against it.
         excluded = seen_mask(request.exclude, candidates.ids)
         if training_rows is not None:
             self._note_suspects(training_rows, candidates, scores.detach(), excluded)
         if request.ceiling is not None:
             excluded |= scores.detach() > self.scale * request.ceiling[:, None]
-        log_weights = log_weights.masked_fill(excluded, -torch.inf)
         # In evaluation the estimate stays without bias.
-        if self.weighting == "tempered" and training_rows is not None and not draw.exhaustive:
-            times = times_drawn(draw, candidates)
-            log_weights = log_weights + losses.tempering(scores.detach(), log_weights, times, request.num_negatives)
-        positive_scores, log_z = losses.corpus_cross_entropy(scores, candidates.positive_columns, log_weights)
-        return {"log_partition": log_z.mean(), "positive_score": -positive_scores.mean()}
+        is_tempered = self.weighting == "tempered" and training_rows is not None
+        log_weights = self._log_weights(candidates, strategies, scores.detach(), excluded, is_tempered)
+        known = seen_mask(request.exclude, request.positives) if self.symmetric else None
+        return terms_at_widths(
+            self.widths, queries, candidates, scores, log_weights, known, scale=self.scale, similarity=self.similarity
+        )
+
+    def _log_weights(
+        self, candidates: Candidates, strategies: list[Strategy], scores: Tensor, excluded: Tensor, is_tempered: bool
+    ) -> Tensor:
+        """What each candidate counts in each query's Z, ``(B, C)``: its prior, times the weight of its draws if it was
+        drawn; nothing where it is ``excluded``."""
+        log_weights = torch.zeros_like(scores)
+        log_prior = log_prior_of(self.targets, candidates.ids)
+        if log_prior is not None:
+            log_weights += log_prior
+        num_drawn = len(candidates.drawn)
+        if not num_drawn:
+            return log_weights.masked_fill(excluded, -torch.inf)
+        drawing = [strategy for strategy in strategies if strategy.num_draws]
+        weights = weigh_draws(drawing, candidates.drawn, self.weighting)
+        if self.weighting == "none" and not any(strategy.draw.exhaustive for strategy in drawing):
+            log_weights[:, -num_drawn:] = 0.0  # all count once, and the prior acts by how often they are drawn
+        log_weights[:, -num_drawn:] += weights.log_weights
+        log_weights = log_weights.masked_fill(excluded, -torch.inf)
+        if is_tempered and drawing[0] is strategies[0]:
+            log_weights = log_weights + tempering_of(weights, drawing, candidates, scores, log_weights)
+        return log_weights
 
     def _note_suspects(self, query_rows: np.ndarray, candidates: Candidates, scores: Tensor, known: Tensor) -> None:
         """Which candidates outrank the positive of a query without being known positives of it."""
@@ -323,70 +393,3 @@ class CorpusSoftmaxLoss(nn.Module):
             candidates.ids[columns].cpu().numpy(),
             leads[batch_rows, columns].double().cpu().numpy(),
         )
-
-    def _drawn_log_weights(self, request: Request, draw: Draw, drawn_ids: Tensor) -> Tensor:
-        """Log-weights of the drawn candidates, ``(B, m)`` or ``(m,)``; draws among the batch's positives are dropped,
-        since these are summed as they are."""
-        if self.weighting == "none" and not draw.exhaustive:  # the prior acts by how often targets are drawn
-            return torch.zeros(len(drawn_ids), device=drawn_ids.device)
-        log_prior = log_prior_of(self.targets, drawn_ids)
-        counts = torch.zeros(len(drawn_ids), device=drawn_ids.device) if log_prior is None else log_prior
-        if draw.exhaustive:
-            return counts
-        columns, is_candidate = columns_of(draw, drawn_ids)
-        log_weights = draw.log_weights.masked_fill(~is_candidate, -torch.inf)
-        if self.weighting == "own":
-            return losses.own_log_weights(columns, log_weights, len(drawn_ids)) + counts
-        log_proposals = self.source.log_proposal(request, draw, drawn_ids)
-        return losses.shared_log_weights(columns, log_weights, log_proposals) + counts
-
-    def _embed_targets(self, rows: Tensor, like: Tensor) -> Tensor:
-        """Encodings of corpus rows with gradient, in the order of ``rows``."""
-        if not len(rows):
-            return like[:0]
-        return self._embed_features(self._target_features.of(rows.cpu().numpy()), len(rows), like.device)
-
-    def _embed_features(self, features: Features, batch_size: int, device: torch.device) -> Tensor:
-        """Encodings ``(batch_size, d)`` with gradient, on ``device``, made piece by piece."""
-        pieces = self._pieces(features, batch_size, device)
-        encodings = torch.cat([self._embed_piece(to_device(piece, device)) for _, piece in pieces])
-        if len(pieces) == 1:
-            return encodings
-        return encodings[torch.argsort(torch.cat([rows for rows, _ in pieces])).to(device)]
-
-    def _pieces(self, features: Features, batch_size: int, device: torch.device) -> list[tuple[Tensor, Features]]:
-        """What each forward pass encodes; see `pieces_of`."""
-        return pieces_of(features, batch_size, overhead=_OVERHEAD if device.type == "cpu" else _ACCELERATOR_OVERHEAD)
-
-    def _embed_piece(self, features: Features) -> Tensor:
-        return self._embed(features)
-
-    def _embed(self, features: Features) -> Tensor:
-        embeddings = self.model(dict(features))["sentence_embedding"]  # a copy: modules write into what they are given
-        # As `encode` does it: cut off what the model is told to cut, and normalise in float32.
-        embeddings = embeddings[:, : self.targets.model.truncate_dim].float()
-        return nn.functional.normalize(embeddings, dim=1) if self.similarity == "cosine" else embeddings
-
-
-def _all_positives(dataset: RetrievalDataset) -> RaggedRows:
-    by_split = [dataset.known_positives(name) for name in dataset.splits]
-    rows = np.concatenate([known.row_ids() for known in by_split])
-    values = np.concatenate([known.values for known in by_split])
-    return RaggedRows.from_pairs(rows, values, len(dataset.queries))
-
-
-def _with_own(known: RaggedRows, own: np.ndarray) -> RaggedRows:
-    """Each query's known positives and the positive at hand, which may be from another split."""
-    rows = np.concatenate([known.row_ids(), np.arange(len(own))])
-    return RaggedRows.from_pairs(rows, np.concatenate([known.values, own]), len(own))
-
-
-def _rank() -> int:
-    """This process's number under torch.distributed: each must draw for itself."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_rank() if distributed else 0
-
-
-def _mix(*numbers: int) -> int:
-    """One seed of many numbers."""
-    return int(np.random.SeedSequence([n % 2**32 for n in numbers]).generate_state(1, np.uint64)[0]) >> 1

@@ -85,6 +85,7 @@ class CorpusTargets:
             block=self._block_size,
             similarity=self._similarity,
             features=self._features.of if self._features is not None and kept else None,
+            prompt=None if self._features is None else self._features.prompt,
             progress=None if self.progress and len(rows if rows is not None else self.corpus) > _WORTH_A_BAR else False,
         )
         while True:

@@ -1,0 +1,83 @@
+"""Labels for pairs of one's own: which rows of a dataset their texts are."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hardwood._ragged import RaggedRows
+from hardwood.data._pairs import text_column
+from hardwood.data._table import TextTable
+from hardwood.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def labelled(
+    pairs: datasets.Dataset,
+    queries: TextTable,
+    corpus: TextTable,
+    known: RaggedRows,
+    columns: Sequence[str] | None,
+) -> datasets.Dataset:
+    """See `hardwood.data.RetrievalDataset.label_pairs`."""
+    if not hasattr(pairs, "select_columns"):
+        raise TypeError(f"pairs must be a datasets.Dataset, not a {type(pairs).__name__}")
+    names = _text_names(pairs.column_names) if columns is None else list(columns)
+    if len(names) < 2:
+        raise DataError(f"pairs need a column of queries and one of targets; there are {', '.join(pairs.column_names)}")
+    texts = {name: text_column("pairs", pairs, name) for name in names}
+    tables = [queries.text_array()] + [corpus.text_array()] * (len(names) - 1)
+    rows = [_rows_of(texts[name], table) for name, table in zip(names, tables, strict=True)]
+    missing = {name: np.flatnonzero(found < 0) for name, found in zip(names, rows, strict=True)}
+    if any(len(places) for places in missing.values()):
+        counts = ", ".join(f"{len(places):,} of {name!r}" for name, places in missing.items() if len(places))
+        name, places = next((name, places) for name, places in missing.items() if len(places))
+        first = texts[name][int(places[0])].as_py()
+        raise DataError(
+            f"of {len(pairs):,} pairs these texts are not in the dataset: {counts} (row {places[0]}: {first[:80]!r}). "
+            "Only what is in the corpus can be a negative, since the softmax is over the corpus: make the dataset with "
+            "these texts among its queries and targets, or leave such pairs out"
+        )
+    _warn_of_positives(names, rows, known)
+    label = pa.FixedSizeListArray.from_arrays(pa.array(np.stack(rows, axis=1).ravel()), len(names))
+    import datasets as hub
+
+    return hub.Dataset(pa.table({**texts, "label": label}))
+
+
+def _text_names(columns: Sequence[str]) -> list[str]:
+    """Anchor, positive and the negatives, by sentence-transformers' names; else the first two columns."""
+    first = ["anchor", "positive"] if {"anchor", "positive"} <= set(columns) else list(columns[:2])
+    negatives = [name for name in columns if name == "negative" or name.startswith("negative_")]
+    return [*first, *(name for name in negatives if name not in first)]
+
+
+def _rows_of(texts: pa.ChunkedArray, table: Any) -> np.ndarray:
+    """The first row of a table that has each text, -1 where none has."""
+    everything = table.combine_chunks() if isinstance(table, pa.ChunkedArray) else table
+    found = pc.index_in(texts, value_set=pc.utf8_trim_whitespace(everything))
+    return np.asarray(pc.fill_null(found, -1), dtype=np.int64)
+
+
+def _warn_of_positives(names: Sequence[str], rows: Sequence[np.ndarray], known: RaggedRows) -> None:
+    """Negatives that are known positives of their query count for nothing; somebody should know."""
+    query_rows = known.row_ids()
+    size = int(max([known.values.max(initial=-1), *(found.max(initial=-1) for found in rows)])) + 1
+    right = query_rows * size + known.values
+    wrong = {
+        name: int(np.isin(rows[0] * size + found, right).sum()) for name, found in zip(names[2:], rows[2:], strict=True)
+    }
+    if any(wrong.values()):
+        counts = ", ".join(f"{count:,} in {name!r}" for name, count in wrong.items() if count)
+        warnings.warn(
+            f"of {len(rows[0]):,} pairs some have a given negative that is a known positive of their query ({counts}): "
+            "it does not count against that query, only against others",
+            stacklevel=4,
+        )

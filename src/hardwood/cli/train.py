@@ -81,6 +81,10 @@ SaveEvery = Annotated[int | None, typer.Option(help="Steps between two checkpoin
 ReportTo = Annotated[
     list[str] | None, typer.Option(help="tensorboard, wandb, …; repeatable.", rich_help_panel=_TRAINING)
 ]
+LeaveOut = Annotated[
+    str | None,
+    typer.Option(help="Of each query's ranking: own-id (the target with its id), own-text or nothing. \\[own-id]"),
+]
 IgnoreUnjudged = Annotated[bool, typer.Option(help="Accept queries that no split judges.")]
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run code that comes with the model.", rich_help_panel=_MODEL)]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda; default: what there is.")]
@@ -129,6 +133,7 @@ def train(
     evaluate_every: EvaluateEvery = None,
     save_every: SaveEvery = None,
     report_to: ReportTo = None,
+    leave_out: LeaveOut = None,
     ignore_unjudged: IgnoreUnjudged = False,
     device: Device = None,
     threads: Threads = None,
@@ -181,6 +186,7 @@ def compare(
     precision: Precision = None,
     seed: Seed = None,
     evaluate_every: EvaluateEvery = None,
+    leave_out: LeaveOut = None,
     ignore_unjudged: IgnoreUnjudged = False,
     device: Device = None,
     threads: Threads = None,

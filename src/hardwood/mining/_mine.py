@@ -124,7 +124,7 @@ def mine(
         "similarity": similarity_of(model, similarity),
         "progress": progress,
     }
-    known = _known_positives(dataset).take(judgements.queries)
+    known = dataset.never_negatives(*dataset.splits).take(judgements.queries)
     vectors = query_vectors(model, dataset.queries, judgements.queries, **settings)
     known_scores = np.zeros(len(known.values), dtype=np.float32)
     blocks = _scoring(encode_targets(model, dataset.corpus, **settings), vectors, known, known_scores)
@@ -205,16 +205,6 @@ def _check(
             raise ValueError(f"{name} must be 0 or more, or None for no margin, not {margin}")
 
 
-def _known_positives(dataset: RetrievalDataset) -> RaggedRows:
-    """The positives of every split, by query row: a test positive is no negative of training either."""
-    every = [dataset.known_positives(name) for name in dataset.splits]
-    return RaggedRows.from_pairs(
-        np.concatenate([rows.row_ids() for rows in every]),
-        np.concatenate([rows.values for rows in every]),
-        len(dataset.queries),
-    )
-
-
 def _scoring(
     blocks: TargetBlocks, queries: NDArray[np.float32], known: RaggedRows, out: NDArray[np.float32]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
@@ -239,7 +229,7 @@ def _drop_copies(
     known: RaggedRows,
     known_scores: NDArray[np.float32],
 ) -> None:
-    """Clear ``usable`` ``(q, depth)`` where a candidate's text is a known positive's.
+    """Clear ``usable`` ``(q, depth)`` where a candidate's text is a known positive's, or the own document's.
 
     Equal texts have equal scores but for rounding, so only candidates that score like a positive are read.
     """

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from hardwood._files import written_whole
 from hardwood._version import __version__
+from hardwood.data._own import LEAVE_OUT, LeaveOut
 from hardwood.encoders import STATIC, Towers
 from hardwood.losses import WEIGHTINGS, Weighting
 from hardwood.negatives import SOURCES, MarginFilter, NegativeSource, make_source
@@ -32,6 +33,7 @@ _KINDS: dict[str, Any] = {
     "Literal": str,
     "Towers": str,
     "Weighting": str,
+    "LeaveOut": str,
 }
 
 
@@ -72,6 +74,8 @@ class RunConfig:
         evaluation_splits: splits measured at the end; ``None``: all others.
         evaluate_every: steps between two evaluations on ``curve_split`` during training; ``None``: none.
         curve_split: split of the training curve.
+        leave_out: of a query's ranking where it is measured, see `hardwood.evaluate`: ``"own-id"``, ``"own-text"`` or
+            ``"nothing"``.
         save_every: steps between two checkpoints; ``None``: none.
         report_to: e.g. ``["tensorboard"]``, ``["wandb"]``.
         unjudged: ``"error"`` or ``"ignore"`` queries that no split judges.
@@ -110,6 +114,7 @@ class RunConfig:
     evaluation_splits: list[str] | None = None
     evaluate_every: int | None = None
     curve_split: str = "dev"
+    leave_out: LeaveOut = "own-id"
     save_every: int | None = None
     report_to: list[str] = field(default_factory=list)
     unjudged: Literal["error", "ignore"] = "error"
@@ -138,6 +143,7 @@ class RunConfig:
             _one_of("weighting", self.weighting, WEIGHTINGS)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("towers", self.towers, ("shared", "separate"))
+        _one_of("leave_out", self.leave_out, LEAVE_OUT)
         _one_of("unjudged", self.unjudged, ("error", "ignore"))
         _one_of("negatives", self.negatives, tuple(SOURCES))
         self.make_source()

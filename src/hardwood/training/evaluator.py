@@ -10,6 +10,7 @@ from hardwood.evaluation import evaluate
 
 if TYPE_CHECKING:
     from hardwood.data import RetrievalDataset
+    from hardwood.data._own import LeaveOut
 
 
 class RetrievalEvaluator(SentenceEvaluator):
@@ -18,17 +19,19 @@ class RetrievalEvaluator(SentenceEvaluator):
     Args:
         dataset: corpus, queries and judgements.
         split: whose queries are measured.
+        leave_out: as for `hardwood.evaluate`.
     """
 
-    def __init__(self, dataset: RetrievalDataset, split: str = "dev") -> None:
+    def __init__(self, dataset: RetrievalDataset, split: str = "dev", leave_out: LeaveOut = "own-id") -> None:
         super().__init__()
         self.dataset = dataset
         self.split = split
+        self.leave_out = leave_out
         self.primary_metric = f"{split}_mrr@10"
 
     def __call__(self, model: Any, output_path: str | None = None, epoch: float = -1, steps: int = -1) -> dict:
         """Measures by name, such as ``"dev_mrr@10"``; ``output_path`` is not written to."""
         was_training = model.training
-        measures = evaluate(model, self.dataset, split=self.split, progress=False)
+        measures = evaluate(model, self.dataset, self.split, leave_out=self.leave_out, progress=False)
         model.train(was_training)
         return {f"{self.split}_{name}": value for name, value in measures.items()}

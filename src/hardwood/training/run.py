@@ -122,7 +122,8 @@ def _trained(
     seconds = time.perf_counter() - began
     # The trainer leaves its autocast around the model's forward: measure what is saved, as it will be loaded.
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    metrics: dict[str, Any] = dict(evaluate_splits(model, data, splits, progress=False if quiet else None))
+    progress = False if quiet else None
+    metrics: dict[str, Any] = dict(evaluate_splits(model, data, splits, leave_out=config.leave_out, progress=progress))
     metrics["cost"] = loss.cost.report()
     metrics["training"] = {"steps": trainer.state.global_step, "seconds": round(seconds, 3)}
     history = trainer.state.log_history
@@ -166,7 +167,7 @@ def make_trainer(
     evaluator = None
     if config.evaluate_every is not None:
         data.split(config.curve_split)  # a clear error now rather than in mid-run
-        evaluator = RetrievalEvaluator(data, config.curve_split)
+        evaluator = RetrievalEvaluator(data, config.curve_split, config.leave_out)
     trainer = SentenceTransformerTrainer(
         model=model,
         args=_training_arguments(model, config, quiet),

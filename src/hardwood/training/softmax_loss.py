@@ -71,7 +71,8 @@ class CorpusSoftmaxLoss(nn.Module):
     Each step, inside the forward pass: the queries are encoded; the source draws negatives with these very encodings;
     the drawn targets are encoded with gradient, each once however often it was drawn; and all of them, with the batch's
     positives, are candidates of every query, weighed so that the sum estimates the softmax's denominator over the whole
-    corpus (`hardwood.losses`). Known positives of a query never count against it.
+    corpus (`hardwood.losses`). Known positives of a query never count against it, nor does the query's own document
+    (the target that has its id or its text).
 
     Use it like any loss of sentence-transformers, with ``dataset.training_pairs()`` as the training set: its ``label``
     column tells the loss which query and which target a pair is. Add `NegativesCallback` to count optimiser steps under
@@ -153,8 +154,8 @@ class CorpusSoftmaxLoss(nn.Module):
         self.source.attach(self.targets, self.cost)
         self.suspects = SuspectedNegatives(len(dataset.corpus))
         self._queries = dataset.queries
-        self._known = dataset.known_positives(split)
-        self._known_in_evaluation = _all_positives(dataset)
+        self._known = dataset.never_negatives(split)
+        self._known_in_evaluation = dataset.never_negatives(*dataset.splits)
         self._step = -1
         self._micro_step = 0
         self.steps_are_announced = False
@@ -184,7 +185,7 @@ class CorpusSoftmaxLoss(nn.Module):
         return _CITATION
 
     def data_fingerprint(self) -> str:
-        """A hash of corpus, queries and known positives: a checkpoint belongs to its data."""
+        """A hash of corpus, queries and what is no negative of them: a checkpoint belongs to its data."""
         digest = hashlib.blake2b(digest_size=16)
         for table in (self.targets.corpus, self._queries):
             digest.update(table.fingerprint().encode())
@@ -292,7 +293,7 @@ class CorpusSoftmaxLoss(nn.Module):
         log_weights = torch.zeros_like(scores)
         if len(candidates.drawn):
             log_weights[:, -len(candidates.drawn) :] = self._drawn_log_weights(request, draw, candidates.drawn)
-        # What is known to be right for a query, or too near its positive, does not count against it.
+        # What is known to be right for a query, the query itself, or too near its positive, does not count against it.
         excluded = seen_mask(request.exclude, candidates.ids)
         if training_rows is not None:
             self._note_suspects(training_rows, candidates, scores.detach(), excluded)
@@ -353,13 +354,6 @@ class CorpusSoftmaxLoss(nn.Module):
         # As `encode` does it: cut off what the model is told to cut, and normalise in float32.
         embeddings = embeddings[:, : self.targets.model.truncate_dim].float()
         return nn.functional.normalize(embeddings, dim=1) if self.similarity == "cosine" else embeddings
-
-
-def _all_positives(dataset: RetrievalDataset) -> RaggedRows:
-    by_split = [dataset.known_positives(name) for name in dataset.splits]
-    rows = np.concatenate([known.row_ids() for known in by_split])
-    values = np.concatenate([known.values for known in by_split])
-    return RaggedRows.from_pairs(rows, values, len(dataset.queries))
 
 
 def _with_own(known: RaggedRows, own: np.ndarray) -> RaggedRows:

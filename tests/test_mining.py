@@ -156,7 +156,8 @@ def test_random_draws_are_uniform_over_the_candidates(model, dataset):
 
 
 def test_a_depth_too_small_is_told(model, dataset):
-    mined = mine(model, dataset, num_negatives=4, depth=6, absolute_margin=0.5)
+    with pytest.warns(UserWarning, match="none of the 30 entries has a negative"):
+        mined = mine(model, dataset, num_negatives=4, depth=6, absolute_margin=0.5)
     short = mined.counts < 4
     assert 0 < mined.cut_short == short.sum()
     assert mine(model, dataset, num_negatives=4, absolute_margin=0.5).cut_short == 0

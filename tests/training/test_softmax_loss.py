@@ -219,10 +219,12 @@ def test_the_margin_drops_what_is_near_the_positive(make_static: Callable, datas
     features, labels = batch_of(model, dataset, range(20))
     everything = {"num_negatives": NUM_TARGETS, "scale": 5.0}
     free = CorpusSoftmaxLoss(model, dataset, "uniform", **everything)(features, labels)
-    strict = CorpusSoftmaxLoss(model, dataset, "uniform", margin=MarginFilter(absolute=3.0), **everything)
-    components = strict(features, labels)
+    strict = CorpusSoftmaxLoss(model, dataset, "uniform", margin=MarginFilter(absolute=1.99), **everything)
+    with pytest.warns(UserWarning, match="drops every negative of batch 1"):
+        components = strict(features, labels)
+    assert components["dropped_by_margin"] == 1
     assert components["log_partition"] < free["log_partition"]
-    # No cosine is 3 below another: nothing is left but the positive itself.
+    # No cosine here is 1.99 below another: nothing is left but the positive itself.
     torch.testing.assert_close(components["log_partition"], -components["positive_score"])
 
 

@@ -146,13 +146,21 @@ def train(
     run_flags = {name: options.pop(name) for name in ("resume", "overwrite", "quiet")}
     if resume and config is None and output is not None:
         options["config"] = _run_file(output)
-    run_config = _run_config(options)
+    run_config = _run_config(options, refuse=True)
     from hardwood.cli.evaluate import print_measures
     from hardwood.training import train as train_run
 
     result = train_run(run_config, **run_flags)
     if not quiet:
-        print_measures({name: m for name, m in result.metrics.items() if name not in ("cost", "training")})
+        measures = {name: m for name, m in result.metrics.items() if name not in ("cost", "training")}
+        if measures:
+            print_measures(measures)
+        else:
+            Console().print(
+                f"nothing was measured: there is no split to measure beside {run_config.train_split!r}, the one "
+                f"trained on. hardwood evaluate {run_config.output}/model DATA --split SPLIT measures any",
+                soft_wrap=True,
+            )
         Console().print(f"model, metrics.json, run.yaml and training_curve.png are in {run_config.output}")
 
 
@@ -210,9 +218,10 @@ def print_table(console: Console, table: str) -> None:
     console.print(table, soft_wrap=True, highlight=False, markup=False)
 
 
-def _run_config(options: dict[str, Any]) -> Any:
-    """Options of the command line over those of the run file over the defaults."""
-    from hardwood.training.config import RunConfig, read_settings
+def _run_config(options: dict[str, Any], *, refuse: bool = False) -> Any:
+    """Options of the command line over those of the run file over the defaults; ``refuse`` those without effect."""
+    from hardwood.training._unused import refuse_unused
+    from hardwood.training.config import STATIC, STATIC_SIZES, RunConfig, read_settings
 
     config = options.pop("config")
     settings = {} if config is None else read_settings(config)
@@ -235,13 +244,18 @@ def _run_config(options: dict[str, Any]) -> Any:
         name: given.pop(name) for name in ("refresh_every", "start_step", "cache_size", "refresh_size") if name in given
     }
     source_options |= _named_values(given.pop("source_option", []))
+    if given.get("encoder", STATIC) != STATIC:  # nor does another encoder than the run file's inherit its sizes
+        settings = {name: value for name, value in settings.items() if name not in STATIC_SIZES}
     # Another source than the run file's does not inherit its options.
     same_source = given.get("negatives", settings.get("negatives")) == settings.get("negatives")
     inherited = (settings.get("negatives_options") or {}) if same_source else {}
     if not isinstance(inherited, dict):
         raise ValueError(f"{config}: negatives_options must be options by name, got {type(inherited).__name__}")
     try:
-        return RunConfig.from_mapping({**settings, **given, "negatives_options": {**inherited, **source_options}})
+        run = RunConfig.from_mapping({**settings, **given, "negatives_options": {**inherited, **source_options}})
+        if refuse:
+            refuse_unused(sorted(given.keys() | RunConfig.given_in(settings)), run)
+        return run
     except ValueError as error:
         raise ValueError(f"{config}: {error}" if config is not None else str(error)) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -164,6 +165,11 @@ def mine(
         width = chosen.shape[1]  # fewer than K where the corpus is that small
         negatives[part, :width] = np.where(taken, np.take_along_axis(found, chosen, axis=1), -1)
         negative_scores[part, :width] = np.where(taken, np.take_along_axis(scores[of], chosen, axis=1), -np.inf)
+    if (negatives < 0).all():
+        warnings.warn(
+            f"none of the {len(places):,} entries has a negative: lower the margins or skip_top, or raise depth",
+            stacklevel=2,
+        )
     short = (negatives < 0).any(axis=1)
     return MinedNegatives(
         judgements.queries[places],
@@ -203,6 +209,11 @@ def _check(
     for name, margin in (("absolute_margin", absolute_margin), ("relative_margin", relative_margin)):
         if margin is not None and not 0 <= margin < np.inf:
             raise ValueError(f"{name} must be 0 or more, or None for no margin, not {margin}")
+    if relative_margin is not None and relative_margin >= 1:
+        raise ValueError(
+            f"relative_margin is a share of the positive's similarity, below 1, such as 0.05 for 5 %, not "
+            f"{relative_margin:g}"
+        )
 
 
 def _scoring(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from hardwood._files import written_whole
 from hardwood._version import __version__
 from hardwood.data._own import LEAVE_OUT, LeaveOut
-from hardwood.encoders import STATIC, Towers
+from hardwood.encoders import STATIC, Towers, check_static_only
 from hardwood.losses import WEIGHTINGS, Weighting
 from hardwood.negatives import SOURCES, MarginFilter, NegativeSource, make_source
 
@@ -23,6 +23,8 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 _STATIC_LEARNING_RATE = 0.2
 _TRANSFORMER_LEARNING_RATE = 2e-5
 _MADE_WITH = "made_with"
+STATIC_SIZES = {"dimension": 128, "vocabulary_size": 8192}
+"""Settings of static encoders alone, and what they are by default."""
 _KINDS: dict[str, Any] = {
     "int": int,
     "float": (int, float),
@@ -48,8 +50,8 @@ class RunConfig:
         negatives_options: the source's own options, such as ``refresh_every``.
         encoder: ``"static"``, a sentence-transformers name on the hub, or a local folder.
         towers: ``"shared"`` or ``"separate"``.
-        dimension: of a static encoder.
-        vocabulary_size: of a static encoder.
+        dimension: of a static encoder; ``None``: 128. Others have their own, and giving it is an error.
+        vocabulary_size: of a static encoder; ``None``: 8192. Others as for ``dimension``.
         max_length: tokens of a text that a transformer reads; ``None``: as many as it says itself.
         num_negatives: draws a query.
         batch_size: (query, positive) pairs a forward pass.
@@ -91,8 +93,8 @@ class RunConfig:
     negatives_options: dict[str, Any] = field(default_factory=dict)
     encoder: str = STATIC
     towers: Towers = "shared"
-    dimension: int = 128
-    vocabulary_size: int = 8192
+    dimension: int | None = None
+    vocabulary_size: int | None = None
     max_length: int | None = None
     num_negatives: int = 8
     batch_size: int = 128
@@ -126,9 +128,9 @@ class RunConfig:
         self._check_types()
         for name in ("data", "output", "encoder"):
             _readable(name, getattr(self, name))
-        for name in ("num_negatives", "batch_size", "gradient_accumulation", "dimension", "encode_batch_size"):
+        for name in ("num_negatives", "batch_size", "gradient_accumulation", "encode_batch_size"):
             _at_least_one(name, getattr(self, name))
-        for name in ("steps", "mini_batch_size", "evaluate_every", "save_every", "threads", "max_length"):
+        for name in ("steps", "mini_batch_size", "evaluate_every", "save_every", "threads", "max_length", "dimension"):
             if getattr(self, name) is not None:
                 _at_least_one(name, getattr(self, name))
         if self.steps is not None and self.epochs is not None:
@@ -146,6 +148,7 @@ class RunConfig:
         _one_of("leave_out", self.leave_out, LEAVE_OUT)
         _one_of("unjudged", self.unjudged, ("error", "ignore"))
         _one_of("negatives", self.negatives, tuple(SOURCES))
+        check_static_only(self.encoder, dimension=self.dimension, vocabulary_size=self.vocabulary_size)
         self.make_source()
         self.make_margin()
 
@@ -165,6 +168,9 @@ class RunConfig:
         names = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != getattr(other, f.name)]
         if "weighting" in names and self.weighting_in_force == other.weighting_in_force:
             names.remove("weighting")
+        for name, default in STATIC_SIZES.items():
+            if name in names and all((getattr(run, name) or default) == default for run in (self, other)):
+                names.remove(name)
         return names
 
     def make_source(self) -> NegativeSource:
@@ -192,6 +198,11 @@ class RunConfig:
             if name not in settings:
                 raise ValueError(f"the setting {name!r} is missing")
         return cls(**{name: value for name, value in settings.items() if name != _MADE_WITH})
+
+    @classmethod
+    def given_in(cls, settings: dict[str, Any]) -> set[str]:
+        """The names of the settings that somebody has chosen: none of a run file that a run has written, with all."""
+        return set() if _MADE_WITH in settings else settings.keys() & {f.name for f in dataclasses.fields(cls)}
 
     @classmethod
     def load(cls, path: str | Path) -> RunConfig:
@@ -245,6 +256,9 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     content = read_yaml(path)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ValueError(f"{path} must hold settings by name, such as 'negatives: exact', got {type(content).__name__}")
+    if _MADE_WITH in content and content.get("encoder", STATIC) != STATIC:
+        # Runs once wrote the defaults of static encoders for all.
+        content = {name: value for name, value in content.items() if STATIC_SIZES.get(name, ...) != value}
     return content
 
 

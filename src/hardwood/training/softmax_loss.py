@@ -18,7 +18,9 @@ from hardwood.encoding import similarity_of
 from hardwood.negatives import Cost, Draw, MarginFilter, NegativeSource, Request, make_source, seen_mask
 from hardwood.training._candidates import Candidates, columns_of, drawn_beyond, times_drawn, unique
 from hardwood.training._features import check_finite, check_scores, pieces_of, to_device, two_columns
+from hardwood.training._margin_watch import MarginWatch, check_margin
 from hardwood.training._pairs import check_rows, other_pairs, rows_of
+from hardwood.training._same_model import check_same_model
 from hardwood.training._tokens import TargetFeatures
 from hardwood.training.suspects import SuspectedNegatives
 from hardwood.training.targets import CorpusTargets
@@ -99,7 +101,7 @@ class CorpusSoftmaxLoss(nn.Module):
 
     Raises:
         ValueError: for an argument out of range or an unknown source.
-        TypeError: ``margin`` is no `MarginFilter`.
+        TypeError: ``margin`` is no `MarginFilter`, or ``model`` no ``SentenceTransformer``.
 
     References:
         Monath, Zaheer, Allen and McCallum, AISTATS 2023 (arXiv:2303.15311).
@@ -135,6 +137,8 @@ class CorpusSoftmaxLoss(nn.Module):
         self.margin = MarginFilter() if margin is None else margin
         self.seed = seed
         self.similarity = similarity_of(model)
+        check_margin(self.margin, self.similarity)
+        self._margin_watch = MarginWatch()
         self.cost = Cost()
         self.source = make_source(negatives) if isinstance(negatives, str) else negatives
         self.weighting = self.source.weighting if weighting is None else weighting
@@ -161,7 +165,12 @@ class CorpusSoftmaxLoss(nn.Module):
         self.steps_are_announced = False
 
     def start_over(self) -> None:
-        """Forget what an earlier training run has left in the source; `NegativesCallback` calls it."""
+        """Forget what an earlier training run has left in the source; `NegativesCallback` calls it.
+
+        Raises:
+            ValueError: the trainer trains another model than the loss was made for.
+        """
+        check_same_model(self.model, self.targets.model)
         self._step = -1
         self.source.attach(self.targets, self.cost)
 
@@ -217,6 +226,7 @@ class CorpusSoftmaxLoss(nn.Module):
             ValueError: labels or columns that are not those of ``training_pairs()``, scores that overflow, or an
                 encoding that is not finite; names the text. The source has not been told of the step then.
         """
+        check_same_model(self.model, self.targets.model)
         query_features, positive_features = two_columns(sentence_features)
         query_rows, positive_rows = rows_of(labels)
         check_rows(query_rows, positive_rows, len(self._queries), self.targets.num_targets)
@@ -239,7 +249,8 @@ class CorpusSoftmaxLoss(nn.Module):
             self.cost.texts_encoded += 2 * len(query_rows) + len(candidates.drawn)
             # Last of all: a source that writes these into its index must not change the proposal under the weights.
             self.source.observe(request, draw, candidates.ids, candidates.encodings.detach())
-        return LossTerms(terms, self.source.diagnostics())
+        dropped = {"dropped_by_margin": self._margin_watch.dropped} if self.margin else {}
+        return LossTerms(terms, self.source.diagnostics() | dropped)
 
     def _begin_step(self, step: int) -> None:
         self._step = step
@@ -298,7 +309,11 @@ class CorpusSoftmaxLoss(nn.Module):
         if training_rows is not None:
             self._note_suspects(training_rows, candidates, scores.detach(), excluded)
         if request.ceiling is not None:
-            excluded |= scores.detach() > self.scale * request.ceiling[:, None]
+            dropped = scores.detach() > self.scale * request.ceiling[:, None]
+            if training_rows is not None:
+                usable = ~excluded & torch.isfinite(log_weights)
+                self._margin_watch.observe(usable, dropped, was_drawn=draw.ids.numel() > 0)
+            excluded |= dropped
         log_weights = log_weights.masked_fill(excluded, -torch.inf)
         # In evaluation the estimate stays without bias.
         if self.weighting == "tempered" and training_rows is not None and not draw.exhaustive:

@@ -11,7 +11,9 @@ import pytest
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
 from hardwood.data import RetrievalDataset
-from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RetrievalEvaluator
+from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RetrievalEvaluator, train
+
+from .conftest import small_run
 
 
 def trained(model: Any, dataset: RetrievalDataset, evaluator: RetrievalEvaluator, folder: Path, **changes: Any) -> str:
@@ -61,3 +63,11 @@ def test_a_model_that_was_not_measured_before_has_its_own_measures(
     assert row_of(card, "mrr@10") == [f"{after['dev_mrr@10']:.4f}".rstrip("0")]
     assert "_base" not in card
     assert "Retrieval on `ails`" in card or "Dataset: `ails`" in card
+
+
+def test_the_card_of_a_run_has_the_measures_of_its_splits(dataset: RetrievalDataset, tmp_path: Path) -> None:
+    config = small_run(tmp_path / "run", steps=6, evaluate_every=3, device="cpu", negatives="uniform")
+    metrics = train(config, dataset=dataset, quiet=True).metrics
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    values = [f"{metrics[name]['recall@10']:.4f}" for name in ("dev", "test")]
+    assert [f"{float(value):.4f}" for value in row_of(card, "recall@10")] == values

@@ -66,3 +66,11 @@ def test_means_and_deviations_are_those_by_hand() -> None:
 def test_a_single_seed_has_no_deviation() -> None:
     (row,) = summarize([record(0, 0.5, 1.0)])
     assert row["measures"]["test"]["mrr@10"] == {"mean": 0.5, "deviation": 0.0}
+
+
+def test_the_table_says_what_was_left_out() -> None:
+    run = record(0, 0.5, 1.0)
+    run["metrics"]["test"]["own_left_out"] = 12.0
+    table = markdown_table(summarize([run]))
+    assert table.endswith("\n\ntest: a query's own document was left out of the rankings of 12 queries.")
+    assert "left out" not in markdown_table(summarize([record(0, 0.5, 1.0)]))

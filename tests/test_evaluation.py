@@ -256,6 +256,26 @@ def test_splits_together_are_measured_as_one_by_one(dataset, monkeypatch):
         evaluate_splits(model, dataset, [*splits, "nowhere"])
 
 
+def test_the_query_itself_is_left_out_by_its_id(dataset):
+    """As in ArguAna: a query is a target of the same id and text, and another target is right."""
+    model, count = make_static(), 12
+    queries = TextTable.from_columns([f"d{i}" for i in range(count)], dataset.corpus.texts(range(count)))
+    corpus = TextTable.from_columns([f"d{i}" for i in range(len(dataset.corpus))], dataset.corpus.texts())
+    splits = {"test": judge([{i + 20: 1} for i in range(count)]), "itself": judge([{i: 1} for i in range(count)])}
+    data = RetrievalDataset(corpus, queries, splits)
+    ranking, _ = retrieve(model, corpus, queries, 100, exclude=RaggedRows(np.arange(count + 1), np.arange(count)))
+    want = measure(ranking, splits["test"])
+    got = evaluate_splits(model, data, ["itself", "test"], progress=False)
+    assert got["test"] == {**want, "own_left_out": count}
+    assert got["itself"]["recall@1"] == 1  # what is judged right is never left out
+    assert "own_left_out" not in got["itself"]
+    kept = evaluate(model, data, leave_out="nothing", progress=False)
+    assert "own_left_out" not in kept
+    assert kept["mrr@10"] < got["test"]["mrr@10"]
+    with pytest.raises(ValueError, match="leave_out must be one of"):
+        evaluate(model, data, leave_out="own")
+
+
 def test_retrieval_of_some_queries_with_exclusions(dataset):
     model = make_static()
     some = np.array([7, 3, 7])

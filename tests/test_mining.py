@@ -64,6 +64,20 @@ def naive_mine(model, dataset, k, *, per, absolute=None, relative=None, skip_top
     return entries
 
 
+def test_a_query_is_never_mined_for_itself(model):
+    """Questions and their paraphrases: each question is a target, under its own id or another."""
+    texts = [f"{w} {w[::-1]}" for w in WORDS[:20]]
+    corpus = TextTable.from_columns([f"t{i}" for i in range(40)], texts + texts)
+    queries = TextTable.from_columns([f"t{i}" if i < 10 else f"q{i}" for i in range(20)], texts)
+    data = RetrievalDataset(
+        corpus, queries, {"train": Judgements.from_triples(*np.array([(q, (q + 1) % 20, 1) for q in range(20)]).T)}
+    )
+    mined = mine(model, data, num_negatives=3)
+    assert (mined.counts == 3).all()
+    for query, negatives in zip(mined.queries, mined.negatives, strict=True):
+        assert texts[query] not in corpus.texts(negatives)
+
+
 @pytest.mark.parametrize("per", ["query", "pair"])
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
 @pytest.mark.parametrize("filters", [(None, None, 0), (0.31, None, 2), (None, 0.43, 0), (0.2, 0.3, 5)], ids=str)
@@ -142,7 +156,8 @@ def test_random_draws_are_uniform_over_the_candidates(model, dataset):
 
 
 def test_a_depth_too_small_is_told(model, dataset):
-    mined = mine(model, dataset, num_negatives=4, depth=6, absolute_margin=0.5)
+    with pytest.warns(UserWarning, match="none of the 30 entries has a negative"):
+        mined = mine(model, dataset, num_negatives=4, depth=6, absolute_margin=0.5)
     short = mined.counts < 4
     assert 0 < mined.cut_short == short.sum()
     assert mine(model, dataset, num_negatives=4, absolute_margin=0.5).cut_short == 0

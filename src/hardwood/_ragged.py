@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,14 @@ class RaggedRows:
     def empty(cls, num_rows: int) -> RaggedRows:
         """``num_rows`` rows that hold nothing."""
         return cls(np.zeros(num_rows + 1, dtype=np.int64), np.zeros(0, dtype=np.int64))
+
+    @classmethod
+    def stacked(cls, parts: Iterable[RaggedRows]) -> RaggedRows:
+        """The rows of all parts, one part after the other."""
+        parts = list(parts)
+        counts = np.concatenate([np.zeros(1, dtype=np.int64), *(part.counts for part in parts)])
+        values = np.concatenate([np.zeros(0, dtype=np.int64), *(part.values for part in parts)])
+        return cls(np.cumsum(counts), values)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,8 +24,8 @@ def load_encoder(
     dataset: RetrievalDataset | None = None,
     *,
     towers: Towers = "shared",
-    dimension: int = 128,
-    vocabulary_size: int = 8192,
+    dimension: int | None = None,
+    vocabulary_size: int | None = None,
     max_length: int | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -38,8 +39,8 @@ def load_encoder(
         dataset: needed for ``"static"``.
         towers: ``"shared"``: queries and targets through the same weights; ``"separate"``: a copy for each, behind
             sentence-transformers' ``Router``. A model that has a ``Router`` already is taken as it is.
-        dimension: of static embeddings.
-        vocabulary_size: of static embeddings.
+        dimension: of static embeddings, ``None``: 128. Other encoders have their own.
+        vocabulary_size: of static embeddings, ``None``: 8192. Other encoders have their own.
         max_length: tokens of a text that a transformer reads, what is beyond is cut off; ``None``: its own number.
         seed: initial static embeddings.
         device: where to put it; ``None``: an accelerator if there is one.
@@ -53,12 +54,24 @@ def load_encoder(
     if name == STATIC:
         if dataset is None:
             raise ValueError("the static encoder is made from a corpus: pass the dataset")
-        model = static_encoder(dataset, dimension=dimension, vocabulary_size=vocabulary_size, seed=seed, device=device)
+        sizes = {"dimension": dimension, "vocabulary_size": vocabulary_size}
+        given: dict[str, int] = {option: size for option, size in sizes.items() if size is not None}
+        model = static_encoder(dataset, **given, seed=seed, device=device)
     else:
+        check_static_only(name, dimension=dimension, vocabulary_size=vocabulary_size)
         model = _load_sentence_transformer(name, device=device, trust_remote_code=trust_remote_code)
     if max_length is not None:
         _cut_texts(model, max_length, name)
     return separate_towers(model) if towers == "separate" and not has_router(model) else model
+
+
+def check_static_only(name: str, **sizes: int | None) -> None:
+    """``ValueError`` where sizes of static embeddings, by option, are given (not ``None``) to another encoder."""
+    for option, size in sizes.items():
+        if name != STATIC and size is not None:
+            raise ValueError(
+                f"{option} is {size}, but the encoder {name!r} has its own: leave it out, it is for the static encoder"
+            )
 
 
 def static_encoder(
@@ -160,6 +173,11 @@ def _load_sentence_transformer(name: str, *, device: str | None, trust_remote_co
     path = str(Path(name).expanduser()) if looks_like_path else name
     if looks_like_path and not Path(path).is_dir():
         raise ValueError(f"no encoder at {name!r}: there is no such folder")
+    if looks_like_path and (kind := _saved_as(Path(path))) != SentenceTransformer.__name__:
+        raise ValueError(
+            f"the encoder {name!r} was saved by a {kind}, which is no SentenceTransformer: its texts have no single "
+            "dense vector. Give the folder of a SentenceTransformer"
+        )
     try:
         return SentenceTransformer(path, device=device, trust_remote_code=trust_remote_code)
     except Exception as error:  # a folder can be wrong in more ways than its loader foresees
@@ -172,6 +190,16 @@ def _load_sentence_transformer(name: str, *, device: str | None, trust_remote_co
             f"could not load the encoder {name!r}: give 'static', a local sentence-transformers folder, or the name of "
             f"a model on the hub (needs a connection, or a copy in the cache). The loader said: {error}"
         ) from error
+
+
+def _saved_as(folder: Path) -> str:
+    """The class that sentence-transformers' own file in a model's folder names; without one, it would make a
+    ``SentenceTransformer``."""
+    path = folder / "config_sentence_transformers.json"
+    try:
+        return str(json.loads(path.read_bytes()).get("model_type", "SentenceTransformer"))
+    except (OSError, ValueError, AttributeError):  # the loader has an error for what is damaged
+        return "SentenceTransformer"
 
 
 def _cut_texts(model: SentenceTransformer, max_length: int, name: str) -> None:

@@ -37,6 +37,17 @@ class Texts(Protocol):
     def texts(self, rows: ArrayLike | None = None) -> list[str]: ...
 
 
+def check_encoder(model: Any) -> None:
+    """``TypeError`` for what is no dense encoder: it would fail somewhere else, or score otherwise than here."""
+    from sentence_transformers import SentenceTransformer
+
+    if not isinstance(model, SentenceTransformer):
+        raise TypeError(
+            f"the model must be a SentenceTransformer, which gives each text one dense vector, got a "
+            f"{type(model).__name__}: load it as SentenceTransformer(name), or choose another model"
+        )
+
+
 def similarity_of(model: SentenceTransformer, similarity: str | None = None) -> Similarity:
     """The similarity by which a model's vectors are compared.
 
@@ -46,7 +57,9 @@ def similarity_of(model: SentenceTransformer, similarity: str | None = None) -> 
 
     Raises:
         ValueError: for anything but "cosine" and "dot", the two that are inner products.
+        TypeError: for a model that is no ``SentenceTransformer``, such as a ``SparseEncoder`` or ``CrossEncoder``.
     """
+    check_encoder(model)
     name = str(similarity or getattr(model, "similarity_fn_name", None) or "cosine")
     if name == "cosine":
         return "cosine"

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hardwood._ragged import RaggedRows
+from hardwood.data._own import left_out_of_rankings
 from hardwood.encoding import BATCH_SIZE, BLOCK, Texts, encode_targets, query_vectors, similarity_of
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from hardwood.data import Judgements, RetrievalDataset
+    from hardwood.data._own import LeaveOut
 
 MEASURES = {
     "recall@1": ("R", 1),
@@ -33,6 +35,9 @@ MEASURES = {
 """The measures reported: what ``ir_measures`` calls them, and their cutoffs."""
 
 DEPTH = 100  # the deepest cutoff above
+
+LEFT_OUT = "own_left_out"
+"""Beside the measures of a split: from how many queries' rankings their own document was left out, if from any."""
 
 _SCORES_AT_A_TIME = 1 << 24  # 64 MB of float32: queries x targets scored in one matrix
 _MEASURED_AT_A_TIME = 4096  # queries; ir_measures wants a dictionary of dictionaries
@@ -47,6 +52,7 @@ def evaluate(
     dataset: RetrievalDataset,
     split: str = "test",
     *,
+    leave_out: LeaveOut = "own-id",
     batch_size: int = BATCH_SIZE,
     block: int = BLOCK,
     similarity: str | None = None,
@@ -61,6 +67,9 @@ def evaluate(
         model: any ``SentenceTransformer``; used on the device it is on, its training mode is kept.
         dataset: corpus, queries and judgements.
         split: whose queries and positives.
+        leave_out: what is left out of a query's ranking, if it is no positive of it: ``"own-id"``, the target that has
+            the query's own id, as BEIR does it (which drops positives, too); ``"own-text"``, the targets that have its
+            text as well; ``"nothing"``. Where the corpus holds the queries themselves any model ranks them first.
         batch_size: texts in one forward pass.
         block: targets encoded and scored at a time. It changes neither ranking nor measures but by rounding.
         similarity: "cosine" or "dot"; the model's own when None.
@@ -68,12 +77,15 @@ def evaluate(
 
     Returns:
         The mean over the queries of ``recall@1``, ``recall@10``, ``recall@100`` (share of a query's positives
-        among the first), ``mrr@10`` and ``ndcg@10`` (gains are the judgements' grades), as plain floats.
+        among the first), ``mrr@10`` and ``ndcg@10`` (gains are the judgements' grades), as plain floats. Where
+        anything was left out, ``own_left_out`` is the number of queries that it was left out for.
 
     Raises:
-        ValueError: for an unknown or empty split, or a similarity that isn't an inner product.
+        ValueError: for an unknown or empty split, another ``leave_out``, or a similarity that isn't an inner product.
+        TypeError: for a model that is no ``SentenceTransformer``.
     """
     settings: dict[str, Any] = {
+        "leave_out": leave_out,
         "batch_size": batch_size,
         "block": block,
         "similarity": similarity,
@@ -83,7 +95,12 @@ def evaluate(
 
 
 def evaluate_splits(
-    model: SentenceTransformer, dataset: RetrievalDataset, splits: Sequence[str], **settings: Any
+    model: SentenceTransformer,
+    dataset: RetrievalDataset,
+    splits: Sequence[str],
+    *,
+    leave_out: LeaveOut = "own-id",
+    **settings: Any,
 ) -> dict[str, dict[str, float]]:
     """What `evaluate` gives for each of ``splits``, by name, with the corpus encoded once for all of them.
 
@@ -91,6 +108,7 @@ def evaluate_splits(
         model: as for `evaluate`.
         dataset: as for `evaluate`.
         splits: names of splits; none: an empty answer, and nothing is encoded.
+        leave_out: as for `evaluate`.
         settings: ``batch_size``, ``block``, ``similarity`` and ``progress`` of `evaluate`.
 
     Raises:
@@ -103,10 +121,15 @@ def evaluate_splits(
     if not judged:
         return {}
     query_rows = np.concatenate([judgements.queries for judgements in judged.values()])
-    ranking, _ = retrieve(model, dataset.corpus, dataset.queries, DEPTH, query_rows=query_rows, **settings)
+    own = dict(zip(judged, left_out_of_rankings(dataset, list(judged), leave_out), strict=True))
+    settings |= {"query_rows": query_rows, "exclude": RaggedRows.stacked(own.values())}
+    ranking, _ = retrieve(model, dataset.corpus, dataset.queries, DEPTH, **settings)
     ends = np.cumsum([len(judgements) for judgements in judged.values()])
     parts = np.split(ranking, ends[:-1])
-    return {name: measure(part, judged[name]) for name, part in zip(judged, parts, strict=True)}
+    measures = {name: measure(part, judged[name]) for name, part in zip(judged, parts, strict=True)}
+    for name, count in ((name, np.count_nonzero(rows.counts)) for name, rows in own.items()):
+        measures[name] |= {LEFT_OUT: float(count)} if count else {}
+    return measures
 
 
 def measure(ranking: ArrayLike, judgements: Judgements) -> dict[str, float]:

@@ -227,7 +227,8 @@ def test_state_goes_through_a_checkpoint(
 
 @ALL
 def test_a_state_saved_before_the_first_draw(name: str, request_for: RequestFor, tmp_path: Path) -> None:
-    sources = [make_source(name, start_step=3) for _ in range(2)]
+    options = {} if name == "in-batch" else {"start_step": 3}  # there it is no option
+    sources = [make_source(name, **options) for _ in range(2)]
     for source in sources:
         source.attach(ArrayTargets(torch.eye(6).repeat(4, 1), Cost()), Cost())
     sources[0].begin_step(2)

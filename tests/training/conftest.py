@@ -15,7 +15,7 @@ def small_run(folder: Path, **changes: Any) -> RunConfig:
         "output": str(folder),
         "batch_size": 16,
         "num_negatives": 4,
-        "dimension": 16,
-        "vocabulary_size": 300,
     }
+    if changes.get("encoder", "static") == "static":
+        settings |= {"dimension": 16, "vocabulary_size": 300}
     return RunConfig(**settings | changes)

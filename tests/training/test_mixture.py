@@ -22,6 +22,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "static": {"start_step": 0},
     "periodic": {"start_step": 0, "refresh_every": 1},
     "cache": {"start_step": 0, "cache_size": 20},
+    "pool": {"start_step": 0, "share": 0.4},
     "exact": {"start_step": 0},
     "dynamic": {"leaf_size": 8, "probes": 2},
 }

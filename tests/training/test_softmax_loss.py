@@ -170,6 +170,26 @@ def test_several_positives_a_query_do_not_count_against_each_other(make_static: 
     torch.testing.assert_close(sum(components.values()), exact_loss(model, dataset, labels, 3.0))
 
 
+def test_a_query_does_not_count_against_itself(make_static: Callable) -> None:
+    """Pairs in both directions: each query is a target, in the batch and drawn. Only other texts count."""
+    import datasets
+
+    texts = ["heart", "big heart", "lung", "sore lung"]
+    pairs = datasets.Dataset.from_dict({"anchor": texts, "positive": [texts[i ^ 1] for i in range(4)]})
+    dataset = RetrievalDataset.from_pairs(pairs)
+    model = make_static()
+    for training in (True, False):
+        model.train(training)
+        loss = CorpusSoftmaxLoss(model, dataset, "uniform", num_negatives=4, scale=3.0)
+        features, labels = batch_of(model, dataset, range(4))
+        x = torch.nn.functional.normalize(model(model.preprocess(texts))["sentence_embedding"], dim=1)
+        scores = (3.0 * x @ x.T).masked_fill(torch.eye(4, dtype=torch.bool), -torch.inf)
+        expected = torch.nn.functional.cross_entropy(scores, torch.tensor([1, 0, 3, 2]))
+        torch.testing.assert_close(sum(loss(features, labels).values()), expected)
+    suspected = {tuple(pair[:2]) for pair in loss.suspects.most_often(at_least=1)}
+    assert not suspected & {(q, t) for q in range(4) for t in range(4) if dataset.corpus.texts([t]) == [texts[q]]}
+
+
 @pytest.mark.slow
 def test_weighted_draws_estimate_the_full_softmax(make_static: Callable, dataset: RetrievalDataset) -> None:
     # Null: exp(log_z) has the mean Z. One pair a batch, uniform draws, 300 seeds; at 4.5 standard errors: 7e-6.
@@ -266,10 +286,12 @@ def test_the_margin_drops_what_is_near_the_positive(make_static: Callable, datas
     features, labels = batch_of(model, dataset, range(20))
     everything = {"num_negatives": NUM_TARGETS, "scale": 5.0}
     free = CorpusSoftmaxLoss(model, dataset, "uniform", **everything)(features, labels)
-    strict = CorpusSoftmaxLoss(model, dataset, "uniform", margin=MarginFilter(absolute=3.0), **everything)
-    components = strict(features, labels)
+    strict = CorpusSoftmaxLoss(model, dataset, "uniform", margin=MarginFilter(absolute=1.99), **everything)
+    with pytest.warns(UserWarning, match="drops every negative of batch 1"):
+        components = strict(features, labels)
+    assert components["dropped_by_margin"] == 1
     assert components["log_partition"] < free["log_partition"]
-    # No cosine is 3 below another: nothing is left but the positive itself.
+    # No cosine here is 1.99 below another: nothing is left but the positive itself.
     torch.testing.assert_close(components["log_partition"], -components["positive_score"])
 
 

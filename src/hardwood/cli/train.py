@@ -100,6 +100,10 @@ SaveEvery = Annotated[int | None, typer.Option(help="Steps between two checkpoin
 ReportTo = Annotated[
     list[str] | None, typer.Option(help="tensorboard, wandb, …; repeatable.", rich_help_panel=_TRAINING)
 ]
+LeaveOut = Annotated[
+    str | None,
+    typer.Option(help="Of each query's ranking: own-id (the target with its id), own-text or nothing. \\[own-id]"),
+]
 IgnoreUnjudged = Annotated[bool, typer.Option(help="Accept queries that no split judges.")]
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run code that comes with the model.", rich_help_panel=_MODEL)]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda; default: what there is.")]
@@ -153,6 +157,7 @@ def train(
     evaluate_every: EvaluateEvery = None,
     save_every: SaveEvery = None,
     report_to: ReportTo = None,
+    leave_out: LeaveOut = None,
     ignore_unjudged: IgnoreUnjudged = False,
     device: Device = None,
     threads: Threads = None,
@@ -165,13 +170,21 @@ def train(
     run_flags = {name: options.pop(name) for name in ("resume", "overwrite", "quiet")}
     if resume and config is None and output is not None:
         options["config"] = _run_file(output)
-    run_config = _run_config(options)
+    run_config = _run_config(options, refuse=True)
     from hardwood.cli.evaluate import print_measures
     from hardwood.training import train as train_run
 
     result = train_run(run_config, **run_flags)
     if not quiet:
-        print_measures({name: m for name, m in result.metrics.items() if name not in ("cost", "training")})
+        measures = {name: m for name, m in result.metrics.items() if name not in ("cost", "training")}
+        if measures:
+            print_measures(measures)
+        else:
+            Console().print(
+                f"nothing was measured: there is no split to measure beside {run_config.train_split!r}, the one "
+                f"trained on. hardwood evaluate {run_config.output}/model DATA --split SPLIT measures any",
+                soft_wrap=True,
+            )
         Console().print(f"model, metrics.json, run.yaml and training_curve.png are in {run_config.output}")
 
 
@@ -209,6 +222,7 @@ def compare(
     precision: Precision = None,
     seed: Seed = None,
     evaluate_every: EvaluateEvery = None,
+    leave_out: LeaveOut = None,
     ignore_unjudged: IgnoreUnjudged = False,
     device: Device = None,
     threads: Threads = None,
@@ -232,9 +246,10 @@ def print_table(console: Console, table: str) -> None:
     console.print(table, soft_wrap=True, highlight=False, markup=False)
 
 
-def _run_config(options: dict[str, Any]) -> Any:
-    """Options of the command line over those of the run file over the defaults."""
-    from hardwood.training.config import RunConfig, read_settings
+def _run_config(options: dict[str, Any], *, refuse: bool = False) -> Any:
+    """Options of the command line over those of the run file over the defaults; ``refuse`` those without effect."""
+    from hardwood.training._unused import refuse_unused
+    from hardwood.training.config import STATIC, STATIC_SIZES, RunConfig, read_settings
 
     config = options.pop("config")
     settings = {} if config is None else read_settings(config)
@@ -259,13 +274,18 @@ def _run_config(options: dict[str, Any]) -> Any:
         name: given.pop(name) for name in ("refresh_every", "start_step", "cache_size", "refresh_size") if name in given
     }
     source_options |= _named_values(given.pop("source_option", []))
+    if given.get("encoder", STATIC) != STATIC:  # nor does another encoder than the run file's inherit its sizes
+        settings = {name: value for name, value in settings.items() if name not in STATIC_SIZES}
     # Another source than the run file's does not inherit its options.
     same_source = given.get("negatives", settings.get("negatives")) == settings.get("negatives")
     inherited = (settings.get("negatives_options") or {}) if same_source else {}
     if not isinstance(inherited, dict):
         raise ValueError(f"{config}: negatives_options must be options by name, got {type(inherited).__name__}")
     try:
-        return RunConfig.from_mapping({**settings, **given, "negatives_options": {**inherited, **source_options}})
+        run = RunConfig.from_mapping({**settings, **given, "negatives_options": {**inherited, **source_options}})
+        if refuse:
+            refuse_unused(sorted(given.keys() | RunConfig.given_in(settings)), run)
+        return run
     except ValueError as error:
         raise ValueError(f"{config}: {error}" if config is not None else str(error)) from error
 

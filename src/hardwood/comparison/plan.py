@@ -56,6 +56,11 @@ def plan_runs(base: RunConfig, sources: Sequence[str], num_seeds: int) -> list[P
         raise ValueError(f"name each source to compare once, got {', '.join(sources) or 'none'}")
     if num_seeds < 1:
         raise ValueError(f"a comparison needs at least 1 seed, got {num_seeds}")
+    if base.negatives_options and base.negatives not in sources:
+        raise ValueError(
+            f"the options {base.negatives_options} are those of {base.negatives!r} negatives, which are not compared: "
+            "name them among the sources, or leave the options out"
+        )
     planned = []
     for seed in range(base.seed, base.seed + num_seeds):
         for name in sources:

@@ -6,6 +6,7 @@ import statistics
 from typing import Any
 
 from hardwood.comparison.plan import BUDGETS
+from hardwood.evaluation import LEFT_OUT
 
 MEASURES = ("mrr@10", "ndcg@10", "recall@1", "recall@10", "recall@100")
 _NOT_SPLITS = ("cost", "training")
@@ -49,7 +50,11 @@ def markdown_table(summary: list[dict[str, Any]], split: str = "test") -> str:
         cells.append(" / ".join(f"{cost[part]:.1f}" for part in ("encode", "index", "sample")))
         cells.append(f"{cost['peak_host_bytes'] / 2**20:,.0f} MiB")
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    notes = [
+        f"{name}: a query's own document was left out of the rankings of {count:,} queries."
+        for name, count in (summary[0].get(LEFT_OUT, {}) if summary else {}).items()
+    ]
+    return "\n".join([*lines, *([""] if notes else []), *notes])
 
 
 def _row(budget: str, name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -65,6 +70,7 @@ def _row(budget: str, name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
         "batch_size": runs[0]["batch_size"],
         "seeds": [run["seed"] for run in runs],
         "measures": measures,
+        LEFT_OUT: {split: int(m[LEFT_OUT]) for split in splits if LEFT_OUT in (m := runs[0]["metrics"][split])},
         "cost": {key: _mean_and_deviation([cost[key] for cost in costs]) for key in costs[0]},
     }
 

@@ -16,6 +16,7 @@ from hardwood._json import read_object
 from hardwood.comparison.figure import comparison_figure
 from hardwood.comparison.plan import PlannedRun, plan_runs
 from hardwood.comparison.report import markdown_table, summarize
+from hardwood.data._read import find_qrels
 from hardwood.training.config import RunConfig, versions
 
 
@@ -48,7 +49,20 @@ def compare(
         RuntimeError: a run failed; its own message has been shown.
     """
     planned = plan_runs(base, sources, num_seeds)
+    _check_measured(base, split)
     return run_all(planned, base.output, settings=dataclasses.asdict(base), split=split, announce=announce)
+
+
+def _check_measured(base: RunConfig, split: str) -> None:
+    """``ValueError`` now and not after the last run, where the split that is reported won't be measured."""
+    measured = base.evaluation_splits
+    if measured is None:
+        measured = [name for name in find_qrels(Path(base.data), None) if name != base.train_split]
+    if split not in measured:
+        raise ValueError(
+            f"the runs would not measure the split {split!r} that the report is about; they measure "
+            f"{', '.join(measured) or 'none'}: choose one of these (--split), or add it to the data"
+        )
 
 
 def run_all(

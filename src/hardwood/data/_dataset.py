@@ -17,9 +17,10 @@ from hardwood.data import _read
 from hardwood.data._judgements import Judgements
 from hardwood.data._labels import labelled
 from hardwood.data._lines import find_file
+from hardwood.data._own import targets_of_same_text
 from hardwood.data._pairs import tables_from_pairs
 from hardwood.data._table import TextTable
-from hardwood.data._twins import first_rows, with_twins
+from hardwood.data._twins import first_rows, text_hashes, with_twins
 from hardwood.data._write import write_folder
 from hardwood.errors import DataError
 
@@ -194,7 +195,7 @@ class RetrievalDataset:
             DataError: texts that are not in the dataset, with a count; an empty text, or a column that is missing or
                 holds no strings.
         """
-        return labelled(pairs, self.queries, self.corpus, self.all_known_positives(), columns)
+        return labelled(pairs, self.queries, self.corpus, self.never_negatives(*self.splits), columns)
 
     def known_positives(self, split: str = "train") -> RaggedRows:
         """The targets to leave out when negatives are drawn, by query row (not by place in the split).
@@ -206,17 +207,47 @@ class RetrievalDataset:
         Returns:
             ``len(self.queries)`` rows; those of queries without a positive in the split are empty.
         """
-        query_rows, target_rows = with_twins(*self.split(split).pairs(), *self._same_text)
+        query_rows, target_rows = with_twins(*self.split(split).pairs(), *self._same_text[:2])
         return RaggedRows.from_pairs(query_rows, target_rows, num_rows=len(self.queries))
 
-    def all_known_positives(self) -> RaggedRows:
-        """`known_positives` of all splits together."""
-        by_split = [self.known_positives(name) for name in self.splits]
-        rows = np.concatenate([known.row_ids() for known in by_split])
-        values = np.concatenate([known.values for known in by_split])
-        return RaggedRows.from_pairs(rows, values, len(self.queries))
+    def own_documents(self, by: Literal["id", "text"]) -> RaggedRows:
+        """The targets that are each query itself, by query row: those with its id, or with its text (under any id).
+
+        Items that are searched by themselves, duplicate questions, and pairs in both directions have such targets. A
+        text that more than 100 targets have is a filler, and nobody's own.
+
+        Raises:
+            ValueError: for another ``by``.
+        """
+        if by not in ("id", "text"):
+            raise ValueError(f'by must be "id" or "text", not {by!r}')
+        return self._same_id if by == "id" else self._same_text[2]
+
+    def never_negatives(self, *splits: str) -> RaggedRows:
+        """The targets that are no negatives of a query, by query row: its `known_positives` in any of ``splits``, and
+        its `own_documents`, by id and by text.
+
+        A query's own document would be its hardest negative, from which no encoder can tell it apart.
+        """
+        parts = [*(self.known_positives(name) for name in splits), self._same_id, self._same_text[2]]
+        return RaggedRows.from_pairs(
+            np.concatenate([part.row_ids() for part in parts]),
+            np.concatenate([part.values for part in parts]),
+            num_rows=len(self.queries),
+        )
 
     @cached_property
-    def _same_text(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """For each query, and for each target, the first row of its text."""
-        return first_rows(self.queries, "queries"), first_rows(self.corpus, "targets")
+    def _same_text(self) -> tuple[NDArray[np.int64], NDArray[np.int64], RaggedRows]:
+        """For each query, and for each target, the first row of its text; and the targets of each query's text."""
+        queries, targets = text_hashes(self.queries), text_hashes(self.corpus)
+        return (
+            first_rows(self.queries, "queries", queries),
+            first_rows(self.corpus, "targets", targets),
+            targets_of_same_text(queries, targets),
+        )
+
+    @cached_property
+    def _same_id(self) -> RaggedRows:
+        found = self.corpus.find(self.queries.id_array())
+        query_rows = np.flatnonzero(found >= 0)
+        return RaggedRows.from_pairs(query_rows, found[query_rows], num_rows=len(self.queries))

@@ -14,16 +14,21 @@ MOST = 100  # rows of one text; of more there would be too many pairs, and it is
 _BATCH_ROWS = 8192
 
 
-def first_rows(table: TextTable, what: str) -> NDArray[np.int64]:
+def text_hashes(table: TextTable) -> NDArray[np.int64]:
+    """A number for each row's text (`TextTable.texts`), ``(n,)`` int64, equal for equal texts of this process alone."""
+    # 64 random bits a text: that two of twenty million different ones agree happens in one corpus of 90,000.
+    return np.fromiter(
+        (hash(text) for texts in table.iter_texts(_BATCH_ROWS) for text in texts), dtype=np.int64, count=len(table)
+    )
+
+
+def first_rows(table: TextTable, what: str, hashes: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
     """For each row the first row that has its text (`TextTable.texts`), ``(n,)`` int64: its own, if no other has it.
 
     A text that more than `MOST` rows have is taken for a different one in each, with a warning; ``what`` ("targets",
-    "queries") is for its message.
+    "queries") is for its message. ``hashes`` are the table's `text_hashes`, where they are at hand.
     """
-    # 64 random bits a text: that two of twenty million different ones agree happens in one corpus of 90,000.
-    hashes = np.fromiter(
-        (hash(text) for texts in table.iter_texts(_BATCH_ROWS) for text in texts), dtype=np.int64, count=len(table)
-    )
+    hashes = text_hashes(table) if hashes is None else hashes
     _, first, group, counts = np.unique(hashes, return_index=True, return_inverse=True, return_counts=True)
     rows = first[group]
     if (too_many := np.flatnonzero(counts > MOST)).size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -124,7 +125,7 @@ def mine(
         "similarity": similarity_of(model, similarity),
         "progress": progress,
     }
-    known = _known_positives(dataset).take(judgements.queries)
+    known = dataset.never_negatives(*dataset.splits).take(judgements.queries)
     vectors = query_vectors(model, dataset.queries, judgements.queries, **settings)
     known_scores = np.zeros(len(known.values), dtype=np.float32)
     blocks = _scoring(encode_targets(model, dataset.corpus, **settings), vectors, known, known_scores)
@@ -164,6 +165,11 @@ def mine(
         width = chosen.shape[1]  # fewer than K where the corpus is that small
         negatives[part, :width] = np.where(taken, np.take_along_axis(found, chosen, axis=1), -1)
         negative_scores[part, :width] = np.where(taken, np.take_along_axis(scores[of], chosen, axis=1), -np.inf)
+    if (negatives < 0).all():
+        warnings.warn(
+            f"none of the {len(places):,} entries has a negative: lower the margins or skip_top, or raise depth",
+            stacklevel=2,
+        )
     short = (negatives < 0).any(axis=1)
     return MinedNegatives(
         judgements.queries[places],
@@ -203,16 +209,11 @@ def _check(
     for name, margin in (("absolute_margin", absolute_margin), ("relative_margin", relative_margin)):
         if margin is not None and not 0 <= margin < np.inf:
             raise ValueError(f"{name} must be 0 or more, or None for no margin, not {margin}")
-
-
-def _known_positives(dataset: RetrievalDataset) -> RaggedRows:
-    """The positives of every split, by query row: a test positive is no negative of training either."""
-    every = [dataset.known_positives(name) for name in dataset.splits]
-    return RaggedRows.from_pairs(
-        np.concatenate([rows.row_ids() for rows in every]),
-        np.concatenate([rows.values for rows in every]),
-        len(dataset.queries),
-    )
+    if relative_margin is not None and relative_margin >= 1:
+        raise ValueError(
+            f"relative_margin is a share of the positive's similarity, below 1, such as 0.05 for 5 %, not "
+            f"{relative_margin:g}"
+        )
 
 
 def _scoring(
@@ -239,7 +240,7 @@ def _drop_copies(
     known: RaggedRows,
     known_scores: NDArray[np.float32],
 ) -> None:
-    """Clear ``usable`` ``(q, depth)`` where a candidate's text is a known positive's.
+    """Clear ``usable`` ``(q, depth)`` where a candidate's text is a known positive's, or the own document's.
 
     Equal texts have equal scores but for rounding, so only candidates that score like a positive are read.
     """

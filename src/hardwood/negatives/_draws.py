@@ -60,7 +60,7 @@ class Request:
         positives: ``(B,)`` int64 rows of the positives being trained on.
         num_negatives: draws a query, ``k >= 1``.
         scale: inverse temperature; scores are ``scale * queries @ targets.T``.
-        exclude: for each of the B queries, the rows it must not be given: its known positives.
+        exclude: for each of the B queries, the rows it must not be given: its known positives, and itself.
         ceiling: ``(B,)`` similarities; a target above it is taken for a false negative. ``None``: no filter.
         seed: all randomness of the answer comes from here.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ class InBatchNegatives(NegativeSource):
 
     name: ClassVar[str] = "in-batch"
 
+    def __init__(self) -> None:
+        super().__init__()  # no start_step: there is nothing that could begin
+
     def sample(self, request: Request) -> Draw:
         positives = request.positives
         excluded = seen_mask(request.exclude, positives)
@@ -33,6 +36,9 @@ class InBatchNegatives(NegativeSource):
     def log_proposal(self, request: Request, draw: Draw, ids: Tensor) -> Tensor:
         log_q = self._log_counts(request.positives, ids)[None, :] - draw.log_z[:, None]
         return log_q.masked_fill(seen_mask(request.exclude, ids), -torch.inf)
+
+    def settings(self) -> dict[str, Any]:
+        return {}
 
     @staticmethod
     def _log_counts(positives: Tensor, ids: Tensor) -> Tensor:

@@ -17,7 +17,10 @@ class MarginFilter:
 
     Args:
         absolute: at least 0; 0 drops whatever outranks the positive.
-        relative: at least 0.
+        relative: at least 0, below 1.
+
+    Raises:
+        ValueError: for a margin out of range.
     """
 
     absolute: float | None = None
@@ -27,6 +30,11 @@ class MarginFilter:
         for name, value in (("absolute", self.absolute), ("relative", self.relative)):
             if value is not None and not value >= 0:
                 raise ValueError(f"the {name} margin must be 0 or more, got {value}")
+        if self.relative is not None and self.relative >= 1:
+            raise ValueError(
+                f"the relative margin is a share of the positive's similarity, below 1, such as 0.05 for 5 %, got "
+                f"{self.relative:g}: it would drop every negative that is like the query at all"
+            )
 
     def __bool__(self) -> bool:
         return self.absolute is not None or self.relative is not None

@@ -44,7 +44,7 @@ def make_source(name: str, /, **options: Any) -> NegativeSource:
     del known["self"]
     for option, value in options.items():
         if option not in known:
-            raise ValueError(f"{name!r} negatives have no option {option!r}; they have {', '.join(known)}")
+            raise ValueError(f"{name!r} negatives have no option {option!r}; they have {', '.join(known) or 'none'}")
         if not _fits(value, str(known[option])):
             raise ValueError(
                 f"the option {option!r} of {name!r} negatives must be of type {known[option]}, got {repr(value)[:200]}"

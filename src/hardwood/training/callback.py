@@ -13,6 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 from hardwood.errors import DataError
+from hardwood.training._best_model import compare_anew
 from hardwood.training._settings import changes, plain_settings
 from hardwood.training.checkpoints import LOSSES, STATE_FOLDER, loss_folder, read_description, read_seal, seal, unseal
 
@@ -81,7 +82,7 @@ class NegativesCallback(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Announce the step; the source refreshes what is due."""
+        """Announce the step; the source refreshes what is due. Where draws begin, the best loss so far is forgotten."""
         if self._num_resumed > len(self._together):
             raise ValueError(
                 f"the checkpoint has the state of {self._num_resumed} of the trainer's losses, and this run has a "
@@ -91,7 +92,10 @@ class NegativesCallback(TrainerCallback):
         self._before, self._encoded_before = dict(self.loss.cost.seconds), self.loss.cost.texts_encoded
         if state.is_world_process_zero:  # what an earlier run has left there is written over if this step is saved
             unseal(_checkpoint(args, state.global_step + 1))
+        drew = self.loss.source.is_ready(state.global_step - 1)
         self.loss.begin_step(state.global_step)
+        if not drew and self.loss.source.is_ready(state.global_step):
+            compare_anew(args, state, kwargs.get("lr_scheduler"))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Book the step's time."""

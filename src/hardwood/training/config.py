@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from hardwood._files import written_whole
 from hardwood._version import __version__
-from hardwood.encoders import STATIC, Towers
+from hardwood.data._own import LEAVE_OUT, LeaveOut
+from hardwood.encoders import STATIC, Towers, check_static_only
 from hardwood.losses import WEIGHTINGS, Weighting
 from hardwood.negatives import SOURCES, MarginFilter, NegativeSource, make_source
 from hardwood.training.prior import DEFAULT_UNASKED_PRIOR, check_unasked_prior
@@ -23,6 +24,8 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 _STATIC_LEARNING_RATE = 0.2
 _TRANSFORMER_LEARNING_RATE = 2e-5
 _MADE_WITH = "made_with"
+STATIC_SIZES = {"dimension": 128, "vocabulary_size": 8192}
+"""Settings of static encoders alone, and what they are by default."""
 _KINDS: dict[str, Any] = {
     "int": int,
     "float": (int, float),
@@ -33,6 +36,7 @@ _KINDS: dict[str, Any] = {
     "Literal": str,
     "Towers": str,
     "Weighting": str,
+    "LeaveOut": str,
 }
 
 
@@ -47,8 +51,8 @@ class RunConfig:
         negatives_options: the source's own options, such as ``refresh_every``.
         encoder: ``"static"``, a sentence-transformers name on the hub, or a local folder.
         towers: ``"shared"`` or ``"separate"``.
-        dimension: of a static encoder.
-        vocabulary_size: of a static encoder.
+        dimension: of a static encoder; ``None``: 128. Others have their own, and giving it is an error.
+        vocabulary_size: of a static encoder; ``None``: 8192. Others as for ``dimension``.
         max_length: tokens of a text that a transformer reads; ``None``: as many as it says itself.
         num_negatives: draws a query.
         uniform_negatives: uniform draws a query beside the source's, weighed together with them.
@@ -78,6 +82,8 @@ class RunConfig:
         evaluation_splits: splits measured at the end; ``None``: all others.
         evaluate_every: steps between two evaluations on ``curve_split`` during training; ``None``: none.
         curve_split: split of the training curve.
+        leave_out: of a query's ranking where it is measured, see `hardwood.evaluate`: ``"own-id"``, ``"own-text"`` or
+            ``"nothing"``.
         save_every: steps between two checkpoints; ``None``: none.
         report_to: e.g. ``["tensorboard"]``, ``["wandb"]``.
         unjudged: ``"error"`` or ``"ignore"`` queries that no split judges.
@@ -93,8 +99,8 @@ class RunConfig:
     negatives_options: dict[str, Any] = field(default_factory=dict)
     encoder: str = STATIC
     towers: Towers = "shared"
-    dimension: int = 128
-    vocabulary_size: int = 8192
+    dimension: int | None = None
+    vocabulary_size: int | None = None
     max_length: int | None = None
     num_negatives: int = 8
     uniform_negatives: int = 0
@@ -121,6 +127,7 @@ class RunConfig:
     evaluation_splits: list[str] | None = None
     evaluate_every: int | None = None
     curve_split: str = "dev"
+    leave_out: LeaveOut = "own-id"
     save_every: int | None = None
     report_to: list[str] = field(default_factory=list)
     unjudged: Literal["error", "ignore"] = "error"
@@ -132,9 +139,9 @@ class RunConfig:
         self._check_types()
         for name in ("data", "output", "encoder"):
             _readable(name, getattr(self, name))
-        for name in ("num_negatives", "batch_size", "gradient_accumulation", "dimension", "encode_batch_size"):
+        for name in ("num_negatives", "batch_size", "gradient_accumulation", "encode_batch_size"):
             _at_least_one(name, getattr(self, name))
-        for name in ("steps", "mini_batch_size", "evaluate_every", "save_every", "threads", "max_length"):
+        for name in ("steps", "mini_batch_size", "evaluate_every", "save_every", "threads", "max_length", "dimension"):
             if getattr(self, name) is not None:
                 _at_least_one(name, getattr(self, name))
         if self.uniform_negatives < 0:
@@ -156,8 +163,10 @@ class RunConfig:
         check_unasked_prior(self.unasked_prior)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("towers", self.towers, ("shared", "separate"))
+        _one_of("leave_out", self.leave_out, LEAVE_OUT)
         _one_of("unjudged", self.unjudged, ("error", "ignore"))
         _one_of("negatives", self.negatives, tuple(SOURCES))
+        check_static_only(self.encoder, dimension=self.dimension, vocabulary_size=self.vocabulary_size)
         self.make_source()
         self.make_margin()
 
@@ -177,6 +186,9 @@ class RunConfig:
         names = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != getattr(other, f.name)]
         if "weighting" in names and self.weighting_in_force == other.weighting_in_force:
             names.remove("weighting")
+        for name, default in STATIC_SIZES.items():
+            if name in names and all((getattr(run, name) or default) == default for run in (self, other)):
+                names.remove(name)
         return names
 
     def make_source(self) -> NegativeSource:
@@ -204,6 +216,11 @@ class RunConfig:
             if name not in settings:
                 raise ValueError(f"the setting {name!r} is missing")
         return cls(**{name: value for name, value in settings.items() if name != _MADE_WITH})
+
+    @classmethod
+    def given_in(cls, settings: dict[str, Any]) -> set[str]:
+        """The names of the settings that somebody has chosen: none of a run file that a run has written, with all."""
+        return set() if _MADE_WITH in settings else settings.keys() & {f.name for f in dataclasses.fields(cls)}
 
     @classmethod
     def load(cls, path: str | Path) -> RunConfig:
@@ -257,6 +274,9 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     content = read_yaml(path)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ValueError(f"{path} must hold settings by name, such as 'negatives: exact', got {type(content).__name__}")
+    if _MADE_WITH in content and content.get("encoder", STATIC) != STATIC:
+        # Runs once wrote the defaults of static encoders for all.
+        content = {name: value for name, value in content.items() if STATIC_SIZES.get(name, ...) != value}
     return content
 
 

@@ -124,13 +124,26 @@ def _trained(
     seconds = time.perf_counter() - began
     # The trainer leaves its autocast around the model's forward: measure what is saved, as it will be loaded.
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    metrics: dict[str, Any] = dict(evaluate_splits(model, data, splits, progress=False if quiet else None))
+    progress = False if quiet else None
+    metrics: dict[str, Any] = dict(evaluate_splits(model, data, splits, leave_out=config.leave_out, progress=progress))
+    _store_in_card(trainer, data, metrics, config)
     metrics["cost"] = loss.cost.report()
     metrics["training"] = {"steps": trainer.state.global_step, "seconds": round(seconds, 3)}
     history = trainer.state.log_history
     loss.suspects.write(output / SUSPECTS, data, config.train_split)
     _write_outputs(output, model, metrics, history, config)
     return RunResult(model, metrics, history)
+
+
+def _store_in_card(
+    trainer: SentenceTransformerTrainer, data: RetrievalDataset, measures: dict[str, Any], config: RunConfig
+) -> None:
+    """Put the measures by split into the model card, in the place of those of the last evaluation in training."""
+    for split, of_split in measures.items():
+        evaluator = trainer.evaluator
+        if not isinstance(evaluator, RetrievalEvaluator) or evaluator.split != split:
+            evaluator = RetrievalEvaluator(data, split, config.leave_out)
+        evaluator.store(trainer.model, of_split, trainer.state.epoch or 0, trainer.state.global_step)
 
 
 def make_loss(model: SentenceTransformer, data: RetrievalDataset, config: RunConfig) -> CorpusSoftmaxLoss:
@@ -173,7 +186,7 @@ def make_trainer(
     evaluator = None
     if config.evaluate_every is not None:
         data.split(config.curve_split)  # a clear error now rather than in mid-run
-        evaluator = RetrievalEvaluator(data, config.curve_split)
+        evaluator = RetrievalEvaluator(data, config.curve_split, config.leave_out)
     trainer = SentenceTransformerTrainer(
         model=model,
         args=_training_arguments(model, config, quiet),

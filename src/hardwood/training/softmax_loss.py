@@ -32,12 +32,14 @@ from hardwood.training._citation import CITATION
 from hardwood.training._columns import sets_of
 from hardwood.training._embedding import EncodingModule, Features
 from hardwood.training._features import check_finite, check_scores, text_columns_of
+from hardwood.training._margin_watch import MarginWatch, check_margin
 from hardwood.training._pairs import check_rows, own_sets, rows_of
 from hardwood.training._prompts import agreed_target_prompt, trainer_prompts
 from hardwood.training._requests import mix, rank, with_own
+from hardwood.training._same_model import check_same_model
 from hardwood.training._terms import LossTerms
 from hardwood.training._tokens import TargetFeatures
-from hardwood.training._weights import Strategy, tempering_of, weigh_draws
+from hardwood.training._weights import DrawnWeights, Strategy, tempering_of, weigh_draws
 from hardwood.training._widths import checked_widths, refuse_wrappers, terms_at_widths
 from hardwood.training.prior import DEFAULT_UNASKED_PRIOR, target_log_prior
 from hardwood.training.suspects import SuspectedNegatives
@@ -55,7 +57,8 @@ class CorpusSoftmaxLoss(EncodingModule):
     Each step, inside the forward pass: the queries are encoded; the source draws negatives with these very encodings;
     the drawn targets are encoded with gradient, each once however often it was drawn; and all of them, with the batch's
     positives, are candidates of every query, weighed so that the sum estimates the softmax's denominator over the whole
-    corpus (`hardwood.losses`). Known positives of a query never count against it.
+    corpus (`hardwood.losses`). Known positives of a query never count against it, nor does the query's own document
+    (the target that has its id or its text).
 
     Use it like any loss of sentence-transformers, with ``dataset.training_pairs()`` as the training set: its ``label``
     column tells the loss which query and which target a pair is. Add `NegativesCallback` to count optimiser steps under
@@ -94,7 +97,7 @@ class CorpusSoftmaxLoss(EncodingModule):
 
     Raises:
         ValueError: for an argument out of range or an unknown source.
-        TypeError: ``margin`` is no `MarginFilter`.
+        TypeError: ``margin`` is no `MarginFilter`, or ``model`` no ``SentenceTransformer``.
 
     References:
         Monath, Zaheer, Allen and McCallum, AISTATS 2023 (arXiv:2303.15311).
@@ -137,6 +140,8 @@ class CorpusSoftmaxLoss(EncodingModule):
         self.margin = MarginFilter() if margin is None else margin
         self.seed = seed
         self.similarity = similarity_of(model)
+        check_margin(self.margin, self.similarity)
+        self._margin_watch = MarginWatch()
         self.cost = Cost()
         self.source = make_source(negatives) if isinstance(negatives, str) else negatives
         self.weighting = self.source.weighting if weighting is None else weighting
@@ -154,9 +159,9 @@ class CorpusSoftmaxLoss(EncodingModule):
             features=self._target_features,
             batch_size=encode_batch_size,
         )
-        self._known = dataset.known_positives(split)
         self.unasked_prior = unasked_prior
-        self.targets.log_prior = target_log_prior(self._known, len(dataset.corpus), unasked_prior)
+        asked = dataset.known_positives(split)
+        self.targets.log_prior = target_log_prior(asked, len(dataset.corpus), unasked_prior)
         self.source.attach(self.targets, self.cost)
         self.uniform_negatives = uniform_negatives
         self._uniform = UniformNegatives()
@@ -166,13 +171,19 @@ class CorpusSoftmaxLoss(EncodingModule):
         self._arrivals = ArrivalCheck(self._target_features, dataset.corpus)
         self.suspects = SuspectedNegatives(len(dataset.corpus))
         self._queries = dataset.queries
-        self._known_in_evaluation = dataset.all_known_positives()
+        self._known = dataset.never_negatives(split)
+        self._known_in_evaluation = dataset.never_negatives(*dataset.splits)
         self._step = -1
         self._micro_step = 0
         self.steps_are_announced = False
 
     def start_over(self) -> None:
-        """Forget what an earlier training run has left in the source; `NegativesCallback` calls it."""
+        """Forget what an earlier training run has left in the source; `NegativesCallback` calls it.
+
+        Raises:
+            ValueError: the trainer trains another model than the loss was made for.
+        """
+        check_same_model(self.model, self.targets.model)
         self._step = -1
         self.source.attach(self.targets, self.cost)
 
@@ -201,7 +212,7 @@ class CorpusSoftmaxLoss(EncodingModule):
         return CITATION
 
     def data_fingerprint(self) -> str:
-        """A hash of corpus, queries and known positives: a checkpoint belongs to its data."""
+        """A hash of corpus, queries and what is no negative of them: a checkpoint belongs to its data."""
         digest = hashlib.blake2b(digest_size=16)
         for table in (self.targets.corpus, self._queries):
             digest.update(table.fingerprint().encode())
@@ -253,6 +264,7 @@ class CorpusSoftmaxLoss(EncodingModule):
                 source has not been told of the step then.
         """
         refuse_wrappers(self.model, self.targets.model)
+        check_same_model(self.model, self.targets.model)
         query_features, target_features = text_columns_of(sentence_features)
         query_rows, target_rows = rows_of(labels, 1 + len(target_features))
         check_rows(query_rows, target_rows, len(self._queries), self.targets.num_targets)
@@ -286,7 +298,8 @@ class CorpusSoftmaxLoss(EncodingModule):
             self.cost.texts_encoded += len(query_rows) + len(given_rows) + len(candidates.drawn)
             # Last of all: a source that writes these into its index must not change the proposal under the weights.
             self.source.observe(request, strategies[0].draw, candidates.ids, candidates.encodings.detach())
-        return LossTerms(terms, self.source.diagnostics())
+        dropped = {"dropped_by_margin": self._margin_watch.dropped} if self.margin else {}
+        return LossTerms(terms, self.source.diagnostics() | dropped)
 
     def _begin_step(self, step: int) -> None:
         self._step = step
@@ -348,41 +361,45 @@ class CorpusSoftmaxLoss(EncodingModule):
     ) -> dict[str, Tensor]:
         scores = losses.scores(queries, candidates.encodings, self.scale)
         check_scores(scores, self.scale, self._step)
-        # What is known to be right for a query, or too near its positive, does not count against it.
+        log_weights, weights, drawing = self._weighed(candidates, strategies, scores)
+        # What is known to be right for a query, the query itself, or too near its positive, does not count against it.
         excluded = seen_mask(request.exclude, candidates.ids)
         if training_rows is not None:
             self._note_suspects(training_rows, candidates, scores.detach(), excluded)
         if request.ceiling is not None:
-            excluded |= scores.detach() > self.scale * request.ceiling[:, None]
+            dropped = scores.detach() > self.scale * request.ceiling[:, None]
+            if training_rows is not None:
+                usable = ~excluded & torch.isfinite(log_weights)
+                self._margin_watch.observe(usable, dropped, was_drawn=bool(drawing))
+            excluded |= dropped
+        log_weights = log_weights.masked_fill(excluded, -torch.inf)
         # In evaluation the estimate stays without bias.
         is_tempered = self.weighting == "tempered" and training_rows is not None
-        log_weights = self._log_weights(candidates, strategies, scores.detach(), excluded, is_tempered)
+        if is_tempered and weights is not None and drawing[0] is strategies[0]:
+            log_weights = log_weights + tempering_of(weights, drawing, candidates, scores.detach(), log_weights)
         known = seen_mask(request.exclude, request.positives) if self.symmetric else None
         return terms_at_widths(
             self.widths, queries, candidates, scores, log_weights, known, scale=self.scale, similarity=self.similarity
         )
 
-    def _log_weights(
-        self, candidates: Candidates, strategies: list[Strategy], scores: Tensor, excluded: Tensor, is_tempered: bool
-    ) -> Tensor:
+    def _weighed(
+        self, candidates: Candidates, strategies: list[Strategy], scores: Tensor
+    ) -> tuple[Tensor, DrawnWeights | None, list[Strategy]]:
         """What each candidate counts in each query's Z, ``(B, C)``: its prior, times the weight of its draws if it was
-        drawn; nothing where it is ``excluded``."""
+        drawn; that weight by itself; and the strategies that have drawn."""
         log_weights = torch.zeros_like(scores)
         log_prior = log_prior_of(self.targets, candidates.ids)
         if log_prior is not None:
             log_weights += log_prior
+        drawing = [strategy for strategy in strategies if strategy.num_draws]
         num_drawn = len(candidates.drawn)
         if not num_drawn:
-            return log_weights.masked_fill(excluded, -torch.inf)
-        drawing = [strategy for strategy in strategies if strategy.num_draws]
+            return log_weights, None, drawing
         weights = weigh_draws(drawing, candidates.drawn, self.weighting)
         if self.weighting == "none" and not any(strategy.draw.exhaustive for strategy in drawing):
             log_weights[:, -num_drawn:] = 0.0  # all count once, and the prior acts by how often they are drawn
         log_weights[:, -num_drawn:] += weights.log_weights
-        log_weights = log_weights.masked_fill(excluded, -torch.inf)
-        if is_tempered and drawing[0] is strategies[0]:
-            log_weights = log_weights + tempering_of(weights, drawing, candidates, scores, log_weights)
-        return log_weights
+        return log_weights, weights, drawing
 
     def _note_suspects(self, query_rows: np.ndarray, candidates: Candidates, scores: Tensor, known: Tensor) -> None:
         """Which candidates outrank the positive of a query without being known positives of it."""

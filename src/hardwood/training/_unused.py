@@ -1,0 +1,37 @@
+"""Settings that somebody has given and that the run would not use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from hardwood.negatives import InBatchNegatives, UniformNegatives
+
+if TYPE_CHECKING:
+    from hardwood.training.config import RunConfig
+
+_OF_DRAWS = ("num_negatives", "weighting")
+
+
+def refuse_unused(given: Iterable[str], config: RunConfig) -> None:
+    """Refuse what has no effect under the other settings: its value would be passed over without a word.
+
+    Args:
+        given: names of the settings that were given, as against those that have their defaults.
+        config: all settings.
+
+    Raises:
+        ValueError: names each of them, and why.
+    """
+    reasons: dict[str, str] = {}
+    if config.negatives == InBatchNegatives.name:
+        reasons |= dict.fromkeys(_OF_DRAWS, "in-batch negatives draw nothing")
+    if config.negatives in (InBatchNegatives.name, UniformNegatives.name):
+        reasons["encode_batch_size"] = f"{config.negatives} negatives have no target encoded"
+    if config.evaluate_every is None:
+        reasons["curve_split"] = "it is for evaluations during training (evaluate_every)"
+    if config.scheduler == "constant":
+        reasons["warmup_ratio"] = "the constant schedule has no warm-up ('constant_with_warmup' has)"
+    unused = [f"{name} {getattr(config, name)!r} ({reasons[name]})" for name in given if name in reasons]
+    if unused:
+        raise ValueError(f"this run would not use {'; '.join(unused)}: leave it out")

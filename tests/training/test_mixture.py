@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from hardwood import losses
 from hardwood.data import RetrievalDataset
-from hardwood.negatives import SOURCES, make_source
+from hardwood.negatives import SOURCES, Draw, make_source
 from hardwood.training import CorpusSoftmaxLoss, train
+from hardwood.training._candidates import Candidates
+from hardwood.training._weights import Strategy, tempering_of, weigh_draws
 
 from .conftest import small_run
 from .test_softmax_loss import NUM_TARGETS, batch_of, exact_loss, gradient_of
@@ -59,8 +62,6 @@ def test_the_mixture_has_no_bias(
 
 def _log_z_by_seed(loss: CorpusSoftmaxLoss, features: Any, labels: torch.Tensor, seeds: int) -> torch.Tensor:
     """``(seeds, B)``"""
-    from hardwood import losses
-
     found: list[torch.Tensor] = []
     original = losses.corpus_cross_entropy
 
@@ -162,3 +163,50 @@ def test_a_run_has_them_as_settings(dataset: RetrievalDataset, tmp_path: Path) -
         small_run(tmp_path, uniform_negatives=-1)
     with pytest.raises(ValueError, match="matryoshka_dims must be positive numbers"):
         small_run(tmp_path, matryoshka_dims=[16, "8"])
+
+
+def _strategies() -> tuple[list[Strategy], torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two queries, three draws each by q and two uniform ones of ten targets; q, draws and uniform draws too."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.softmax(torch.randn(2, 10, generator=generator), dim=1)
+    drawn, uniform = torch.tensor([[0, 1, 1], [1, 2, 3]]), torch.tensor([[1, 4], [4, 4]])
+    log_q, log_u = q.log(), torch.full((2, 10), 0.1).log()
+    strategies = [
+        Strategy(Draw.plain(ids, log.gather(1, ids), torch.zeros(2)), lambda wanted, log=log: log[:, wanted])
+        for ids, log in ((drawn, log_q), (uniform, log_u))
+    ]
+    return strategies, q, drawn, uniform
+
+
+def test_a_candidate_weighs_its_draws_over_all_that_were_expected() -> None:
+    strategies, q, drawn, uniform = _strategies()
+    ids = torch.arange(5)
+    weights = weigh_draws(strategies, ids, "shared").log_weights.exp()
+    own = weigh_draws(strategies, ids, "own").log_weights.exp()
+    for c in range(5):
+        times = float((drawn == c).sum() + (uniform == c).sum())
+        assert float(weights[c]) == pytest.approx(times / float(3 * q[:, c].sum() + 2 * 0.2), rel=1e-5)
+        for b in range(2):
+            times = float((drawn[b] == c).sum() + (uniform[b] == c).sum())
+            assert float(own[b, c]) == pytest.approx(times / float(3 * q[b, c] + 2 * 0.1), rel=1e-5)
+
+
+def test_what_uniform_draws_hold_of_a_weight_is_not_tempered() -> None:
+    strategies, q, drawn, uniform = _strategies()
+    ids, scores = torch.arange(5), torch.randn(2, 5, generator=torch.Generator().manual_seed(1))
+    found = weigh_draws(strategies, ids, "tempered")
+    log_weights = found.log_weights.expand(2, -1)
+    candidates = Candidates(ids, ids, torch.zeros(2, dtype=torch.long), torch.zeros(5, 1))
+    tempered = (log_weights + tempering_of(found, strategies, candidates, scores, log_weights))[0].exp()
+    weights = found.log_weights.exp()
+    share = (weights * scores.exp() / (weights * scores.exp()).sum(dim=1, keepdim=True)).sum(dim=0)
+    for c in range(5):
+        of_source, of_uniform = float((drawn == c).sum()), float((uniform == c).sum())
+        expected = float(3 * q[:, c].sum() + 0.4)
+        if not of_source:
+            assert float(tempered[c]) == pytest.approx(of_uniform / expected, rel=1e-5)
+            continue
+        # What the source's draws hold, as if they were all: over the share that was expected of them.
+        held = float(share[c]) * of_source / (of_source + of_uniform) / (float(3 * q[:, c].sum()) / expected)
+        ratio = held / (of_source / 3)
+        assert float(tempered[c]) == pytest.approx((of_source * ratio**-0.5 + of_uniform) / expected, rel=1e-4)

@@ -41,7 +41,7 @@ from dynamic_study import ROOT, claimed, data_folder
 from hardwood.negatives import SOURCES
 from hardwood.training import RunConfig
 
-PRIOR = "unasked_prior"
+PRIOR, PUSH = "unasked_prior", "unasked_push"
 DEFAULT = "default"
 
 
@@ -52,8 +52,8 @@ class Method:
     Attributes:
         source: of this library; for a recipe ``in-batch``, which is not used.
         options: of the source.
-        prior: weight of targets that no training query asks for; ``"default"``: the library's. Rivals have 1, as they
-            were published.
+        prior: weight of targets that no training query asks for; ``"default"``: the library's, which does not move them
+            either. Rivals have 1, and move them, as they were published.
         loss: of sentence-transformers, on mined n-tuples; empty: ours.
         mined: negatives a pair; ``None``: as many as asked for with ``--mined``.
         same_texts: the batch is enlarged to the texts that the dynamic source encodes at most.
@@ -86,7 +86,7 @@ METHODS: dict[str, Method] = {
 }
 REFERENCE = "dynamic"
 
-RATES = {"static": 0.2, "wordllama": 0.1, "minilm": 5e-5}
+RATES = {"static": 0.2, "wordllama": 0.2, "minilm": 5e-5}
 """Peak learning rates: the library's default; the best of --rates for in-batch on dev; the usual for MiniLM."""
 SIZES = {"static": (800, 128, 8), "wordllama": (800, 128, 8), "minilm": (300, 32, 2)}
 """Steps, pairs a batch, draws a query."""
@@ -131,7 +131,7 @@ def spec_of(arguments: argparse.Namespace, name: str, seed: int, budget: str, st
         "threads": 1,
     }
     if PRIOR in _fields() and method.prior != DEFAULT:
-        config[PRIOR] = method.prior
+        config |= {PRIOR: method.prior, PUSH: 1.0}  # the plain softmax over the corpus
     prior = _fields()[PRIOR] if method.prior == DEFAULT else method.prior
     spec = {"method": name, "budget": budget, "prior": prior, "loss": method.loss, "mined": mined}
     study = {"steps": arguments.steps, "pairs_a_batch": pairs}  # of the reference

@@ -70,9 +70,13 @@ Weighting = Annotated[
 UnaskedPrior = Annotated[
     float | None,
     typer.Option(
-        help="What a target counts in the softmax that no training query asks for, above 0 to 1. \\[0.1]",
+        help="What a target counts in the softmax that no training query asks for, above 0 to 1. \\[0.3]",
         rich_help_panel=_NEGATIVES,
     ),
+]
+UnaskedPush = Annotated[
+    float | None,
+    typer.Option(help="Share of the gradient that moves such a target, 0 to 1. \\[0]", rich_help_panel=_NEGATIVES),
 ]
 BatchSize = Annotated[int | None, typer.Option(help="Pairs a forward pass. [128]", rich_help_panel=_TRAINING)]
 Steps = Annotated[int | None, typer.Option(help="Optimiser steps.", rich_help_panel=_TRAINING)]
@@ -137,6 +141,7 @@ def train(
     relative_margin: RelativeMargin = None,
     weighting: Weighting = None,
     unasked_prior: UnaskedPrior = None,
+    unasked_push: UnaskedPush = None,
     encoder: Encoder = None,
     towers: Towers = None,
     dimension: Dimension = None,
@@ -204,6 +209,7 @@ def compare(
     relative_margin: RelativeMargin = None,
     weighting: Weighting = None,
     unasked_prior: UnaskedPrior = None,
+    unasked_push: UnaskedPush = None,
     encoder: Encoder = None,
     towers: Towers = None,
     dimension: Dimension = None,

@@ -17,7 +17,7 @@ from hardwood.data._own import LEAVE_OUT, LeaveOut
 from hardwood.encoders import STATIC, Towers, check_static_only
 from hardwood.losses import WEIGHTINGS, Weighting
 from hardwood.negatives import SOURCES, MarginFilter, NegativeSource, make_source
-from hardwood.training.prior import DEFAULT_UNASKED_PRIOR, check_unasked_prior
+from hardwood.training.unasked import DEFAULT_UNASKED_PRIOR, DEFAULT_UNASKED_PUSH, check_unasked
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -66,6 +66,7 @@ class RunConfig:
         weighting: of drawn candidates, see `hardwood.losses`; ``None``: the source's, ``"tempered"`` for ``dynamic``
             and ``"shared"`` for all others.
         unasked_prior: what a target that no training query asks for counts in the softmax, above 0 and at most 1.
+        unasked_push: the share of the gradient that moves such a target, from 0 to 1.
         margin: absolute false-negative margin.
         relative_margin: relative false-negative margin.
         learning_rate: peak; ``None``: 0.2 for a static encoder, 2e-5 for others.
@@ -113,6 +114,7 @@ class RunConfig:
     scale: float = 20.0
     weighting: Weighting | None = None
     unasked_prior: float = DEFAULT_UNASKED_PRIOR
+    unasked_push: float = DEFAULT_UNASKED_PUSH
     margin: float | None = None
     relative_margin: float | None = None
     learning_rate: float | None = None
@@ -160,7 +162,7 @@ class RunConfig:
             raise ValueError(f"warmup_ratio must lie in [0, 1), got {self.warmup_ratio}")
         if self.weighting is not None:
             _one_of("weighting", self.weighting, WEIGHTINGS)
-        check_unasked_prior(self.unasked_prior)
+        check_unasked(self.unasked_prior, self.unasked_push)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("towers", self.towers, ("shared", "separate"))
         _one_of("leave_out", self.leave_out, LEAVE_OUT)

@@ -153,6 +153,7 @@ def make_loss(model: SentenceTransformer, data: RetrievalDataset, config: RunCon
         "scale": config.scale,
         "weighting": config.weighting,
         "unasked_prior": config.unasked_prior,
+        "unasked_push": config.unasked_push,
         "margin": config.make_margin(),
         "split": config.train_split,
         "seed": config.seed,

@@ -41,9 +41,9 @@ from hardwood.training._terms import LossTerms
 from hardwood.training._tokens import TargetFeatures
 from hardwood.training._weights import DrawnWeights, Strategy, tempering_of, weigh_draws
 from hardwood.training._widths import checked_widths, refuse_wrappers, terms_at_widths
-from hardwood.training.prior import DEFAULT_UNASKED_PRIOR, target_log_prior
 from hardwood.training.suspects import SuspectedNegatives
 from hardwood.training.targets import CorpusTargets
+from hardwood.training.unasked import DEFAULT_UNASKED_PRIOR, DEFAULT_UNASKED_PUSH, UnaskedTargets
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -79,7 +79,9 @@ class CorpusSoftmaxLoss(EncodingModule):
             (all candidates count once: the usual practice, biased). ``None``: what `NegativeSource.weighting` says.
         unasked_prior: what a target counts in ``Z`` that no query of the split asks for, above 0 and at most 1; a
             target that is asked for counts 1. Such targets are never pulled, so they must be pushed less, or queries
-            for them fail later (`hardwood.training.prior`). 1: the plain softmax over the corpus.
+            for them fail later (`hardwood.training.unasked`). 1: the plain softmax over the corpus.
+        unasked_push: the share of the gradient that moves the encodings of such targets, from 0 to 1. At 0 they are
+            encoded without gradient, which saves time and memory.
         margin: filter against false negatives.
         split: the split trained on, whose positives are excluded.
         target_prompt: put before each drawn target, and before targets that the source has encoded. Default: what the
@@ -113,6 +115,7 @@ class CorpusSoftmaxLoss(EncodingModule):
         scale: float = 20.0,
         weighting: losses.Weighting | None = None,
         unasked_prior: float = DEFAULT_UNASKED_PRIOR,
+        unasked_push: float = DEFAULT_UNASKED_PUSH,
         margin: MarginFilter | None = None,
         split: str = "train",
         target_prompt: str | None = None,
@@ -159,9 +162,10 @@ class CorpusSoftmaxLoss(EncodingModule):
             features=self._target_features,
             batch_size=encode_batch_size,
         )
-        self.unasked_prior = unasked_prior
-        asked = dataset.known_positives(split)
-        self.targets.log_prior = target_log_prior(asked, len(dataset.corpus), unasked_prior)
+        self._unasked = UnaskedTargets(
+            dataset.known_positives(split), len(dataset.corpus), prior=unasked_prior, push=unasked_push
+        )
+        self.targets.log_prior = self._unasked.log_prior
         self.source.attach(self.targets, self.cost)
         self.uniform_negatives = uniform_negatives
         self._uniform = UniformNegatives()
@@ -196,7 +200,8 @@ class CorpusSoftmaxLoss(EncodingModule):
             "num_negatives": self.num_negatives,
             "scale": self.scale,
             "weighting": self.weighting,
-            "unasked_prior": self.unasked_prior,
+            "unasked_prior": self._unasked.prior,
+            "unasked_push": self._unasked.push,
             "margin": dataclasses.asdict(self.margin),
             "target_prompt": self.target_prompt,
             "seed": self.seed,
@@ -348,8 +353,10 @@ class CorpusSoftmaxLoss(EncodingModule):
         gradient."""
         ids, first, columns = unique(given_rows)
         drawn = drawn_beyond([strategy.draw for strategy in strategies], ids)
-        encodings = torch.cat([given[first], self._embed_targets(drawn, like=given)])
-        return Candidates(torch.cat([ids, drawn]), drawn, columns[:batch_size], encodings)
+        embedded = self._unasked.embed(drawn, lambda rows: self._embed_targets(rows, like=given))
+        ids = torch.cat([ids, drawn])
+        encodings = self._unasked.held_back(ids, torch.cat([given[first], embedded]))
+        return Candidates(ids, drawn, columns[:batch_size], encodings)
 
     def _cross_entropy(
         self,

@@ -15,7 +15,7 @@ from hardwood.data import RetrievalDataset
 from hardwood.encoders import document_prompt, load_encoder, query_prompt
 from hardwood.negatives import MarginFilter, make_source
 from hardwood.training import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss
-from hardwood.training.unasked import DEFAULT_UNASKED_PRIOR
+from hardwood.training.unasked import DEFAULT_UNASKED_PRIOR, DEFAULT_UNASKED_PUSH
 
 NUM_TARGETS = 60
 
@@ -37,15 +37,19 @@ def exact_loss(
     scale: float,
     unasked_prior: float = DEFAULT_UNASKED_PRIOR,
     split: str = "train",
+    unasked_push: float = DEFAULT_UNASKED_PUSH,
 ) -> torch.Tensor:
     """The naive twin: encode everything, mask the other known positives, weigh by the prior, cross entropy."""
 
     def embed(texts: list[str]) -> torch.Tensor:
         return torch.nn.functional.normalize(model(model.preprocess(texts))["sentence_embedding"], dim=1)
 
-    scores = scale * embed(dataset.queries.texts(labels[:, 0])) @ embed(dataset.corpus.texts()).T
     known = dataset.known_positives(split)
     asked = {target for positives in known for target in positives}
+    pushed = torch.tensor([[1.0 if i in asked else unasked_push] for i in range(len(dataset.corpus))])
+    targets = embed(dataset.corpus.texts())
+    targets = pushed * targets + (1 - pushed) * targets.detach()
+    scores = scale * embed(dataset.queries.texts(labels[:, 0])) @ targets.T
     prior = torch.tensor([1.0 if target in asked else unasked_prior for target in range(len(dataset.corpus))])
     mask = torch.zeros_like(scores, dtype=torch.bool)
     for row, (query, positive) in enumerate(labels.tolist()):
@@ -93,16 +97,35 @@ def test_the_prior_weighs_what_no_training_query_asks_for(
         scale=7.0,
         weighting="shared",
         unasked_prior=unasked_prior,
+        unasked_push=1.0,
         split="dev",  # which asks for few of the targets
     )
     loss.begin_step(0)
     features, labels = batch_of(model, dataset, range(0, 15, 2), "dev")
     total = sum(loss(features, labels).values())
-    exact = exact_loss(model, dataset, labels, 7.0, unasked_prior, "dev")
+    exact = exact_loss(model, dataset, labels, 7.0, unasked_prior, "dev", unasked_push=1.0)
     torch.testing.assert_close(total, exact, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(gradient_of(model, total), gradient_of(model, exact), atol=1e-6, rtol=1e-4)
     plain = exact_loss(model, dataset, labels, 7.0, 1.0, "dev")
     assert (plain - exact > 1e-3) == (unasked_prior < 1)  # there are such targets, and they count
+
+
+@pytest.mark.parametrize("kind", [CorpusSoftmaxLoss, CachedCorpusSoftmaxLoss])
+@pytest.mark.parametrize("push", [0.0, 0.25, 1.0])
+def test_targets_that_no_training_query_asks_for_are_moved_by_a_share_of_the_gradient(
+    kind: type[CorpusSoftmaxLoss], push: float, make_static: Callable, dataset: RetrievalDataset
+) -> None:
+    model = make_static()
+    options = {} if kind is CorpusSoftmaxLoss else {"mini_batch_size": 7}
+    loss = kind(model, dataset, "uniform", num_negatives=NUM_TARGETS, split="dev", unasked_push=push, **options)
+    features, labels = batch_of(model, dataset, range(0, 15, 2), "dev")
+    total = sum(loss(features, labels).values())
+    exact = exact_loss(model, dataset, labels, 20.0, DEFAULT_UNASKED_PRIOR, "dev", unasked_push=push)
+    torch.testing.assert_close(total, exact, atol=1e-5, rtol=1e-5)
+    gradient = gradient_of(model, total)
+    torch.testing.assert_close(gradient, gradient_of(model, exact), atol=1e-6, rtol=1e-4)
+    all_moved = exact_loss(model, dataset, labels, 20.0, DEFAULT_UNASKED_PRIOR, "dev", unasked_push=1.0)
+    assert torch.allclose(gradient, gradient_of(model, all_moved), atol=1e-6) == (push == 1)
 
 
 @pytest.mark.slow
@@ -130,6 +153,9 @@ def test_an_unasked_prior_out_of_range_is_an_error(make_static: Callable, datase
     for value in (0.0, -1.0, 1.5, float("nan")):
         with pytest.raises(ValueError, match="unasked_prior must be above 0 and at most 1, got"):
             CorpusSoftmaxLoss(make_static(), dataset, unasked_prior=value)
+    for value in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="unasked_push must be from 0 to 1, got"):
+            CorpusSoftmaxLoss(make_static(), dataset, unasked_push=value)
 
 
 def test_draws_are_weighed_as_their_source_says_unless_told_otherwise(

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hardwood._ragged import RaggedRows
 
-DEFAULT_UNASKED_PRIOR = 0.3
+DEFAULT_UNASKED_PRIOR = 0.1
 DEFAULT_UNASKED_PUSH = 0.0
 
 

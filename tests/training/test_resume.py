@@ -201,6 +201,18 @@ def test_a_checkpoint_of_other_settings_is_an_error(
     callback(5, **changed)._load(tmp_path / "checkpoint-1")
 
 
+def test_a_checkpoint_of_another_number_of_processes_is_an_error(
+    make_static: Callable, dataset: RetrievalDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callback = NegativesCallback(CorpusSoftmaxLoss(make_static(), dataset, "uniform"))
+    with monkeypatch.context() as patch:
+        patch.setattr("hardwood.training.callback.world_size", lambda: 4)
+        callback._save(tmp_path / "checkpoint-1")
+        callback.check(tmp_path / "checkpoint-1")
+    with pytest.raises(ValueError, match=r"other settings \(processes was 4, is 1\)"):
+        callback.check(tmp_path / "checkpoint-1")
+
+
 def test_settings_that_json_cannot_hold_are_passed_over() -> None:
     settings = {"a": np.float64(1), "b": object(), "c": {"d": None, "e": (1, [2])}, "mini_batch_size": 3}
     settings |= {"p": Path("x") / "y", "o": [object()]}

@@ -23,3 +23,9 @@ def rank() -> int:
 def mix(*numbers: int) -> int:
     """One seed of many numbers."""
     return int(np.random.SeedSequence([n % 2**32 for n in numbers]).generate_state(1, np.uint64)[0]) >> 1
+
+
+def world_size() -> int:
+    """How many processes train together under torch.distributed; 1 without."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if distributed else 1

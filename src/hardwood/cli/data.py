@@ -58,6 +58,30 @@ def code(
     _report(folder, write_code(folder, seed=seed, pairs=pairs, undocumented=undocumented, overwrite=overwrite))
 
 
+@app.command()
+@user_errors
+def split(
+    data: Annotated[Path, typer.Argument(help="BEIR folder; stays as it is.")],
+    output: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
+    share: Annotated[float | None, typer.Option(help="Of the targets with a training query. [0.1]")] = None,
+    count: Annotated[int | None, typer.Option(help="Targets to hold out, instead of a share.")] = None,
+    name: Annotated[str, typer.Option(help="Of the new split.")] = "test_unseen",
+    train_split: Annotated[str, typer.Option(help="Split to take from.")] = "train",
+    seed: Annotated[int, typer.Option(help="Of the choice.")] = 0,
+    ignore_unjudged: Annotated[bool, typer.Option(help="Accept queries that no split judges.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace what the folder holds.")] = False,
+) -> None:
+    """Make a test of unseen targets: some leave training, with every query that names them."""
+    from hardwood.data import RetrievalDataset, split_unseen
+
+    dataset = RetrievalDataset.load(data, unjudged="ignore" if ignore_unjudged else "error")
+    made = split_unseen(dataset, share, count, seed, train_split=train_split, name=name)
+    if output.resolve() == data.resolve():
+        raise ValueError(f"the output folder {output} is the dataset itself: choose another, and it stays as it is")
+    made.save(output, overwrite=overwrite)
+    _report(output, made)
+
+
 def _report(folder: Path, dataset: RetrievalDataset) -> None:
     splits = ", ".join(f"{name} {len(split):,}" for name, split in dataset.splits.items())
     Console().print(f"{folder}: {len(dataset.corpus):,} targets; queries: {splits}", highlight=False, soft_wrap=True)

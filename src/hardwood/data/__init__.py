@@ -14,6 +14,7 @@ from hardwood.data._table import TextTable
 from hardwood.data.code import read_code, write_code
 from hardwood.data.hpo import read_hpo, write_hpo
 from hardwood.data.taxa import read_taxa, write_taxa
+from hardwood.data.unseen import split_unseen
 
 __all__ = [
     "Judgements",
@@ -22,6 +23,7 @@ __all__ = [
     "read_code",
     "read_hpo",
     "read_taxa",
+    "split_unseen",
     "write_code",
     "write_hpo",
     "write_taxa",

@@ -184,10 +184,10 @@ class RetrievalDataset:
         Returns:
             ``len(self.queries)`` rows; those of queries without a positive in the split are empty.
         """
-        query_rows, target_rows = with_twins(*self.split(split).pairs(), *self._same_text)
+        query_rows, target_rows = with_twins(*self.split(split).pairs(), *self.same_text)
         return RaggedRows.from_pairs(query_rows, target_rows, num_rows=len(self.queries))
 
     @cached_property
-    def _same_text(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def same_text(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """For each query, and for each target, the first row of its text."""
         return first_rows(self.queries, "queries"), first_rows(self.corpus, "targets")

@@ -54,6 +54,11 @@ class Judgements:
         """The number of queries."""
         return len(self.queries)
 
+    def take(self, places: NDArray[np.int64]) -> Judgements:
+        """The queries at the given places of ``queries``, in that order, with all that belongs to them."""
+        grades = RaggedRows(self.positives.offsets, self.grades.astype(np.int64)).take(places).values
+        return Judgements(self.queries[places], self.positives.take(places), grades.astype(np.int32))
+
     def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Query rows and target rows of all positive pairs, both ``(len(positives.values),)``."""
         return self.queries[self.positives.row_ids()], self.positives.values

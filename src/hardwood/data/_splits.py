@@ -50,7 +50,7 @@ def _split_queries(
     if min(test, dev, unseen) < 0 or test + dev >= 1 or unseen >= 1:
         raise ValueError(f"fractions must leave queries to train on; got test {test}, dev {dev}, unseen {unseen}")
     random = np.random.Generator(np.random.PCG64(seed))
-    groups = list(_groups_sharing_queries(answers) if together is None else _groups_of(answers, together))
+    groups = list(groups_sharing_queries(answers) if together is None else _groups_of(answers, together))
     wanted = unseen * sum(map(len, groups))
     held_out: set[int] = set()
     for index in random.permutation(len(groups)):
@@ -71,7 +71,7 @@ def _split_queries(
     return {name: np.sort(rows).astype(np.int64) for name, rows in members.items() if len(rows)}
 
 
-def _groups_sharing_queries(answers: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+def groups_sharing_queries(answers: Sequence[Sequence[int]]) -> Iterator[list[int]]:
     """Concepts with queries, grouped so that no query has answers in two groups, by smallest concept."""
     parent = {concept: concept for answer in answers for concept in answer}
 

@@ -256,6 +256,44 @@ def test_splits_together_are_measured_as_one_by_one(dataset, monkeypatch):
         evaluate_splits(model, dataset, [*splits, "nowhere"])
 
 
+def test_seen_and_unseen_targets_are_measured_apart(dataset):
+    model = make_static()
+    parts = {
+        "train": judge([{i: 1} for i in range(20)]),
+        "test": judge([{i: 1, i + 15: 2} for i in range(40)]),  # from 20 on neither is trained on
+        "test_unseen": judge([{i + 50: 1} for i in range(10)]),
+    }
+    dataset = RetrievalDataset(dataset.corpus, dataset.queries, parts)
+    found = evaluate_splits(model, dataset, list(parts), progress=False)
+    assert list(found) == ["train", "test", "test/seen", "test/unseen", "test_unseen"]
+    seen = RetrievalDataset(dataset.corpus, dataset.queries, {"s": parts["test"].take(np.arange(20))})
+    unseen = RetrievalDataset(dataset.corpus, dataset.queries, {"s": parts["test"].take(np.arange(20, 40))})
+    assert found["test/seen"] == {**evaluate(model, seen, "s", progress=False), "queries": 20}
+    assert found["test/unseen"] == {**evaluate(model, unseen, "s", progress=False), "queries": 20}
+    assert found["test/seen"] != found["test/unseen"]
+    one = evaluate_splits(model, dataset, ["test"], train_split=None, progress=False)
+    assert one == {"test": found["test"]} == evaluate_splits(model, dataset, ["test"], train_split="no", progress=False)
+    other = evaluate_splits(model, dataset, ["test"], train_split="test_unseen", progress=False)
+    assert list(other) == ["test", "test/seen", "test/unseen"]
+    assert other["test/seen"]["queries"] == 5  # targets 50 to 54, which are the second ones of queries 35 to 39
+
+
+def test_missing_positives_count_as_not_found():
+    """The same as positives that nobody finds; nDCG's ideal ranking has them too."""
+    triples = np.array([[0, 1, 2], [0, 2, 1], [1, 3, 1], [2, -1, 3], [0, -2, 3]])
+    missing = Judgements.from_triples(*triples.T[:2], triples.T[2].astype(np.int32), ["gone", "lost"])
+    there = triples.copy()
+    there[3:, 1] = [90, 91]
+    ranking = np.array([[1, 5, 2], [3, 6, 7], [4, 5, 6]])
+    whole = measure_each(ranking, Judgements.from_triples(*there.T[:2], there.T[2].astype(np.int32)))
+    found = measure_each(ranking, missing)
+    for name, values in whole.items():
+        assert found[name].tolist() == values.tolist()
+    assert found["recall@10"].tolist() == [2 / 3, 1, 0]
+    assert missing.take(np.array([2, 0])).missing.ids == ("gone", "lost")
+    assert measure(ranking[[2, 0]], missing.take(np.array([2, 0])))["recall@10"] == pytest.approx(1 / 3)
+
+
 def test_retrieval_of_some_queries_with_exclusions(dataset):
     model = make_static()
     some = np.array([7, 3, 7])

@@ -79,18 +79,28 @@ def evaluate(
         "similarity": similarity,
         "progress": progress,
     }
-    return evaluate_splits(model, dataset, [split], **settings)[split]
+    return evaluate_splits(model, dataset, [split], train_split=None, **settings)[split]
 
 
 def evaluate_splits(
-    model: SentenceTransformer, dataset: RetrievalDataset, splits: Sequence[str], **settings: Any
+    model: SentenceTransformer,
+    dataset: RetrievalDataset,
+    splits: Sequence[str],
+    *,
+    train_split: str | None = "train",
+    **settings: Any,
 ) -> dict[str, dict[str, float]]:
     """What `evaluate` gives for each of ``splits``, by name, with the corpus encoded once for all of them.
+
+    A split whose queries ask for seen and for unseen targets has two further entries, ``"SPLIT/seen"`` and
+    ``"SPLIT/unseen"`` (see `RetrievalDataset.seen_and_unseen`), which also say their number of ``"queries"``.
 
     Args:
         model: as for `evaluate`.
         dataset: as for `evaluate`.
         splits: names of splits; none: an empty answer, and nothing is encoded.
+        train_split: the split whose targets are seen; None, or one that the dataset doesn't have: nothing is told
+            apart.
         settings: ``batch_size``, ``block``, ``similarity`` and ``progress`` of `evaluate`.
 
     Raises:
@@ -106,7 +116,15 @@ def evaluate_splits(
     ranking, _ = retrieve(model, dataset.corpus, dataset.queries, DEPTH, query_rows=query_rows, **settings)
     ends = np.cumsum([len(judgements) for judgements in judged.values()])
     parts = np.split(ranking, ends[:-1])
-    return {name: measure(part, judged[name]) for name, part in zip(judged, parts, strict=True)}
+    found: dict[str, dict[str, float]] = {}
+    for name, part in zip(judged, parts, strict=True):
+        found[name] = measure(part, judged[name])
+        groups = dataset.seen_and_unseen(name, train_split) if train_split in dataset.splits else {}
+        if all(len(places) for places in groups.values()):
+            for group, places in groups.items():  # no split has a slash in its name
+                values = measure(part[places], judged[name].take(places))
+                found[f"{name}/{group}"] = {"queries": len(places), **values}
+    return found
 
 
 def measure(ranking: ArrayLike, judgements: Judgements) -> dict[str, float]:
@@ -162,6 +180,8 @@ def _measure_block(
         run[query] = {str(row): score for row, score in pairs if row >= 0}
         grades = judgements.grades[offsets[i] : offsets[i + 1]].tolist()
         qrels[query] = {str(row): grade for row, grade in zip(positives[i].tolist(), grades, strict=True)}
+        missing = judgements.missing.grades_of(i)  # nobody can find them
+        qrels[query].update({f"missing {number}": grade for number, grade in enumerate(missing)})
     for result in ir_measures.iter_calc(list(measures), qrels, run):
         out[measures[result.measure]][int(result.query_id)] = result.value
 

@@ -84,7 +84,9 @@ def test_copies_of_a_target_leave_with_it(seed: int) -> None:
         queries=["a", "b", "same", "same", "c", "d"],
         targets=["copy", "copy", "two", "three", "four", "five"],
     )
-    unseen = set(by_id(split_unseen(dataset, count=2, seed=seed), "test_unseen"))
+    made = split_unseen(dataset, count=2, seed=seed)
+    unseen = set(by_id(made, "test_unseen"))
+    assert len(set(made.corpus.texts(made.split("test_unseen").positives.values))) == 2
     assert not {"q0", "q1"} & unseen or {"q0", "q1"} <= unseen
     assert not {"q2", "q3"} & unseen or {"q2", "q3"} <= unseen
 

@@ -69,19 +69,24 @@ def split(
     train_split: Annotated[str, typer.Option(help="Split to take from.")] = "train",
     seed: Annotated[int, typer.Option(help="Of the choice.")] = 0,
     ignore_unjudged: Annotated[bool, typer.Option(help="Accept queries that no split judges.")] = False,
+    lenient: Annotated[bool, typer.Option(help="Leave out what is broken in the data, and count it.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace what the folder holds.")] = False,
 ) -> None:
     """Make a test of unseen targets: some leave training, with every query that names them."""
+    from hardwood.cli.evaluate import print_left_out
     from hardwood.data import RetrievalDataset, split_unseen
 
-    dataset = RetrievalDataset.load(data, unjudged="ignore" if ignore_unjudged else "error")
+    dataset = RetrievalDataset.load(data, unjudged="ignore" if ignore_unjudged else "error", lenient=lenient)
     made = split_unseen(dataset, share, count, seed, train_split=train_split, name=name)
     if output.resolve() == data.resolve():
         raise ValueError(f"the output folder {output} is the dataset itself: choose another, and it stays as it is")
     made.save(output, overwrite=overwrite)
+    print_left_out(dataset.left_out)
     _report(output, made)
 
 
 def _report(folder: Path, dataset: RetrievalDataset) -> None:
     splits = ", ".join(f"{name} {len(split):,}" for name, split in dataset.splits.items())
     Console().print(f"{folder}: {len(dataset.corpus):,} targets; queries: {splits}", highlight=False, soft_wrap=True)
+    if missing := sum(len(split.missing.ids) for split in dataset.splits.values()):
+        Console().print(f"{missing:,} missing positives stay in its qrels: read it with --lenient", soft_wrap=True)

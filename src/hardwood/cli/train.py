@@ -82,6 +82,7 @@ ReportTo = Annotated[
     list[str] | None, typer.Option(help="tensorboard, wandb, …; repeatable.", rich_help_panel=_TRAINING)
 ]
 IgnoreUnjudged = Annotated[bool, typer.Option(help="Accept queries that no split judges.")]
+Lenient = Annotated[bool, typer.Option(help="Leave out what is broken in the data, and count it.")]
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run code that comes with the model.", rich_help_panel=_MODEL)]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda; default: what there is.")]
 Threads = Annotated[
@@ -130,6 +131,7 @@ def train(
     save_every: SaveEvery = None,
     report_to: ReportTo = None,
     ignore_unjudged: IgnoreUnjudged = False,
+    lenient: Lenient = False,
     device: Device = None,
     threads: Threads = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the folder from its last checkpoint.")] = False,
@@ -142,12 +144,13 @@ def train(
     if resume and config is None and output is not None:
         options["config"] = _run_file(output)
     run_config = _run_config(options)
-    from hardwood.cli.evaluate import print_measures
+    from hardwood.cli.evaluate import print_left_out, print_measures
     from hardwood.training import train as train_run
 
     result = train_run(run_config, **run_flags)
     if not quiet:
-        print_measures({name: m for name, m in result.metrics.items() if name not in ("cost", "training")})
+        print_left_out(result.metrics.get("left_out"))
+        print_measures({name: m for name, m in result.metrics.items() if name not in ("cost", "training", "left_out")})
         Console().print(f"model, metrics.json, run.yaml and training_curve.png are in {run_config.output}")
 
 
@@ -182,6 +185,7 @@ def compare(
     seed: Seed = None,
     evaluate_every: EvaluateEvery = None,
     ignore_unjudged: IgnoreUnjudged = False,
+    lenient: Lenient = False,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
@@ -190,11 +194,13 @@ def compare(
     sources = [name.strip() for name in options.pop("negatives").split(",") if name.strip()]
     del options["seeds"], options["split"]
     base = _run_config(options)
+    from hardwood.cli.evaluate import print_left_out
     from hardwood.comparison import compare as compare_runs
     from hardwood.comparison import markdown_table
 
     console = Console()
     report = compare_runs(base, sources, num_seeds=seeds, split=split, announce=console.print)
+    print_left_out(report["runs"][0]["metrics"].get("left_out"))
     print_table(console, markdown_table(report["summary"], split))
     console.print(f"comparison.json, comparison.md and comparison.png are in {base.output}")
 

@@ -8,7 +8,7 @@ from typing import Any
 from hardwood.comparison.plan import BUDGETS
 
 MEASURES = ("mrr@10", "ndcg@10", "recall@1", "recall@10", "recall@100")
-_NOT_SPLITS = ("cost", "training")
+_NOT_SPLITS = ("cost", "training", "left_out")
 
 
 def summarize(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -32,8 +32,9 @@ def summarize(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def markdown_table(summary: list[dict[str, Any]], split: str = "test") -> str:
-    """The summary as a Markdown table: ``split`` in detail, MRR@10 of the others; deviations if there are any."""
-    others = [name for name in summary[0]["measures"] if name != split] if summary else []
+    """The summary as a Markdown table: ``split`` in detail, MRR@10 of all others; deviations if there are any."""
+    others = [name for name in dict.fromkeys(name for row in summary for name in row["measures"]) if name != split]
+    others.sort(key=lambda name: not name.startswith(f"{split}/"))  # its seen and unseen targets beside it
     header = ["budget", "negatives", "batch", f"MRR@10 {split}", f"R@1 {split}", f"R@10 {split}", f"nDCG@10 {split}"]
     header += [f"MRR@10 {name}" for name in others]
     header += ["targets re-encoded", "texts a step", "seconds", "of which encode / index / sample", "peak host"]
@@ -43,7 +44,7 @@ def markdown_table(summary: list[dict[str, Any]], split: str = "test") -> str:
         measures = row["measures"].get(split, {})
         several = len(row["seeds"]) > 1
         cells += [_spread(measures.get(name), several) for name in ("mrr@10", "recall@1", "recall@10", "ndcg@10")]
-        cells += [_spread(row["measures"][name].get("mrr@10"), several) for name in others]
+        cells += [_spread(row["measures"].get(name, {}).get("mrr@10"), several) for name in others]
         cost = {name: value["mean"] for name, value in row["cost"].items()}
         cells += [f"{cost['targets_reencoded']:,.0f}", f"{cost['texts_a_step']:,.0f}", f"{cost['seconds']:.1f}"]
         cells.append(" / ".join(f"{cost[part]:.1f}" for part in ("encode", "index", "sample")))
@@ -53,7 +54,11 @@ def markdown_table(summary: list[dict[str, Any]], split: str = "test") -> str:
 
 
 def _row(budget: str, name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    splits = [split for split in runs[0]["metrics"] if split not in _NOT_SPLITS]
+    splits = [
+        split  # of those that all have: runs of earlier versions don't tell seen from unseen
+        for split in runs[0]["metrics"]
+        if split not in _NOT_SPLITS and all(split in run["metrics"] for run in runs)
+    ]
     measures = {
         split: {measure: _mean_and_deviation([run["metrics"][split][measure] for run in runs]) for measure in MEASURES}
         for split in splits

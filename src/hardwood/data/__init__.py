@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from hardwood.data._dataset import RetrievalDataset
 from hardwood.data._judgements import Judgements
+from hardwood.data._left_out import left_out_in_words
 from hardwood.data._table import TextTable
 from hardwood.data.code import read_code, write_code
 from hardwood.data.hpo import read_hpo, write_hpo
@@ -20,6 +21,7 @@ __all__ = [
     "Judgements",
     "RetrievalDataset",
     "TextTable",
+    "left_out_in_words",
     "read_code",
     "read_hpo",
     "read_taxa",

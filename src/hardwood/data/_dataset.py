@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 from hardwood._ragged import RaggedRows
 from hardwood.data import _read
 from hardwood.data._judgements import Judgements
+from hardwood.data._left_out import UNJUDGED
 from hardwood.data._lines import find_file
 from hardwood.data._pairs import tables_from_pairs
+from hardwood.data._qrels import find_qrels, read_qrels
 from hardwood.data._table import TextTable
 from hardwood.data._twins import first_rows, with_twins
 from hardwood.data._write import write_folder
@@ -36,15 +39,22 @@ class RetrievalDataset:
         queries: the queries of all splits; "query row" means a row of this table.
         splits: judgements by split name ("train", "dev", "test" by custom).
         name: for reports and file names.
+        left_out: the counts of what a lenient reader left out, by kind; None where it was strict.
     """
 
     def __init__(
-        self, corpus: TextTable, queries: TextTable, splits: Mapping[str, Judgements], name: str = "dataset"
+        self,
+        corpus: TextTable,
+        queries: TextTable,
+        splits: Mapping[str, Judgements],
+        name: str = "dataset",
+        left_out: Mapping[str, int] | None = None,
     ) -> None:
         self.corpus = corpus
         self.queries = queries
         self.splits = dict(splits)
         self.name = name
+        self.left_out = None if left_out is None else dict(left_out)
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{name}: {len(split):,}" for name, split in self.splits.items())
@@ -56,6 +66,7 @@ class RetrievalDataset:
         folder: str | Path,
         splits: Sequence[str] | None = None,
         unjudged: Literal["error", "ignore"] = "error",
+        lenient: bool = False,
     ) -> RetrievalDataset:
         """Read a BEIR folder: ``corpus.jsonl``, ``queries.jsonl`` and a ``qrels/SPLIT.tsv`` for every split.
 
@@ -63,14 +74,17 @@ class RetrievalDataset:
         (``corpus.jsonl.gz``). A line of the corpus is an object with ``_id`` (a string or integer; integers
         become strings), ``text`` and, if it has one, ``title``; a query has ``_id`` and ``text``. Qrels
         have three tab-separated columns, query id, target id and an integer score, with or without a
-        header; scores of 0 and below are no positives and are not kept. Blank lines, a byte order mark and
-        Windows line ends do no harm.
+        header, which may name them in another order; scores of 0 and below are no positives and are not kept.
+        Blank lines, a byte order mark and Windows line ends do no harm.
 
         Args:
             folder: the dataset's folder; its name becomes the dataset's.
             splits: the splits to read; all when None.
             unjudged: whether a query that no split judges is an error (looked for only when all splits are
                 read) or stays in ``queries`` unused.
+            lenient: leave out what is broken in many public sets, and count it in ``left_out``: empty texts, judgements
+                of queries and targets that are not there, repeats, queries without a score above 0 or any judgement.
+                A positive that is not there counts nevertheless: for measures it is one that was not found.
 
         Raises:
             DataError: for anything wrong with the files, naming file and line.
@@ -83,13 +97,19 @@ class RetrievalDataset:
         if not folder.is_dir():
             raise DataError("there is no such folder", folder)
         corpus_file, queries_file = find_file(folder, "corpus.jsonl"), find_file(folder, "queries.jsonl")
-        qrels = _read.find_qrels(folder, splits)
-        corpus = _read.read_table(corpus_file, "target", titles=True)
-        queries = _read.read_table(queries_file, "query", titles=False)
-        judgements = {name: _read.read_qrels(path, queries, corpus) for name, path in qrels.items()}
-        if splits is None and unjudged == "error":
-            _read.check_all_judged(queries, judgements, queries_file)
-        return cls(corpus, queries, judgements, folder.resolve().name)
+        qrels = find_qrels(folder, splits)
+        left_out: Counter[str] | None = Counter() if lenient else None
+        corpus = _read.read_table(corpus_file, "target", titles=True, left_out=left_out)
+        queries = _read.read_table(queries_file, "query", titles=False, left_out=left_out)
+        judgements = {name: read_qrels(path, queries, corpus, left_out) for name, path in qrels.items()}
+        name = folder.resolve().name
+        if left_out is None:
+            if splits is None and unjudged == "error":
+                _read.check_all_judged(queries, judgements, queries_file)
+            return cls(corpus, queries, judgements, name)
+        if splits is None:
+            left_out[UNJUDGED] = len(queries) - len(np.unique(np.concatenate([j.queries for j in judgements.values()])))
+        return cls(corpus, queries, judgements, name, {kind: count for kind, count in left_out.items() if count})
 
     @classmethod
     def from_pairs(
@@ -186,6 +206,29 @@ class RetrievalDataset:
         """
         query_rows, target_rows = with_twins(*self.split(split).pairs(), *self.same_text)
         return RaggedRows.from_pairs(query_rows, target_rows, num_rows=len(self.queries))
+
+    def seen_and_unseen(self, split: str, train_split: str = "train") -> dict[str, NDArray[np.int64]]:
+        """The places of a split's queries by whether training asks for what they ask for.
+
+        A target is seen if it, or one of equal text, has a positive judgement in ``train_split``. A query is
+        ``"unseen"`` if none of its positives is seen, and ``"seen"`` if at least one is: whoever finds that one does
+        not show that unseen targets are found.
+
+        Returns:
+            ``"seen"`` and ``"unseen"``, both int64, ascending, together all places of ``split(split).queries``.
+        """
+        judgements = self.split(split)
+        _, asked = self.split(train_split).pairs()
+        is_seen = np.zeros(len(self.corpus), dtype=bool)
+        is_seen[asked] = True
+        if not is_seen[judgements.positives.values].all():  # texts are looked at only where ids don't say it
+            same = self.same_text[1]
+            is_seen[same[asked]] = True
+            is_seen = is_seen[same]
+        hits = np.bincount(
+            judgements.positives.row_ids(), weights=is_seen[judgements.positives.values], minlength=len(judgements)
+        )
+        return {"seen": np.flatnonzero(hits), "unseen": np.flatnonzero(hits == 0)}
 
     @cached_property
     def same_text(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

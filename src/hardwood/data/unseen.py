@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -134,7 +135,6 @@ def _without_queries(
     rows, place = np.flatnonzero(keep), np.cumsum(keep) - 1
     queries = TextTable.from_columns(dataset.queries.ids(rows), dataset.queries.texts(rows))
     renumbered = {
-        name: Judgements(place[judgements.queries], judgements.positives, judgements.grades)
-        for name, judgements in splits.items()
+        name: dataclasses.replace(judgements, queries=place[judgements.queries]) for name, judgements in splits.items()
     }
     return RetrievalDataset(dataset.corpus, queries, renumbered, dataset.name)

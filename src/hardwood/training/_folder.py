@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -68,8 +68,10 @@ def checkpoint_to_resume(config: RunConfig, output: Path, *, resume: bool, overw
     return None
 
 
-def begin(config: RunConfig, output: Path, *, resume: bool, overwrite: bool) -> None:
-    """Clear away what is in the way of the run, and write its run file."""
+def begin(
+    config: RunConfig, output: Path, *, resume: bool, overwrite: bool, left_out: Mapping[str, int] | None = None
+) -> None:
+    """Clear away what is in the way of the run, and write its run file, with what its dataset's reader left out."""
     if not is_first_process():
         return
     # First of all what says that a run is complete: from here on it is another one.
@@ -78,7 +80,7 @@ def begin(config: RunConfig, output: Path, *, resume: bool, overwrite: bool) -> 
         _clear(output)
     if resume:
         remove_cut_short(output / CHECKPOINTS)
-    config.save(output / RUN_FILE)
+    config.save(output / RUN_FILE, left_out)
 
 
 @contextmanager

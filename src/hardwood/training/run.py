@@ -34,7 +34,8 @@ class RunResult:
 
     Attributes:
         model: the trained encoder.
-        metrics: as in ``metrics.json``: measures by split, ``"cost"`` and ``"training"``.
+        metrics: as in ``metrics.json``: measures by split, ``"cost"`` and ``"training"``, and ``"left_out"`` where the
+            dataset was read leniently.
         history: the trainer's log, a record a logging step.
     """
 
@@ -82,7 +83,10 @@ def train(
         device = _device(config.device)
         reset_peaks()
         set_seed(config.seed)
-        data = RetrievalDataset.load(config.data, unjudged=config.unjudged) if dataset is None else dataset
+        if dataset is None:
+            data = RetrievalDataset.load(config.data, unjudged=config.unjudged, lenient=config.lenient)
+        else:
+            data = dataset
         splits = _evaluation_splits(config, data)
         model = load_encoder(
             config.encoder,
@@ -101,7 +105,7 @@ def train(
         # An example for the model card; without one the trainer reads a thousand texts to choose some.
         model.model_card_data.widget = [{"text": data.queries.texts([0])[0]}]
         trainer = make_trainer(model, data, loss, config, quiet=quiet, resume_from=checkpoint)
-        begin(config, output, resume=resume, overwrite=overwrite)
+        begin(config, output, resume=resume, overwrite=overwrite, left_out=data.left_out)
         with what_is_kept_is_noted(output):
             return _trained(trainer, data, loss, config, splits, checkpoint, quiet)
 
@@ -122,9 +126,12 @@ def _trained(
     seconds = time.perf_counter() - began
     # The trainer leaves its autocast around the model's forward: measure what is saved, as it will be loaded.
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    metrics: dict[str, Any] = dict(evaluate_splits(model, data, splits, progress=False if quiet else None))
+    options: dict[str, Any] = {"train_split": config.train_split, "progress": False if quiet else None}
+    metrics: dict[str, Any] = dict(evaluate_splits(model, data, splits, **options))
     metrics["cost"] = loss.cost.report()
     metrics["training"] = {"steps": trainer.state.global_step, "seconds": round(seconds, 3)}
+    if data.left_out is not None:
+        metrics["left_out"] = data.left_out
     history = trainer.state.log_history
     loss.suspects.write(output / SUSPECTS, data, config.train_split)
     _write_outputs(output, model, metrics, history, config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -56,6 +56,25 @@ def code(
     from hardwood.data import write_code
 
     _report(folder, write_code(folder, seed=seed, pairs=pairs, undocumented=undocumented, overwrite=overwrite))
+
+
+@app.command()
+@user_errors
+def beir(
+    source: Annotated[str, typer.Argument(help="Folder or zip file in BEIR's form, or a name such as scifact.")],
+    output: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
+    ignore_unjudged: Annotated[bool, typer.Option(help="Leave out queries that no split judges.")] = False,
+    lenient: Annotated[bool, typer.Option(help="Leave out what is broken in the data, and count it.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace what the folder holds.")] = False,
+) -> None:
+    """A public set, from the disk or from the Hugging Face hub (BeIR/NAME and BeIR/NAME-qrels)."""
+    from hardwood.cli.evaluate import print_left_out
+    from hardwood.data import write_beir
+
+    unjudged: Literal["error", "ignore"] = "ignore" if ignore_unjudged else "error"
+    dataset = write_beir(output, source, lenient=lenient, unjudged=unjudged, overwrite=overwrite)
+    print_left_out(dataset.left_out)
+    _report(output, dataset)
 
 
 @app.command()

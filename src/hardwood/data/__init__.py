@@ -12,6 +12,7 @@ from hardwood.data._dataset import RetrievalDataset
 from hardwood.data._judgements import Judgements
 from hardwood.data._left_out import left_out_in_words
 from hardwood.data._table import TextTable
+from hardwood.data.beir import read_beir, write_beir
 from hardwood.data.code import read_code, write_code
 from hardwood.data.hpo import read_hpo, write_hpo
 from hardwood.data.taxa import read_taxa, write_taxa
@@ -22,10 +23,12 @@ __all__ = [
     "RetrievalDataset",
     "TextTable",
     "left_out_in_words",
+    "read_beir",
     "read_code",
     "read_hpo",
     "read_taxa",
     "split_unseen",
+    "write_beir",
     "write_code",
     "write_hpo",
     "write_taxa",

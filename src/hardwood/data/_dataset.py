@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -172,6 +173,23 @@ class RetrievalDataset:
         if name not in self.splits:
             raise ValueError(f"there is no split {name!r}; {self.name} has {', '.join(self.splits) or 'none'}")
         return self.splits[name]
+
+    def without_queries(self, rows: NDArray[np.int64]) -> RetrievalDataset:
+        """The dataset without some queries, rows that no split judges (``ValueError`` for one that a split does)."""
+        keep = np.ones(len(self.queries), dtype=bool)
+        keep[rows] = False
+        if keep.all():
+            return self
+        for name, judgements in self.splits.items():
+            if not keep[judgements.queries].all():
+                raise ValueError(f"the split {name!r} judges some of these queries, so they can't be left out")
+        kept, place = np.flatnonzero(keep), np.cumsum(keep) - 1
+        queries = TextTable.from_columns(self.queries.ids(kept), self.queries.text_array(kept))
+        splits = {
+            name: dataclasses.replace(judgements, queries=place[judgements.queries])
+            for name, judgements in self.splits.items()
+        }
+        return RetrievalDataset(self.corpus, queries, splits, self.name, self.left_out)
 
     def training_pairs(self, split: str = "train") -> datasets.Dataset:
         """The positive pairs of a split as rows for sentence-transformers' trainer, in the split's order.

@@ -29,7 +29,7 @@ from hardwood.errors import DataError
 _INTEGER = re.compile(r"([+-]?[0-9]+)(\.0*)?")  # pandas writes 1 as 1.0 where another score is missing
 _INT32 = np.iinfo(np.int32)
 _SUFFIXES = (".tsv", ".tsv.gz")
-_QUERY, _TARGET, _SCORE = _COLUMNS = ("query-id", "corpus-id", "score")
+_QUERY, _TARGET, _SCORE = COLUMNS = ("query-id", "corpus-id", "score")
 _NAMES = {
     _QUERY: {"query-id", "queryid", "qid", "query", "topic"},
     _TARGET: {"corpus-id", "corpusid", "doc-id", "docid", "document-id", "passage-id", "did", "pid", "doc", "document"},
@@ -152,7 +152,7 @@ def _parse(path: Path) -> tuple[pa.ChunkedArray, pa.ChunkedArray, NDArray[np.int
         fields = line.split("\t")
         if len(fields) != 3:
             raise DataError(
-                f"this line has {len(fields)} tab-separated columns, not 3 ({', '.join(_COLUMNS)})", path, number
+                f"this line has {len(fields)} tab-separated columns, not 3 ({', '.join(COLUMNS)})", path, number
             )
         if order is None:
             named = _header(fields, path, number)
@@ -184,16 +184,16 @@ def _header(fields: list[str], path: Path, number: int) -> tuple[int, ...] | Non
     if _INTEGER.fullmatch(fields[2].strip()):
         return None
     names = [field.strip().lower().replace("_", "-") for field in fields]
-    roles = [next((role for role in _COLUMNS if name in _NAMES[role]), None) for name in names]
+    roles = [next((role for role in COLUMNS if name in _NAMES[role]), None) for name in names]
     known = [role for role in roles if role is not None]
     if not known:
         return None
     if len(set(known)) < len(known):
         raise DataError(
-            f"the header {fields} names a column twice; it must name {', '.join(_COLUMNS)}, in any order", path, number
+            f"the header {fields} names a column twice; it must name {', '.join(COLUMNS)}, in any order", path, number
         )
-    rest = (role for role in _COLUMNS if role not in known)
-    return tuple(map([role or next(rest) for role in roles].index, _COLUMNS))
+    rest = (role for role in COLUMNS if role not in known)
+    return tuple(map([role or next(rest) for role in roles].index, COLUMNS))
 
 
 def _first_repeat(queries: NDArray[np.int64], targets: NDArray[np.int64]) -> tuple[int, int] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 
 import numpy as np
@@ -10,9 +9,7 @@ from numpy.typing import NDArray
 
 from hardwood._ragged import RaggedRows
 from hardwood.data._dataset import RetrievalDataset
-from hardwood.data._judgements import Judgements
 from hardwood.data._splits import groups_sharing_queries
-from hardwood.data._table import TextTable
 from hardwood.errors import DataError
 
 
@@ -86,7 +83,9 @@ def split_unseen(
             stacklevel=2,
         )
     splits = {**dataset.splits, train_split: rest, name: unseen}
-    return _without_queries(dataset, judgements.queries[leaves & seen], splits)
+    judged = np.concatenate([members.queries for members in splits.values()])
+    made = RetrievalDataset(dataset.corpus, dataset.queries, splits, dataset.name, dataset.left_out)
+    return made.without_queries(np.setdiff1d(judgements.queries, judged))
 
 
 def _wanted(share: float | None, count: int | None, available: int) -> int:
@@ -122,19 +121,3 @@ def _choose(components: list[list[int]], wanted: int, seed: int) -> list[int]:
 def _any_of(rows: RaggedRows, marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Which rows hold a marked value."""
     return np.bincount(rows.row_ids(), weights=marked[rows.values], minlength=len(rows)) > 0
-
-
-def _without_queries(
-    dataset: RetrievalDataset, removed: NDArray[np.int64], splits: dict[str, Judgements]
-) -> RetrievalDataset:
-    """The dataset with other splits, without queries that no split judges any more."""
-    judged = np.concatenate([judgements.queries for judgements in splits.values()])
-    keep = ~np.isin(np.arange(len(dataset.queries)), np.setdiff1d(removed, judged))
-    if keep.all():
-        return RetrievalDataset(dataset.corpus, dataset.queries, splits, dataset.name)
-    rows, place = np.flatnonzero(keep), np.cumsum(keep) - 1
-    queries = TextTable.from_columns(dataset.queries.ids(rows), dataset.queries.texts(rows))
-    renumbered = {
-        name: dataclasses.replace(judgements, queries=place[judgements.queries]) for name, judgements in splits.items()
-    }
-    return RetrievalDataset(dataset.corpus, queries, renumbered, dataset.name)

@@ -120,24 +120,32 @@ class RetrievalDataset:
         positive: str = "positive",
         *,
         evaluation: datasets.Dataset | Mapping[str, datasets.Dataset] | None = None,
+        corpus: Sequence[str] | datasets.Dataset | None = None,
         name: str = "pairs",
     ) -> RetrievalDataset:
         """A dataset from rows of (query text, target text), such as sentence-transformers trains on.
 
-        The corpus is every distinct text of the column ``positive``, over all splits; equal texts, once
-        stripped, are one target. Likewise the queries: an anchor that several rows have is one query with
+        The corpus is every distinct text of the column ``positive``, over all splits, and of ``corpus``; equal texts,
+        once stripped, are one target. Likewise the queries: an anchor that several rows have is one query with
         several positives. Ids are ``t0``, ``t1``, … and ``q0``, ``q1``, …, by first appearance.
 
+        A column ``label``, ``labels``, ``score`` or ``scores`` of 0 and 1 says which rows are positives: the text of a
+        row of 0 is a target, but it answers nothing. Columns that are not used are named in a warning.
+
         Args:
-            data: a ``Dataset``, which becomes the split "train", or a ``DatasetDict``, each key a split.
+            data: a ``Dataset``, which becomes the split "train", or a ``DatasetDict``, each key a split. Streams
+                (``IterableDataset``) are read to their end; mappings and transforms are applied.
             anchor: the column of query texts.
             positive: the column of target texts.
             evaluation: further splits; a ``Dataset`` becomes "dev".
+            corpus: all targets, those that no pair names among them: texts, or a dataset with the column ``positive``
+                or a single one.
             name: the dataset's name.
 
         Raises:
-            DataError: for a missing column, one that doesn't hold strings, an empty text, or a split
-                without rows.
+            DataError: for a missing column, one that doesn't hold strings, an empty text, a label that is neither 0
+                nor 1, or a split without rows or positives.
+            TypeError: for splits that are no datasets.
         """
         splits = dict(data) if isinstance(data, Mapping) else {"train": data}
         if evaluation is not None:
@@ -147,11 +155,13 @@ class RetrievalDataset:
             splits.update(further)
         for split, rows in splits.items():
             if not hasattr(rows, "select_columns"):
-                raise TypeError(f"split {split!r} must be a datasets.Dataset, not a {type(rows).__name__}")
+                raise TypeError(
+                    f"split {split!r} must be a datasets.Dataset, not a {type(rows).__name__}; make one with its "
+                    "from_dict, from_list or from_pandas"
+                )
         if not splits:
             raise DataError("there are no splits; give at least one dataset")
-        corpus, queries, judgements = tables_from_pairs(splits, anchor, positive)
-        return cls(corpus, queries, judgements, name)
+        return cls(*tables_from_pairs(splits, anchor, positive, corpus), name)
 
     def save(self, folder: str | Path, overwrite: bool = False) -> None:
         """Write the dataset as a BEIR folder that ``load`` reads back.

@@ -145,9 +145,13 @@ def test_the_commands_say_what_was_left_out(dataset_folder: Path, tmp_path: Path
     with (broken / "corpus.jsonl").open("a") as handle:
         handle.write('{"_id": "empty", "text": ""}\n')
     with (broken / "qrels" / "test.tsv").open("a") as handle:
-        handle.write("q3\tempty\t1\n")
-    counts = {"targets without text": 1, "missing positives, which count as not found": 1}
-    words = "targets without text: 1; missing positives, which count as not found: 1"
+        handle.write("q3\tempty\t1\nq0\tempty\t1\n")  # q0 has no other positive here
+    counts = {
+        "targets without text": 1,
+        "missing positives, which count as not found": 2,
+        "queries whose every positive is missing, which count as not answered": 1,
+    }
+    words = "targets without text: 1; missing positives, which count as not found: 2"
     run = tmp_path / "run"
 
     def invoke(*arguments: object) -> str:
@@ -181,5 +185,6 @@ def test_the_commands_say_what_was_left_out(dataset_folder: Path, tmp_path: Path
         assert "rename it" in " ".join(refused.output.split())
     (broken / "qrels" / "left_out.tsv").rename(broken / "qrels" / "test.tsv")
     mined = tmp_path / "mined.jsonl"
-    assert words in invoke("mine", model, broken, "--lenient", "--split", "test", "--output", mined)
+    mining = ("--lenient", "--split", "test", "--format", "tevatron", "--output", mined)
+    assert words in invoke("mine", model, broken, *mining)
     assert words in invoke("data", "split", broken, "--lenient", "--output", tmp_path / "new")

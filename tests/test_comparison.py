@@ -63,6 +63,21 @@ def test_means_and_deviations_are_those_by_hand() -> None:
     assert "0.6000 ± 0.1414" in markdown_table([row])
 
 
+def test_seen_and_unseen_targets_have_columns_beside_their_split() -> None:
+    runs = [record(seed, 0.5, 1.0) for seed in range(2)]
+    for run in runs:
+        measures = run["metrics"]["test"]
+        run["metrics"] |= {name: {**measures, "queries": 7} for name in ("dev", "test/seen", "test/unseen", "test")}
+        run["metrics"]["left_out"] = {"targets without text": 1}
+    (row,) = summarize(runs)
+    header = markdown_table([row]).splitlines()[0]
+    assert "| nDCG@10 test | MRR@10 test/seen | MRR@10 test/unseen | MRR@10 dev |" in header
+    del runs[1]["metrics"]["test/seen"]  # of an earlier version
+    assert "MRR@10 test/seen" not in markdown_table(summarize(runs))
+    other = {**record(0, 0.5, 1.0), "negatives": "uniform"}  # a row that doesn't tell them apart
+    assert markdown_table(summarize([runs[0], other])).splitlines()[3].count("–") == 3
+
+
 def test_a_single_seed_has_no_deviation() -> None:
     (row,) = summarize([record(0, 0.5, 1.0)])
     assert row["measures"]["test"]["mrr@10"] == {"mean": 0.5, "deviation": 0.0}

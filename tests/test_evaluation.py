@@ -272,8 +272,54 @@ def test_the_query_itself_is_left_out_by_its_id(dataset):
     kept = evaluate(model, data, leave_out="nothing", progress=False)
     assert "own_left_out" not in kept
     assert kept["mrr@10"] < got["test"]["mrr@10"]
+    train = judge([{i + 20: 1} for i in range(5)])
+    parts = evaluate_splits(model, RetrievalDataset(corpus, queries, {**splits, "train": train}), ["test"])
+    assert parts["test"] == got["test"]
+    assert {name: (values.get("queries"), values["own_left_out"]) for name, values in parts.items()} == {
+        "test": (None, count),
+        "test/seen": (5, 5),
+        "test/unseen": (count - 5, count - 5),
+    }
     with pytest.raises(ValueError, match="leave_out must be one of"):
         evaluate(model, data, leave_out="own")
+
+
+def test_seen_and_unseen_targets_are_measured_apart(dataset):
+    model = make_static()
+    parts = {
+        "train": judge([{i: 1} for i in range(20)]),
+        "test": judge([{i: 1, i + 15: 2} for i in range(40)]),  # from 20 on neither is trained on
+        "test_unseen": judge([{i + 50: 1} for i in range(10)]),
+    }
+    dataset = RetrievalDataset(dataset.corpus, dataset.queries, parts)
+    found = evaluate_splits(model, dataset, list(parts), progress=False)
+    assert list(found) == ["train", "test", "test/seen", "test/unseen", "test_unseen"]
+    seen = RetrievalDataset(dataset.corpus, dataset.queries, {"s": parts["test"].take(np.arange(20))})
+    unseen = RetrievalDataset(dataset.corpus, dataset.queries, {"s": parts["test"].take(np.arange(20, 40))})
+    assert found["test/seen"] == {**evaluate(model, seen, "s", progress=False), "queries": 20}
+    assert found["test/unseen"] == {**evaluate(model, unseen, "s", progress=False), "queries": 20}
+    assert found["test/seen"] != found["test/unseen"]
+    one = evaluate_splits(model, dataset, ["test"], train_split=None, progress=False)
+    assert one == {"test": found["test"]} == evaluate_splits(model, dataset, ["test"], train_split="no", progress=False)
+    other = evaluate_splits(model, dataset, ["test"], train_split="test_unseen", progress=False)
+    assert list(other) == ["test", "test/seen", "test/unseen"]
+    assert other["test/seen"]["queries"] == 5  # targets 50 to 54, which are the second ones of queries 35 to 39
+
+
+def test_missing_positives_count_as_not_found():
+    """The same as positives that nobody finds; nDCG's ideal ranking has them too."""
+    triples = np.array([[0, 1, 2], [0, 2, 1], [1, 3, 1], [2, -1, 3], [0, -2, 3]])
+    missing = Judgements.from_triples(*triples.T[:2], triples.T[2].astype(np.int32), ["gone", "lost"])
+    there = triples.copy()
+    there[3:, 1] = [90, 91]
+    ranking = np.array([[1, 5, 2], [3, 6, 7], [4, 5, 6]])
+    whole = measure_each(ranking, Judgements.from_triples(*there.T[:2], there.T[2].astype(np.int32)))
+    found = measure_each(ranking, missing)
+    for name, values in whole.items():
+        assert found[name].tolist() == values.tolist()
+    assert found["recall@10"].tolist() == [2 / 3, 1, 0]
+    assert missing.take(np.array([2, 0])).missing.ids == ("gone", "lost")
+    assert measure(ranking[[2, 0]], missing.take(np.array([2, 0])))["recall@10"] == pytest.approx(1 / 3)
 
 
 def test_retrieval_of_some_queries_with_exclusions(dataset):

@@ -77,9 +77,9 @@ class Dataset(Target):
             tables[name] = [row[0] for row in got]
         for split, judged in data.splits.items():
             lines = [line.split("\t") for line in self._lines(self.bad / "qrels" / f"{split}.tsv")]
-            if not lines[0][2].strip().lstrip("+-").isdecimal():
+            if not lines[0][2].strip().lstrip("+-").replace(".", "", 1).isdecimal():
                 lines = lines[1:]
-            expected = {(query, target) for query, target, score in lines if int(score) > 0}
+            expected = {(query, target) for query, target, score in lines if float(score) > 0}
             queries, targets = judged.pairs()
             got = {(tables["queries"][q], tables["corpus"][t]) for q, t in zip(queries, targets, strict=True)}
             if got != expected:
@@ -128,7 +128,7 @@ class Pairs(Target):
             rows = datasets.Dataset(self._table)
         except Exception as error:  # datasets' own refusal, before we see it
             raise ValueError(f"datasets: {error}") from None
-        data = RetrievalDataset.from_pairs(rows)
+        data = RetrievalDataset.from_pairs(rows.remove_columns([n for n in rows.column_names if n == "other"]))
         pairs = list(zip(*(self._table.column(name).to_pylist() for name in ("anchor", "positive")), strict=True))
         queries, targets = data.split("train").pairs()
         got = set(zip(data.queries.texts(queries), data.corpus.texts(targets), strict=True))

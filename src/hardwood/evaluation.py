@@ -36,7 +36,7 @@ MEASURES = {
 
 DEPTH = 100  # the deepest cutoff above
 
-LEFT_OUT = "own_left_out"
+OWN_LEFT_OUT = "own_left_out"
 """Beside the measures of a split: from how many queries' rankings their own document was left out, if from any."""
 
 _SCORES_AT_A_TIME = 1 << 24  # 64 MB of float32: queries x targets scored in one matrix
@@ -91,7 +91,7 @@ def evaluate(
         "similarity": similarity,
         "progress": progress,
     }
-    return evaluate_splits(model, dataset, [split], **settings)[split]
+    return evaluate_splits(model, dataset, [split], train_split=None, **settings)[split]
 
 
 def evaluate_splits(
@@ -100,15 +100,21 @@ def evaluate_splits(
     splits: Sequence[str],
     *,
     leave_out: LeaveOut = "own-id",
+    train_split: str | None = "train",
     **settings: Any,
 ) -> dict[str, dict[str, float]]:
     """What `evaluate` gives for each of ``splits``, by name, with the corpus encoded once for all of them.
+
+    A split whose queries ask for seen and for unseen targets has two further entries, ``"SPLIT/seen"`` and
+    ``"SPLIT/unseen"`` (see `RetrievalDataset.seen_and_unseen`), which also say their number of ``"queries"``.
 
     Args:
         model: as for `evaluate`.
         dataset: as for `evaluate`.
         splits: names of splits; none: an empty answer, and nothing is encoded.
         leave_out: as for `evaluate`.
+        train_split: the split whose targets are seen; None, or one that the dataset doesn't have: nothing is told
+            apart.
         settings: ``batch_size``, ``block``, ``similarity`` and ``progress`` of `evaluate`.
 
     Raises:
@@ -126,10 +132,21 @@ def evaluate_splits(
     ranking, _ = retrieve(model, dataset.corpus, dataset.queries, DEPTH, **settings)
     ends = np.cumsum([len(judgements) for judgements in judged.values()])
     parts = np.split(ranking, ends[:-1])
-    measures = {name: measure(part, judged[name]) for name, part in zip(judged, parts, strict=True)}
-    for name, count in ((name, np.count_nonzero(rows.counts)) for name, rows in own.items()):
-        measures[name] |= {LEFT_OUT: float(count)} if count else {}
-    return measures
+    found: dict[str, dict[str, float]] = {}
+    for name, part in zip(judged, parts, strict=True):
+        found[name] = {**measure(part, judged[name]), **_own_left_out(own[name])}
+        groups = dataset.seen_and_unseen(name, train_split) if train_split in dataset.splits else {}
+        if all(len(places) for places in groups.values()):
+            for group, places in groups.items():  # no split has a slash in its name
+                values = measure(part[places], judged[name].take(places))
+                counts = {"queries": len(places), **_own_left_out(own[name].take(places))}
+                found[f"{name}/{group}"] = {**counts, **values}
+    return found
+
+
+def _own_left_out(rows: RaggedRows) -> dict[str, float]:
+    count = np.count_nonzero(rows.counts)
+    return {OWN_LEFT_OUT: float(count)} if count else {}
 
 
 def measure(ranking: ArrayLike, judgements: Judgements) -> dict[str, float]:
@@ -185,6 +202,8 @@ def _measure_block(
         run[query] = {str(row): score for row, score in pairs if row >= 0}
         grades = judgements.grades[offsets[i] : offsets[i + 1]].tolist()
         qrels[query] = {str(row): grade for row, grade in zip(positives[i].tolist(), grades, strict=True)}
+        missing = judgements.missing.grades_of(i)  # nobody can find them
+        qrels[query].update({f"missing {number}": grade for number, grade in enumerate(missing)})
     for result in ir_measures.iter_calc(list(measures), qrels, run):
         out[measures[result.measure]][int(result.query_id)] = result.value
 

@@ -76,7 +76,7 @@ QRELS_LINES = [
     ("q1\td1", "2 tab-separated columns, not 3"),
     ("q1\t0\td1\t1", "4 tab-separated columns, not 3"),
     ("q1 d1 1", "1 tab-separated columns, not 3"),
-    ("q1\td1\t1.0", r"score '1\.0' is not an integer"),
+    ("q1\td1\t1.5", r"score '1\.5' is not an integer"),
     ("q1\td1\t1_0", "not an integer"),
     ("q1\td1\t", "not an integer"),
     ("q1\td1\t2147483648", "not an integer of 32 bits"),

@@ -79,3 +79,16 @@ def test_known_positives_are_those_of_the_texts(queries: list[str], targets: lis
         for row_query in range(len(queries))
     ]
     assert _lists(_dataset(queries, targets, pairs).known_positives()) == expected
+
+
+def test_a_copy_of_a_seen_target_is_seen() -> None:
+    corpus = TextTable.from_columns(["a", "b", "c"], ["oak", "oak", "pine"])
+    queries = TextTable.from_columns(["q0", "q1", "q2", "q3"], ["hard?", "harder?", "soft?", "both?"])
+
+    def judge(*pairs: tuple[int, int]) -> Judgements:
+        rows, targets = np.array(pairs).T
+        return Judgements.from_triples(rows, targets, np.ones(len(pairs), dtype=np.int32))
+
+    dataset = RetrievalDataset(corpus, queries, {"train": judge((0, 0)), "test": judge((1, 1), (2, 2), (3, 2), (3, 1))})
+    groups = dataset.seen_and_unseen("test")
+    assert {name: places.tolist() for name, places in groups.items()} == {"seen": [0, 2], "unseen": [1]}

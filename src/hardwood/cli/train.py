@@ -109,6 +109,7 @@ LeaveOut = Annotated[
     typer.Option(help="Of each query's ranking: own-id (the target with its id), own-text or nothing. \\[own-id]"),
 ]
 IgnoreUnjudged = Annotated[bool, typer.Option(help="Accept queries that no split judges.")]
+Lenient = Annotated[bool, typer.Option(help="Leave out what is broken in the data, and count it.")]
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run code that comes with the model.", rich_help_panel=_MODEL)]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda; default: what there is.")]
 Threads = Annotated[
@@ -164,6 +165,7 @@ def train(
     report_to: ReportTo = None,
     leave_out: LeaveOut = None,
     ignore_unjudged: IgnoreUnjudged = False,
+    lenient: Lenient = False,
     device: Device = None,
     threads: Threads = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the folder from its last checkpoint.")] = False,
@@ -176,12 +178,14 @@ def train(
     if resume and config is None and output is not None:
         options["config"] = _run_file(output)
     run_config = _run_config(options, refuse=True)
-    from hardwood.cli.evaluate import print_measures
+    from hardwood.cli.evaluate import print_left_out, print_measures
     from hardwood.training import train as train_run
+    from hardwood.training._folder import BESIDE_SPLITS
 
     result = train_run(run_config, **run_flags)
     if not quiet:
-        measures = {name: m for name, m in result.metrics.items() if name not in ("cost", "training")}
+        print_left_out(result.metrics.get("left_out"))
+        measures = {name: m for name, m in result.metrics.items() if name not in BESIDE_SPLITS}
         if measures:
             print_measures(measures)
         else:
@@ -230,6 +234,7 @@ def compare(
     evaluate_every: EvaluateEvery = None,
     leave_out: LeaveOut = None,
     ignore_unjudged: IgnoreUnjudged = False,
+    lenient: Lenient = False,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
@@ -238,11 +243,13 @@ def compare(
     sources = [name.strip() for name in options.pop("negatives").split(",") if name.strip()]
     del options["seeds"], options["split"]
     base = _run_config(options)
+    from hardwood.cli.evaluate import print_left_out
     from hardwood.comparison import compare as compare_runs
     from hardwood.comparison import markdown_table
 
     console = Console()
     report = compare_runs(base, sources, num_seeds=seeds, split=split, announce=console.print)
+    print_left_out(report["runs"][0]["metrics"].get("left_out"))
     print_table(console, markdown_table(report["summary"], split))
     console.print(f"comparison.json, comparison.md and comparison.png are in {base.output}")
 

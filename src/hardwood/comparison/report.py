@@ -6,10 +6,10 @@ import statistics
 from typing import Any
 
 from hardwood.comparison.plan import BUDGETS
-from hardwood.evaluation import LEFT_OUT
+from hardwood.evaluation import OWN_LEFT_OUT
+from hardwood.training._folder import BESIDE_SPLITS
 
 MEASURES = ("mrr@10", "ndcg@10", "recall@1", "recall@10", "recall@100")
-_NOT_SPLITS = ("cost", "training")
 
 
 def summarize(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -33,8 +33,9 @@ def summarize(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def markdown_table(summary: list[dict[str, Any]], split: str = "test") -> str:
-    """The summary as a Markdown table: ``split`` in detail, MRR@10 of the others; deviations if there are any."""
-    others = [name for name in summary[0]["measures"] if name != split] if summary else []
+    """The summary as a Markdown table: ``split`` in detail, MRR@10 of all others; deviations if there are any."""
+    others = [name for name in dict.fromkeys(name for row in summary for name in row["measures"]) if name != split]
+    others.sort(key=lambda name: not name.startswith(f"{split}/"))  # its seen and unseen targets beside it
     header = ["budget", "negatives", "batch", f"MRR@10 {split}", f"R@1 {split}", f"R@10 {split}", f"nDCG@10 {split}"]
     header += [f"MRR@10 {name}" for name in others]
     header += ["targets re-encoded", "texts a step", "seconds", "of which encode / index / sample", "peak host"]
@@ -44,7 +45,7 @@ def markdown_table(summary: list[dict[str, Any]], split: str = "test") -> str:
         measures = row["measures"].get(split, {})
         several = len(row["seeds"]) > 1
         cells += [_spread(measures.get(name), several) for name in ("mrr@10", "recall@1", "recall@10", "ndcg@10")]
-        cells += [_spread(row["measures"][name].get("mrr@10"), several) for name in others]
+        cells += [_spread(row["measures"].get(name, {}).get("mrr@10"), several) for name in others]
         cost = {name: value["mean"] for name, value in row["cost"].items()}
         cells += [f"{cost['targets_reencoded']:,.0f}", f"{cost['texts_a_step']:,.0f}", f"{cost['seconds']:.1f}"]
         cells.append(" / ".join(f"{cost[part]:.1f}" for part in ("encode", "index", "sample")))
@@ -52,13 +53,18 @@ def markdown_table(summary: list[dict[str, Any]], split: str = "test") -> str:
         lines.append("| " + " | ".join(cells) + " |")
     notes = [
         f"{name}: a query's own document was left out of the rankings of {count:,} queries."
-        for name, count in (summary[0].get(LEFT_OUT, {}) if summary else {}).items()
+        for name, count in (summary[0].get(OWN_LEFT_OUT, {}) if summary else {}).items()
     ]
     return "\n".join([*lines, *([""] if notes else []), *notes])
 
 
 def _row(budget: str, name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    splits = [split for split in runs[0]["metrics"] if split not in _NOT_SPLITS]
+    splits = [
+        split  # of those that all have: runs of earlier versions don't tell seen from unseen
+        for split in runs[0]["metrics"]
+        if split not in BESIDE_SPLITS and all(split in run["metrics"] for run in runs)
+    ]
+    own = {split: int(runs[0]["metrics"][split].get(OWN_LEFT_OUT, 0)) for split in splits}
     measures = {
         split: {measure: _mean_and_deviation([run["metrics"][split][measure] for run in runs]) for measure in MEASURES}
         for split in splits
@@ -70,7 +76,7 @@ def _row(budget: str, name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
         "batch_size": runs[0]["batch_size"],
         "seeds": [run["seed"] for run in runs],
         "measures": measures,
-        LEFT_OUT: {split: int(m[LEFT_OUT]) for split in splits if LEFT_OUT in (m := runs[0]["metrics"][split])},
+        OWN_LEFT_OUT: {split: count for split, count in own.items() if count},
         "cost": {key: _mean_and_deviation([cost[key] for cost in costs]) for key in costs[0]},
     }
 

@@ -16,7 +16,7 @@ from hardwood._json import read_object
 from hardwood.comparison.figure import comparison_figure
 from hardwood.comparison.plan import PlannedRun, plan_runs
 from hardwood.comparison.report import markdown_table, summarize
-from hardwood.data._read import find_qrels
+from hardwood.data._qrels import find_qrels
 from hardwood.training.config import RunConfig, versions
 
 

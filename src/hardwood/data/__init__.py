@@ -10,8 +10,26 @@ from __future__ import annotations
 
 from hardwood.data._dataset import RetrievalDataset
 from hardwood.data._judgements import Judgements
+from hardwood.data._left_out import left_out_in_words
 from hardwood.data._table import TextTable
+from hardwood.data.beir import read_beir, write_beir
+from hardwood.data.code import read_code, write_code
 from hardwood.data.hpo import read_hpo, write_hpo
 from hardwood.data.taxa import read_taxa, write_taxa
+from hardwood.data.unseen import split_unseen
 
-__all__ = ["Judgements", "RetrievalDataset", "TextTable", "read_hpo", "read_taxa", "write_hpo", "write_taxa"]
+__all__ = [
+    "Judgements",
+    "RetrievalDataset",
+    "TextTable",
+    "left_out_in_words",
+    "read_beir",
+    "read_code",
+    "read_hpo",
+    "read_taxa",
+    "split_unseen",
+    "write_beir",
+    "write_code",
+    "write_hpo",
+    "write_taxa",
+]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +18,11 @@ from hardwood._ragged import RaggedRows
 from hardwood.data import _read
 from hardwood.data._judgements import Judgements
 from hardwood.data._labels import labelled
+from hardwood.data._left_out import UNJUDGED
 from hardwood.data._lines import find_file
 from hardwood.data._own import targets_of_same_text
 from hardwood.data._pairs import tables_from_pairs
+from hardwood.data._qrels import find_qrels, read_qrels
 from hardwood.data._table import TextTable
 from hardwood.data._twins import first_rows, text_hashes, with_twins
 from hardwood.data._write import write_folder
@@ -38,15 +42,22 @@ class RetrievalDataset:
         queries: the queries of all splits; "query row" means a row of this table.
         splits: judgements by split name ("train", "dev", "test" by custom).
         name: for reports and file names.
+        left_out: the counts of what a lenient reader left out, by kind; None where it was strict.
     """
 
     def __init__(
-        self, corpus: TextTable, queries: TextTable, splits: Mapping[str, Judgements], name: str = "dataset"
+        self,
+        corpus: TextTable,
+        queries: TextTable,
+        splits: Mapping[str, Judgements],
+        name: str = "dataset",
+        left_out: Mapping[str, int] | None = None,
     ) -> None:
         self.corpus = corpus
         self.queries = queries
         self.splits = dict(splits)
         self.name = name
+        self.left_out = None if left_out is None else dict(left_out)
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{name}: {len(split):,}" for name, split in self.splits.items())
@@ -58,6 +69,7 @@ class RetrievalDataset:
         folder: str | Path,
         splits: Sequence[str] | None = None,
         unjudged: Literal["error", "ignore"] = "error",
+        lenient: bool = False,
     ) -> RetrievalDataset:
         """Read a BEIR folder: ``corpus.jsonl``, ``queries.jsonl`` and a ``qrels/SPLIT.tsv`` for every split.
 
@@ -65,14 +77,17 @@ class RetrievalDataset:
         (``corpus.jsonl.gz``). A line of the corpus is an object with ``_id`` (a string or integer; integers
         become strings), ``text`` and, if it has one, ``title``; a query has ``_id`` and ``text``. Qrels
         have three tab-separated columns, query id, target id and an integer score, with or without a
-        header; scores of 0 and below are no positives and are not kept. Blank lines, a byte order mark and
-        Windows line ends do no harm.
+        header, which may name them in another order; scores of 0 and below are no positives and are not kept.
+        Blank lines, a byte order mark and Windows line ends do no harm.
 
         Args:
             folder: the dataset's folder; its name becomes the dataset's.
             splits: the splits to read; all when None.
             unjudged: whether a query that no split judges is an error (looked for only when all splits are
                 read) or stays in ``queries`` unused.
+            lenient: leave out what is broken in many public sets, and count it in ``left_out``: empty texts, judgements
+                of queries and targets that are not there, repeats, queries without a score above 0 or any judgement.
+                A positive that is not there counts nevertheless: for measures it is one that was not found.
 
         Raises:
             DataError: for anything wrong with the files, naming file and line.
@@ -85,13 +100,19 @@ class RetrievalDataset:
         if not folder.is_dir():
             raise DataError("there is no such folder", folder)
         corpus_file, queries_file = find_file(folder, "corpus.jsonl"), find_file(folder, "queries.jsonl")
-        qrels = _read.find_qrels(folder, splits)
-        corpus = _read.read_table(corpus_file, "target", titles=True)
-        queries = _read.read_table(queries_file, "query", titles=False)
-        judgements = {name: _read.read_qrels(path, queries, corpus) for name, path in qrels.items()}
-        if splits is None and unjudged == "error":
-            _read.check_all_judged(queries, judgements, queries_file)
-        return cls(corpus, queries, judgements, folder.resolve().name)
+        qrels = find_qrels(folder, splits)
+        left_out: Counter[str] | None = Counter() if lenient else None
+        corpus = _read.read_table(corpus_file, "target", titles=True, left_out=left_out)
+        queries = _read.read_table(queries_file, "query", titles=False, left_out=left_out)
+        judgements = {name: read_qrels(path, queries, corpus, left_out) for name, path in qrels.items()}
+        name = folder.resolve().name
+        if left_out is None:
+            if splits is None and unjudged == "error":
+                _read.check_all_judged(queries, judgements, queries_file)
+            return cls(corpus, queries, judgements, name)
+        if splits is None:
+            left_out[UNJUDGED] = len(queries) - len(np.unique(np.concatenate([j.queries for j in judgements.values()])))
+        return cls(corpus, queries, judgements, name, {kind: count for kind, count in left_out.items() if count})
 
     @classmethod
     def from_pairs(
@@ -101,24 +122,32 @@ class RetrievalDataset:
         positive: str = "positive",
         *,
         evaluation: datasets.Dataset | Mapping[str, datasets.Dataset] | None = None,
+        corpus: Sequence[str] | datasets.Dataset | None = None,
         name: str = "pairs",
     ) -> RetrievalDataset:
         """A dataset from rows of (query text, target text), such as sentence-transformers trains on.
 
-        The corpus is every distinct text of the column ``positive``, over all splits; equal texts, once
-        stripped, are one target. Likewise the queries: an anchor that several rows have is one query with
+        The corpus is every distinct text of the column ``positive``, over all splits, and of ``corpus``; equal texts,
+        once stripped, are one target. Likewise the queries: an anchor that several rows have is one query with
         several positives. Ids are ``t0``, ``t1``, … and ``q0``, ``q1``, …, by first appearance.
 
+        A column ``label``, ``labels``, ``score`` or ``scores`` of 0 and 1 says which rows are positives: the text of a
+        row of 0 is a target, but it answers nothing. Columns that are not used are named in a warning.
+
         Args:
-            data: a ``Dataset``, which becomes the split "train", or a ``DatasetDict``, each key a split.
+            data: a ``Dataset``, which becomes the split "train", or a ``DatasetDict``, each key a split. Streams
+                (``IterableDataset``) are read to their end; mappings and transforms are applied.
             anchor: the column of query texts.
             positive: the column of target texts.
             evaluation: further splits; a ``Dataset`` becomes "dev".
+            corpus: all targets, those that no pair names among them: texts, or a dataset with the column ``positive``
+                or a single one.
             name: the dataset's name.
 
         Raises:
-            DataError: for a missing column, one that doesn't hold strings, an empty text, or a split
-                without rows.
+            DataError: for a missing column, one that doesn't hold strings, an empty text, a label that is neither 0
+                nor 1, or a split without rows or positives.
+            TypeError: for splits that are no datasets.
         """
         splits = dict(data) if isinstance(data, Mapping) else {"train": data}
         if evaluation is not None:
@@ -128,11 +157,13 @@ class RetrievalDataset:
             splits.update(further)
         for split, rows in splits.items():
             if not hasattr(rows, "select_columns"):
-                raise TypeError(f"split {split!r} must be a datasets.Dataset, not a {type(rows).__name__}")
+                raise TypeError(
+                    f"split {split!r} must be a datasets.Dataset, not a {type(rows).__name__}; make one with its "
+                    "from_dict, from_list or from_pandas"
+                )
         if not splits:
             raise DataError("there are no splits; give at least one dataset")
-        corpus, queries, judgements = tables_from_pairs(splits, anchor, positive)
-        return cls(corpus, queries, judgements, name)
+        return cls(*tables_from_pairs(splits, anchor, positive, corpus), name)
 
     def save(self, folder: str | Path, overwrite: bool = False) -> None:
         """Write the dataset as a BEIR folder that ``load`` reads back.
@@ -154,6 +185,23 @@ class RetrievalDataset:
         if name not in self.splits:
             raise ValueError(f"there is no split {name!r}; {self.name} has {', '.join(self.splits) or 'none'}")
         return self.splits[name]
+
+    def without_queries(self, rows: NDArray[np.int64]) -> RetrievalDataset:
+        """The dataset without some queries, rows that no split judges (``ValueError`` for one that a split does)."""
+        keep = np.ones(len(self.queries), dtype=bool)
+        keep[rows] = False
+        if keep.all():
+            return self
+        for name, judgements in self.splits.items():
+            if not keep[judgements.queries].all():
+                raise ValueError(f"the split {name!r} judges some of these queries, so they can't be left out")
+        kept, place = np.flatnonzero(keep), np.cumsum(keep) - 1
+        queries = TextTable.from_columns(self.queries.ids(kept), self.queries.text_array(kept))
+        splits = {
+            name: dataclasses.replace(judgements, queries=place[judgements.queries])
+            for name, judgements in self.splits.items()
+        }
+        return RetrievalDataset(self.corpus, queries, splits, self.name, self.left_out)
 
     def training_pairs(self, split: str = "train") -> datasets.Dataset:
         """The positive pairs of a split as rows for sentence-transformers' trainer, in the split's order.
@@ -207,7 +255,7 @@ class RetrievalDataset:
         Returns:
             ``len(self.queries)`` rows; those of queries without a positive in the split are empty.
         """
-        query_rows, target_rows = with_twins(*self.split(split).pairs(), *self._same_text[:2])
+        query_rows, target_rows = with_twins(*self.split(split).pairs(), *self.same_text)
         return RaggedRows.from_pairs(query_rows, target_rows, num_rows=len(self.queries))
 
     def own_documents(self, by: Literal["id", "text"]) -> RaggedRows:
@@ -221,7 +269,7 @@ class RetrievalDataset:
         """
         if by not in ("id", "text"):
             raise ValueError(f'by must be "id" or "text", not {by!r}')
-        return self._same_id if by == "id" else self._same_text[2]
+        return self._same_id if by == "id" else self._by_text[2]
 
     def never_negatives(self, *splits: str) -> RaggedRows:
         """The targets that are no negatives of a query, by query row: its `known_positives` in any of ``splits``, and
@@ -229,16 +277,44 @@ class RetrievalDataset:
 
         A query's own document would be its hardest negative, from which no encoder can tell it apart.
         """
-        parts = [*(self.known_positives(name) for name in splits), self._same_id, self._same_text[2]]
+        parts = [*(self.known_positives(name) for name in splits), self._same_id, self._by_text[2]]
         return RaggedRows.from_pairs(
             np.concatenate([part.row_ids() for part in parts]),
             np.concatenate([part.values for part in parts]),
             num_rows=len(self.queries),
         )
 
+    def seen_and_unseen(self, split: str, train_split: str = "train") -> dict[str, NDArray[np.int64]]:
+        """The places of a split's queries by whether training asks for what they ask for.
+
+        A target is seen if it, or one of equal text, has a positive judgement in ``train_split``. A query is
+        ``"unseen"`` if none of its positives is seen, and ``"seen"`` if at least one is: whoever finds that one does
+        not show that unseen targets are found.
+
+        Returns:
+            ``"seen"`` and ``"unseen"``, both int64, ascending, together all places of ``split(split).queries``.
+        """
+        judgements = self.split(split)
+        _, asked = self.split(train_split).pairs()
+        is_seen = np.zeros(len(self.corpus), dtype=bool)
+        is_seen[asked] = True
+        if not is_seen[judgements.positives.values].all():  # texts are looked at only where ids don't say it
+            same = self.same_text[1]
+            is_seen[same[asked]] = True
+            is_seen = is_seen[same]
+        hits = np.bincount(
+            judgements.positives.row_ids(), weights=is_seen[judgements.positives.values], minlength=len(judgements)
+        )
+        return {"seen": np.flatnonzero(hits), "unseen": np.flatnonzero(hits == 0)}
+
+    @property
+    def same_text(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """For each query, and for each target, the first row of its text."""
+        return self._by_text[:2]
+
     @cached_property
-    def _same_text(self) -> tuple[NDArray[np.int64], NDArray[np.int64], RaggedRows]:
-        """For each query, and for each target, the first row of its text; and the targets of each query's text."""
+    def _by_text(self) -> tuple[NDArray[np.int64], NDArray[np.int64], RaggedRows]:
+        """What `same_text` has, and the targets of each query's text: from one hash of each text."""
         queries, targets = text_hashes(self.queries), text_hashes(self.corpus)
         return (
             first_rows(self.queries, "queries", queries),

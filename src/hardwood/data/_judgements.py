@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,34 @@ from hardwood._ragged import RaggedRows
 
 
 @dataclass(frozen=True, eq=False)
+class MissingPositives:
+    """Positives that the corpus does not have: nobody can find them, but they count as not found.
+
+    Attributes:
+        places: ``(p,)`` int64, ascending: the query of each, as a place in ``Judgements.queries``.
+        ids: ``p`` ids of targets.
+        grades: ``(p,)`` int32.
+    """
+
+    places: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    ids: tuple[str, ...] = ()
+    grades: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+
+    def take(self, places: NDArray[np.int64], num_queries: int) -> MissingPositives:
+        """As `Judgements.take`; ``num_queries`` is the number of queries before."""
+        by_query = RaggedRows.from_pairs(self.places, np.arange(len(self.places)), num_queries).take(places)
+        ids = tuple(self.ids[row] for row in by_query.values)
+        return MissingPositives(by_query.row_ids(), ids, self.grades[by_query.values])
+
+    def grades_of(self, place: int) -> list[int]:
+        """The grades of one query's."""
+        begin, end = np.searchsorted(self.places, [place, place + 1])
+        return self.grades[begin:end].tolist()
+
+
+@dataclass(frozen=True, eq=False)
 class Judgements:
-    """The judged queries of one split, each with at least one positive.
+    """The judged queries of one split, each with at least one positive (which the corpus has, or lacks).
 
     Attributes:
         queries: ``(m,)`` int64, rows of the dataset's queries, in the order in which the file first names
@@ -20,39 +47,65 @@ class Judgements:
         positives: ``m`` rows; row ``i`` has the rows of the targets with a grade above 0 for
             ``queries[i]``, ascending.
         grades: ``(len(positives.values),)`` int32, the grade of each of ``positives.values``.
+        missing: positives that the corpus does not have; none of a dataset that was read strictly.
     """
 
     queries: NDArray[np.int64]
     positives: RaggedRows
     grades: NDArray[np.int32]
+    missing: MissingPositives = field(default_factory=MissingPositives)
 
     @classmethod
     def from_triples(
-        cls, queries: NDArray[np.int64], targets: NDArray[np.int64], grades: NDArray[np.int32]
+        cls,
+        queries: NDArray[np.int64],
+        targets: NDArray[np.int64],
+        grades: NDArray[np.int32],
+        missing_ids: Sequence[str] = (),
     ) -> Judgements:
         """Group judgements ``(n,)`` of different pairs by query; grades of 0 and below are left out.
 
-        Queries without a grade above 0 are left out too: readers report them before.
+        Queries without a grade above 0 are left out too: readers report them before. ``missing_ids`` are those of the
+        targets that are -1, which the corpus does not have.
         """
         distinct, first, inverse = np.unique(queries, return_index=True, return_inverse=True)
         by_appearance = np.argsort(first)
         place = np.empty(len(distinct), dtype=np.int64)
         place[by_appearance] = np.arange(len(distinct))
-        keep = grades > 0
-        places, targets, grades = place[inverse][keep], targets[keep], grades[keep]
-        order = np.lexsort((targets, places))
-        counts = np.bincount(places, minlength=len(distinct))
-        has_positive = counts > 0
-        offsets = np.concatenate([[0], np.cumsum(counts[has_positive])]).astype(np.int64)
+        places, is_positive, is_there = place[inverse], grades > 0, targets >= 0
+        kept = np.bincount(places[is_positive], minlength=len(distinct)) > 0
+        places = (np.cumsum(kept) - 1)[places]  # of queries that stay
+        found = np.flatnonzero(is_positive & is_there)
+        found = found[np.lexsort((targets[found], places[found]))]
+        counts = np.bincount(places[found], minlength=int(kept.sum()))
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        absent = np.flatnonzero(is_positive & ~is_there)
+        absent = absent[np.argsort(places[absent], kind="stable")]
+        names = dict(zip(np.flatnonzero(~is_there).tolist(), missing_ids, strict=True))
         return cls(
-            distinct[by_appearance][has_positive].astype(np.int64),
-            RaggedRows(offsets, targets[order].astype(np.int64)),
-            grades[order].astype(np.int32),
+            distinct[by_appearance][kept].astype(np.int64),
+            RaggedRows(offsets, targets[found].astype(np.int64)),
+            grades[found].astype(np.int32),
+            MissingPositives(
+                places[absent].astype(np.int64),
+                tuple(names[row] for row in absent.tolist()),
+                grades[absent].astype(np.int32),
+            ),
         )
 
     def __len__(self) -> int:
         """The number of queries."""
         return len(self.queries)
+
+    def take(self, places: NDArray[np.int64]) -> Judgements:
+        """The queries at the given places of ``queries``, in that order, with all that belongs to them."""
+        grades = RaggedRows(self.positives.offsets, self.grades.astype(np.int64)).take(places).values
+        missing = self.missing.take(places, len(self))
+        return Judgements(self.queries[places], self.positives.take(places), grades.astype(np.int32), missing)
+
+    def with_positives(self) -> Judgements:
+        """Without the queries whose every positive is missing: there is nothing to train on."""
+        return self.take(np.flatnonzero(self.positives.counts)) if (self.positives.counts == 0).any() else self
 
     def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Query rows and target rows of all positive pairs, both ``(len(positives.values),)``."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hardwood._ragged import RaggedRows
-from hardwood.data._pairs import text_column
+from hardwood.data._pairs import column_names, text_columns
 from hardwood.data._table import TextTable
 from hardwood.errors import DataError
 
@@ -29,10 +29,11 @@ def labelled(
     """See `hardwood.data.RetrievalDataset.label_pairs`."""
     if not hasattr(pairs, "select_columns"):
         raise TypeError(f"pairs must be a datasets.Dataset, not a {type(pairs).__name__}")
-    names = _text_names(pairs.column_names) if columns is None else list(columns)
+    there = column_names("pairs", pairs)
+    names = _text_names(there) if columns is None else list(columns)
     if len(names) < 2:
-        raise DataError(f"pairs need a column of queries and one of targets; there are {', '.join(pairs.column_names)}")
-    texts = {name: text_column("pairs", pairs, name) for name in names}
+        raise DataError(f"pairs need a column of queries and one of targets; there are {', '.join(there)}")
+    texts = text_columns("pairs", pairs, names)
     tables = [queries.text_array()] + [corpus.text_array()] * (len(names) - 1)
     rows = [_rows_of(texts[name], table) for name, table in zip(names, tables, strict=True)]
     missing = {name: np.flatnonzero(found < 0) for name, found in zip(names, rows, strict=True)}
@@ -41,7 +42,8 @@ def labelled(
         name, places = next((name, places) for name, places in missing.items() if len(places))
         first = texts[name][int(places[0])].as_py()
         raise DataError(
-            f"of {len(pairs):,} pairs these texts are not in the dataset: {counts} (row {places[0]}: {first[:80]!r}). "
+            f"of {len(rows[0]):,} pairs these texts are not in the dataset: {counts} "
+            f"(row {places[0]}: {first[:80]!r}). "
             "Only what is in the corpus can be a negative, since the softmax is over the corpus: make the dataset with "
             "these texts among its queries and targets, or leave such pairs out"
         )

@@ -65,3 +65,6 @@ def _write_qrels(path: Path, judgements: Judgements, queries: TextTable, corpus:
                 judgements.grades[block],
             )
             handle.writelines(f"{query}\t{target}\t{grade}\n" for query, target, grade in zip(*columns, strict=True))
+        missing = judgements.missing  # without them, measures of the folder would be better than those of the dataset
+        owners = queries.ids(judgements.queries[missing.places])
+        handle.writelines(f"{q}\t{t}\t{g}\n" for q, t, g in zip(owners, missing.ids, missing.grades, strict=True))

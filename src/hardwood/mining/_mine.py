@@ -116,7 +116,7 @@ def mine(
         absolute_margin=absolute_margin,
         relative_margin=relative_margin,
     )
-    judgements = dataset.split(split)
+    judgements = dataset.split(split).with_positives()
     if not len(judgements):
         raise ValueError(f"the split {split!r} of {dataset.name} has no queries to mine for")
     settings: dict[str, Any] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from hardwood.training.checkpoints import last_checkpoint, remove_cut_short
 from hardwood.training.config import RunConfig, read_settings
 
 CHECKPOINTS, RUN_FILE, METRICS = "checkpoints", "run.yaml", "metrics.json"
+BESIDE_SPLITS = ("cost", "training", "left_out")
+"""What the metrics have beside the measures of each split."""
 _MAY_DIFFER = ("output", "data", "steps", "epochs", "save_every", "evaluate_every", "report_to", "device", "threads")
 _LITTLE_ROOM = 16 << 20
 
@@ -68,8 +70,10 @@ def checkpoint_to_resume(config: RunConfig, output: Path, *, resume: bool, overw
     return None
 
 
-def begin(config: RunConfig, output: Path, *, resume: bool, overwrite: bool) -> None:
-    """Clear away what is in the way of the run, and write its run file."""
+def begin(
+    config: RunConfig, output: Path, *, resume: bool, overwrite: bool, left_out: Mapping[str, int] | None = None
+) -> None:
+    """Clear away what is in the way of the run, and write its run file, with what its dataset's reader left out."""
     if not is_first_process():
         return
     # First of all what says that a run is complete: from here on it is another one.
@@ -78,7 +82,7 @@ def begin(config: RunConfig, output: Path, *, resume: bool, overwrite: bool) -> 
         _clear(output)
     if resume:
         remove_cut_short(output / CHECKPOINTS)
-    config.save(output / RUN_FILE)
+    config.save(output / RUN_FILE, left_out)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +24,8 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 _STATIC_LEARNING_RATE = 0.2
 _TRANSFORMER_LEARNING_RATE = 2e-5
-_MADE_WITH = "made_with"
+_MADE_WITH, _LEFT_OUT = "made_with", "left_out"
+_NO_SETTINGS = (_MADE_WITH, _LEFT_OUT)  # what a run file says besides
 STATIC_SIZES = {"dimension": 128, "vocabulary_size": 8192}
 """Settings of static encoders alone, and what they are by default."""
 _KINDS: dict[str, Any] = {
@@ -88,6 +90,7 @@ class RunConfig:
         save_every: steps between two checkpoints; ``None``: none.
         report_to: e.g. ``["tensorboard"]``, ``["wandb"]``.
         unjudged: ``"error"`` or ``"ignore"`` queries that no split judges.
+        lenient: leave out what is broken in ``data``, and count it (see `RetrievalDataset.load`).
         trust_remote_code: run code that comes with a hub model.
         device: ``None``: an accelerator if there is one.
         threads: of PyTorch on the CPU, and of the tree (`hardwood.tree.set_threads`); ``None``: for PyTorch its default
@@ -133,6 +136,7 @@ class RunConfig:
     save_every: int | None = None
     report_to: list[str] = field(default_factory=list)
     unjudged: Literal["error", "ignore"] = "error"
+    lenient: bool = False
     trust_remote_code: bool = False
     device: str | None = None
     threads: int | None = None
@@ -210,14 +214,19 @@ class RunConfig:
         """
         known = [f.name for f in dataclasses.fields(cls)]
         for name in settings:
-            if name not in known and name != _MADE_WITH:
+            if name not in known and name not in _NO_SETTINGS:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
                 raise ValueError(f"unknown setting {name!r}{hint}")
+        if not isinstance(settings.get(_LEFT_OUT, {}), Mapping):
+            raise ValueError(
+                f"{_LEFT_OUT!r} is what a run notes of its data, by kind, got {settings[_LEFT_OUT]!r}: what measures "
+                "leave out of a query's ranking is the setting 'leave_out'"
+            )
         for name in ("data", "output"):
             if name not in settings:
                 raise ValueError(f"the setting {name!r} is missing")
-        return cls(**{name: value for name, value in settings.items() if name != _MADE_WITH})
+        return cls(**{name: value for name, value in settings.items() if name not in _NO_SETTINGS})
 
     @classmethod
     def given_in(cls, settings: dict[str, Any]) -> set[str]:
@@ -237,11 +246,17 @@ class RunConfig:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
-    def save(self, path: str | Path) -> None:
-        """Write all settings, and the versions of what they were run with, as YAML."""
+    def save(self, path: str | Path, left_out: Mapping[str, int] | None = None) -> None:
+        """Write all settings, and the versions of what they were run with, as YAML.
+
+        Args:
+            path: the file.
+            left_out: of the dataset, noted where a lenient reader counted it.
+        """
         import yaml
 
-        content = {**dataclasses.asdict(self), _MADE_WITH: versions()}
+        noted = {} if left_out is None else {_LEFT_OUT: dict(left_out)}
+        content = {**dataclasses.asdict(self), **noted, _MADE_WITH: versions()}
         with written_whole(path) as temporary:
             temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 

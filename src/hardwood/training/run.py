@@ -16,7 +16,15 @@ from hardwood.encoders import document_prompt, has_router, load_encoder, query_p
 from hardwood.evaluation import evaluate_splits
 from hardwood.negatives.cost import reset_peaks
 from hardwood.training._columns import text_columns
-from hardwood.training._folder import CHECKPOINTS, METRICS, begin, checkpoint_to_resume, claimed, what_is_kept_is_noted
+from hardwood.training._folder import (
+    BESIDE_SPLITS,
+    CHECKPOINTS,
+    METRICS,
+    begin,
+    checkpoint_to_resume,
+    claimed,
+    what_is_kept_is_noted,
+)
 from hardwood.training.cached_loss import CachedCorpusSoftmaxLoss
 from hardwood.training.callback import NegativesCallback
 from hardwood.training.config import RunConfig
@@ -36,7 +44,8 @@ class RunResult:
 
     Attributes:
         model: the trained encoder.
-        metrics: as in ``metrics.json``: measures by split, ``"cost"`` and ``"training"``.
+        metrics: as in ``metrics.json``: measures by split, ``"cost"`` and ``"training"``, and ``"left_out"`` where the
+            dataset was read leniently.
         history: the trainer's log, a record a logging step.
     """
 
@@ -84,7 +93,10 @@ def train(
         device = _device(config.device)
         reset_peaks()
         set_seed(config.seed)
-        data = RetrievalDataset.load(config.data, unjudged=config.unjudged) if dataset is None else dataset
+        if dataset is None:
+            data = RetrievalDataset.load(config.data, unjudged=config.unjudged, lenient=config.lenient)
+        else:
+            data = dataset
         splits = _evaluation_splits(config, data)
         model = load_encoder(
             config.encoder,
@@ -103,7 +115,7 @@ def train(
         # An example for the model card; without one the trainer reads a thousand texts to choose some.
         model.model_card_data.widget = [{"text": data.queries.texts([0])[0]}]
         trainer = make_trainer(model, data, loss, config, quiet=quiet, resume_from=checkpoint)
-        begin(config, output, resume=resume, overwrite=overwrite)
+        begin(config, output, resume=resume, overwrite=overwrite, left_out=data.left_out)
         with what_is_kept_is_noted(output):
             return _trained(trainer, data, loss, config, splits, checkpoint, quiet)
 
@@ -124,11 +136,17 @@ def _trained(
     seconds = time.perf_counter() - began
     # The trainer leaves its autocast around the model's forward: measure what is saved, as it will be loaded.
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    progress = False if quiet else None
-    metrics: dict[str, Any] = dict(evaluate_splits(model, data, splits, leave_out=config.leave_out, progress=progress))
+    options: dict[str, Any] = {
+        "train_split": config.train_split,
+        "leave_out": config.leave_out,
+        "progress": False if quiet else None,
+    }
+    metrics: dict[str, Any] = dict(evaluate_splits(model, data, splits, **options))
     _store_in_card(trainer, data, metrics, config)
     metrics["cost"] = loss.cost.report()
     metrics["training"] = {"steps": trainer.state.global_step, "seconds": round(seconds, 3)}
+    if data.left_out is not None:
+        metrics["left_out"] = data.left_out
     history = trainer.state.log_history
     loss.suspects.write(output / SUSPECTS, data, config.train_split)
     _write_outputs(output, model, metrics, history, config)
@@ -143,7 +161,8 @@ def _store_in_card(
         evaluator = trainer.evaluator
         if not isinstance(evaluator, RetrievalEvaluator) or evaluator.split != split:
             evaluator = RetrievalEvaluator(data, split, config.leave_out)
-        evaluator.store(trainer.model, of_split, trainer.state.epoch or 0, trainer.state.global_step)
+        of_card = {name: value for name, value in of_split.items() if name != "queries"}  # alike, so in one table
+        evaluator.store(trainer.model, of_card, trainer.state.epoch or 0, trainer.state.global_step)
 
 
 def make_loss(model: SentenceTransformer, data: RetrievalDataset, config: RunConfig) -> CorpusSoftmaxLoss:
@@ -282,11 +301,17 @@ def _device(wanted: str | None) -> str:
 
 def _evaluation_splits(config: RunConfig, data: RetrievalDataset) -> list[str]:
     data.split(config.train_split)
-    if config.evaluation_splits is None:
-        return [name for name in data.splits if name != config.train_split]
-    for name in config.evaluation_splits:
+    splits = config.evaluation_splits
+    if splits is None:
+        splits = [name for name in data.splits if name != config.train_split]
+    for name in splits:
         data.split(name)
-    return config.evaluation_splits
+        if name in BESIDE_SPLITS:
+            raise ValueError(
+                f"a split can't be measured under the name {name!r}, under which {METRICS} has something else: rename "
+                "it, or choose others as evaluation_splits"
+            )
+    return splits
 
 
 def _write_outputs(

@@ -17,7 +17,7 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,13 @@ import numba
 from numba.core import serialize
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
-_IMPORTED = re.compile(rb"^from hardwood\.tree\.(\w+) import", re.MULTILINE)
-_FOLDER = Path(__file__).parent
+import hardwood
+
+# Not by `ast`, which takes half a second for all kernels: what looks like an import in a docstring does no harm.
+_FROM = re.compile(r"^[ \t]*from (\.*)([\w.]*) import (\([^)]*\)|.*)", re.MULTILINE)
+_IMPORT = re.compile(r"^[ \t]*import (.*)", re.MULTILINE)
+_PACKAGE = "hardwood"
+_FOLDER = Path(hardwood.__file__).parent
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -66,12 +71,52 @@ def _tell() -> None:
 
 @functools.cache
 def source_digest(path: Path) -> bytes:
-    """A hash of a kernel's file and of this folder's files that it imports, whose helpers are compiled into it."""
-    text = path.read_bytes()
-    digest = hashlib.sha256(text)
-    for name in sorted(set(_IMPORTED.findall(text))):
-        digest.update(source_digest(_FOLDER / f"{name.decode()}.py"))
+    """A hash of a kernel's file and of all files of this package that it imports, directly or through others: their
+    helpers are compiled into the kernel."""
+    digest = hashlib.sha256()
+    for file in sources(path):
+        digest.update(_read(file)[0])
     return digest.digest()
+
+
+def sources(path: Path) -> list[Path]:
+    """The file and all files of this package that it imports, directly or through others; itself first."""
+    found, waiting = {path}, [path]
+    while waiting:
+        new = _read(waiting.pop())[1] - found
+        found |= new
+        waiting += new
+    return [path, *sorted(found - {path})]
+
+
+@functools.cache
+def _read(path: Path) -> tuple[bytes, frozenset[Path]]:
+    """A hash of a file, and the files of this package that its imports name, wherever in it they stand."""
+    content = path.read_bytes()
+    text = content.decode()
+    named = [place for names in _IMPORT.findall(text) for place in re.findall(r"[\w.]+", names)]
+    files = {_module(_FOLDER, place.split(".")[1:]) for place in named if place.split(".")[0] == _PACKAGE}
+    for dots, place, names in _FROM.findall(text):
+        files.update(_imported_from(path, len(dots), place, re.findall(r"\w+", names)))
+    return hashlib.sha256(content).digest(), frozenset(file for file in files if file is not None)
+
+
+def _imported_from(path: Path, dots: int, place: str, names: list[str]) -> Iterator[Path | None]:
+    """The files behind ``from PLACE import NAMES``: those of the names that are modules, and the place's own."""
+    package, *parts = place.split(".")
+    if not dots and package != _PACKAGE:
+        return
+    folder, parts = (path.parents[dots - 1], [package, *parts]) if dots else (_FOLDER, parts)
+    modules = [_module(folder, [*parts, name]) for name in names]
+    yield from modules
+    if not all(modules):
+        yield _module(folder, parts)
+
+
+def _module(folder: Path, parts: list[str]) -> Path | None:
+    """The file of a module or package in ``folder``, if there is one."""
+    at = folder.joinpath(*parts)
+    return next((file for file in (at.parent / f"{at.name}.py", at / "__init__.py") if file.is_file()), None)
 
 
 class KernelFiles(IndexDataCacheFile):

@@ -18,8 +18,8 @@ import numba
 import pytest
 
 import hardwood
-from hardwood.tree import _cache
-from hardwood.tree._cache import KernelCache, KernelFiles, keep, source_digest, sources
+from hardwood.tree.compiled import cache
+from hardwood.tree.compiled.cache import KernelCache, KernelFiles, keep, source_digest, sources
 
 KERNEL = """
 def double(x):
@@ -100,7 +100,7 @@ def test_a_full_disk_is_no_error_and_leaves_nothing_behind(folder: Path, monkeyp
 
     fresh = kernel(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(_cache.os, "replace", full)
+        patch.setattr(cache.os, "replace", full)
         assert fresh(2) == 4
     assert not [path for path in (folder / "code").rglob("*") if path.is_file()]
 
@@ -135,7 +135,7 @@ def test_the_digest_follows_helpers_of_other_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
 ) -> None:
     """Through any number of files, in whatever folder they lie: their code is copied into the kernel."""
-    monkeypatch.setattr(_cache, "_FOLDER", tmp_path)
+    monkeypatch.setattr(cache, "_FOLDER", tmp_path)
     room = tmp_path / "tree" / "room"
     room.mkdir(parents=True)
     kernels = tmp_path / "tree" / "a.py"
@@ -146,7 +146,7 @@ def test_the_digest_follows_helpers_of_other_files(
         helpers.write_text("from hardwood.tree.b import first\n")  # a circle ends too
 
     def digest() -> bytes:
-        _cache._read.cache_clear()
+        cache._read.cache_clear()
         source_digest.cache_clear()
         return source_digest(kernels)
 
@@ -219,9 +219,9 @@ def test_a_user_without_a_home_is_told_and_litters_nothing(folder: Path, monkeyp
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
     for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(_cache.os.path, "expanduser", lambda path: path)
+    monkeypatch.setattr(cache.os.path, "expanduser", lambda path: path)
     monkeypatch.chdir(folder)
-    _cache._tell.cache_clear()
+    cache._tell.cache_clear()
     with pytest.warns(RuntimeWarning, match="set NUMBA_CACHE_DIR"):
         fresh = kernel(folder)
     assert fresh(2) == 4
@@ -247,7 +247,7 @@ def test_an_upgraded_helper_reaches_kernels_in_unchanged_files(tmp_path: Path) -
     package = tmp_path / "hardwood"
     shutil.copytree(Path(hardwood.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     (package / "tree" / "probe.py").write_text(
-        "from hardwood.tree.room.helper import helped\nfrom hardwood.tree._numeric import jit\n"
+        "from hardwood.tree.room.helper import helped\nfrom hardwood.tree.compiled.numeric import jit\n"
         "@jit\ndef f(x):\n    return helped(x)\n"
     )
     (package / "tree" / "room").mkdir()
@@ -256,7 +256,7 @@ def test_an_upgraded_helper_reaches_kernels_in_unchanged_files(tmp_path: Path) -
     for term in (1, 2):
         helper = package / "tree" / "room" / "helper.py"
         helper.write_text(
-            f"from hardwood.tree._numeric import inlined\n@inlined\ndef helped(x):\n    return x + {term}\n"
+            f"from hardwood.tree.compiled.numeric import inlined\n@inlined\ndef helped(x):\n    return x + {term}\n"
         )
         os.utime(helper, (10**9, 10**9))
         code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from hardwood.tree.probe import f; print(f(1.0))"
@@ -267,7 +267,7 @@ def test_an_upgraded_helper_reaches_kernels_in_unchanged_files(tmp_path: Path) -
 ONE_KERNEL = """
 import sys
 import numpy as np
-from hardwood.tree._numeric import unit
+from hardwood.tree.compiled.numeric import unit
 out = np.empty(3, np.float32)
 print(unit(np.array([3, 0, 4], sys.argv[1] if len(sys.argv) > 1 else "float32"), out), out)
 """

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardwood._ragged import RaggedRows
-from hardwood.tree._cluster import Floats
-from hardwood.tree._ids import Ints
-from hardwood.tree._numeric import jit
+from hardwood.tree.arrays.ids import Ints
+from hardwood.tree.compiled.numeric import jit
+from hardwood.tree.construct.kmeans import Floats
 
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
 METRICS = ("dot", "cosine")

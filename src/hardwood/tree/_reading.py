@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from hardwood import _numbers
 from hardwood._processors import default_threads, threads_told
 from hardwood.tree import _inputs
-from hardwood.tree._bounds import rounding
-from hardwood.tree._nodes import BLOCK
-from hardwood.tree._results import Draw, Hits, LogPartition
-from hardwood.tree._threads import ReadWriteLock, split_work
+from hardwood.tree.arrays.bounds import rounding
+from hardwood.tree.arrays.nodes import BLOCK
+from hardwood.tree.compiled.threads import ReadWriteLock, split_work
+from hardwood.tree.results import Draw, Hits, LogPartition
 
 if TYPE_CHECKING:
     from hardwood._ragged import RaggedRows
-    from hardwood.tree._tree import Tree
+    from hardwood.tree.change.tree import Tree
 
     Exclude = RaggedRows | Sequence[Any] | None
 
@@ -126,11 +126,11 @@ class ReadableIndex:
             common = (offsets, hidden, stream, first_query, gamma)
             wanted, sketch = bool(bounds), self._tree.sketch
             if exact:
-                from hardwood.tree._certify import draw_exact
+                from hardwood.tree.read.certify import draw_exact
 
                 self._run(lambda a, b: draw_exact(nodes, x, beta, *common, a, b, rows, scores, marks), len(x))
             elif replace:
-                from hardwood.tree._sample import draw_replace
+                from hardwood.tree.read.sample import draw_replace
 
                 inside = self._groups(opens)
                 self._run(
@@ -140,7 +140,7 @@ class ReadableIndex:
                     len(x),
                 )
             else:
-                from hardwood.tree._sample import draw_without
+                from hardwood.tree.read.sample import draw_without
 
                 inside = self._groups(opens)
                 self._run(
@@ -193,7 +193,7 @@ class ReadableIndex:
         Raises:
             KeyError: for ids that are not in the index.
         """
-        from hardwood.tree._proposal import leaf_masses, proposal
+        from hardwood.tree.read.proposal import leaf_masses, proposal
 
         x, beta = self._queries(queries), _inputs.positive(scale, "scale")
         opens, wanted = _numbers.count(probes, "probes"), _inputs.ids(ids, unique=False)
@@ -244,7 +244,7 @@ class ReadableIndex:
         Raises:
             ValueError: for ``k < 1``, NaN, wrong dimension, an empty index.
         """
-        from hardwood.tree._search import search
+        from hardwood.tree.read.search import search
 
         x, size, opens = self._queries(queries), _numbers.count(k, "k"), _numbers.count(probes, "probes")
         with self._lock.reading():
@@ -281,7 +281,7 @@ class ReadableIndex:
         Raises:
             ValueError: as `sample`.
         """
-        from hardwood.tree._certify import refine
+        from hardwood.tree.read.certify import refine
 
         x, beta = self._queries(queries), _inputs.positive(scale, "scale")
         goal = -1.0 if tolerance is None else _inputs.positive(tolerance, "tolerance")
@@ -310,7 +310,7 @@ class ReadableIndex:
         Raises:
             ValueError: as `sample`.
         """
-        from hardwood.tree._search import expect
+        from hardwood.tree.read.search import expect
 
         x, beta = self._queries(queries), _inputs.positive(scale, "scale")
         opens, lists = _numbers.count(probes, "probes"), _inputs.excluded(exclude, len(x))

@@ -13,7 +13,7 @@ from hardwood._processors import default_threads
 from hardwood.tree import _inputs
 from hardwood.tree._inputs import DTYPES, METRICS
 from hardwood.tree._reading import ReadableIndex
-from hardwood.tree._repair import repair
+from hardwood.tree.change.repair import repair
 
 
 class TargetIndex(ReadableIndex):
@@ -64,7 +64,7 @@ class TargetIndex(ReadableIndex):
         The tree is two levels of k-means: ``n / leaf_size`` leaves in about four times the square root of as many
         groups.
         """
-        from hardwood.tree._make import make
+        from hardwood.tree._from_vectors import make
 
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {sorted(DTYPES)}; got {dtype!r}.")
@@ -119,7 +119,7 @@ class TargetIndex(ReadableIndex):
         Raises:
             KeyError: for ids that are not in the index.
         """
-        from hardwood.tree._build import decoded
+        from hardwood.tree.construct.layout import decoded
 
         wanted = _inputs.ids(ids, unique=False)
         with self._lock.reading():
@@ -174,7 +174,7 @@ class TargetIndex(ReadableIndex):
                 with self._lock.changing("add"):
                     self._tree.add(new, block, self.threads)
             else:
-                from hardwood.tree._make import from_array
+                from hardwood.tree._from_vectors import from_array
 
                 self._tree = from_array(block, new, self._tree.dtype, self._tree.leaf_size, 0, self.threads)
 
@@ -243,7 +243,7 @@ class TargetIndex(ReadableIndex):
         For an index that is searched and not changed: costs 8 bytes a target and about as long as assigning all of them
         once, is dropped by the next change, and is not saved. `sample` and all else are as before.
         """
-        from hardwood.tree._spill import spilled
+        from hardwood.tree.change.spill import spilled
 
         with self._lock.writing():
             if len(self._tree.ids):
@@ -260,7 +260,7 @@ class TargetIndex(ReadableIndex):
         For an index that is sampled with few ``probes`` and not changed: costs a byte a number (a quarter of float32
         vectors) and one pass over them, is dropped by the next change, and is not saved.
         """
-        from hardwood.tree._sketch import sketched
+        from hardwood.tree.read.sketch import sketched
 
         with self._lock.writing():
             if len(self._tree.ids):
@@ -276,7 +276,7 @@ class TargetIndex(ReadableIndex):
 
     def stats(self) -> dict[str, float]:
         """Sizes and quality of the tree in plain numbers; see docs/tree.md for what to make of them."""
-        from hardwood.tree._check import stats
+        from hardwood.tree.change.check import stats
 
         with self._lock.reading():
             return stats(self._tree)
@@ -289,12 +289,12 @@ class TargetIndex(ReadableIndex):
             RuntimeError: naming what is not as it must be.
             DataError: for a file that is damaged.
         """
-        from hardwood.tree._check import check
+        from hardwood.tree.change.check import check
 
         with self._lock.reading():
             check(self._tree)
             if self._loaded is not None:
-                from hardwood.tree._storage import VECTORS, still, verify
+                from hardwood.tree.store.folder import VECTORS, still, verify
 
                 folder, manifest = self._loaded
                 if still(folder, manifest):
@@ -309,7 +309,7 @@ class TargetIndex(ReadableIndex):
         Raises:
             DataError: if something that is not an index is there.
         """
-        from hardwood.tree._storage import save
+        from hardwood.tree.store.folder import save
 
         with self._lock.reading():
             save(self._tree, self._metric, Path(folder))
@@ -333,7 +333,7 @@ class TargetIndex(ReadableIndex):
             DataError: if the folder is missing, foreign, of another version, cut short or damaged; it names
             the file.
         """
-        from hardwood.tree._storage import load
+        from hardwood.tree.store.folder import load
 
         tree, metric, manifest = load(Path(folder), mmap, verify)
         index = cls(tree, metric, threads)

@@ -8,21 +8,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from test_cache import kernel_modules
 
 from hardwood import TargetIndex, warmup
-from hardwood.tree import _inputs
-from hardwood.tree.arrays import bounds, ids, products, statistics
+from hardwood.tree.arrays import bfloat16, bounds, products, statistics
 from hardwood.tree.arrays.ids import IdMap
-from hardwood.tree.change import kernels
 from hardwood.tree.compiled import numeric, select, threads
 from hardwood.tree.compiled.numeric import jit
-from hardwood.tree.construct import assign, kmeans, layout
-from hardwood.tree.read import certify, cut, masses, proposal, sample, search, survey
+from hardwood.tree.construct import assign, kmeans
+from hardwood.tree.read import (
+    heap,
+    masses,
+    sample,
+    sample_without,
+)
 
-KERNELS = (
-    assign, certify, cut, ids, _inputs, masses, numeric, proposal, sample, search, statistics, survey,
-    threads, products, kernels,
-)  # fmt: skip
+KERNELS = kernel_modules()
 
 
 @jit
@@ -69,7 +70,7 @@ def test_first_from(values, x, n):
 @pytest.mark.parametrize("kind", [np.float32, np.uint16])
 def test_dot_errs_less_than_promised(d, kind):
     rng = np.random.default_rng(d)
-    y = layout.encode(rng.normal(size=(50, d)).astype(np.float32), np.dtype(kind))
+    y = bfloat16.encode(rng.normal(size=(50, d)).astype(np.float32), np.dtype(kind))
     x = np.empty(d, np.float32)
     raw = rng.normal(size=d).astype(np.float32) * np.float32(1e20)
     norm = numeric.unit(raw, x)
@@ -77,7 +78,7 @@ def test_dot_errs_less_than_promised(d, kind):
     np.testing.assert_allclose(norm, np.linalg.norm(exact), rtol=1e-12)
     out = np.empty(50, np.float32)
     many_dots(x, y, out)
-    true = layout.decoded(y).astype(np.float64)
+    true = bfloat16.decoded(y).astype(np.float64)
     error = np.abs(out - true @ (exact / np.linalg.norm(exact)))
     assert (error <= bounds.rounding(d) * np.linalg.norm(true, axis=1)).all()
 
@@ -87,11 +88,11 @@ def test_dot_errs_less_than_promised(d, kind):
 def test_tiles_are_products_whatever_falls_together(d, kind):
     rng = np.random.default_rng(d)
     units = rng.normal(size=(11, d)).astype(np.float32)
-    rows = layout.encode(rng.normal(size=(9, d)).astype(np.float32), np.dtype(kind))
+    rows = bfloat16.encode(rng.normal(size=(9, d)).astype(np.float32), np.dtype(kind))
     together = np.full((11, 10), np.nan, np.float32)
     products.products(units, np.arange(11), np.ones(11, np.int64), 11, rows, np.arange(9), 0, 9, together, 0, 0)
     assert np.isnan(together[:, 0]).all()
-    want = units.astype(np.float64) @ layout.decoded(rows).astype(np.float64).T
+    want = units.astype(np.float64) @ bfloat16.decoded(rows).astype(np.float64).T
     np.testing.assert_allclose(together[:, 1:], want, atol=1e-6 * d)
     # Bit by bit the same, for any choice of queries and rows in any order.
     for _ in range(5):
@@ -110,8 +111,8 @@ def test_tiles_are_products_whatever_falls_together(d, kind):
 def test_a_leafs_products_are_the_same_whatever_is_fetched_meanwhile(d, kind):
     rng = np.random.default_rng(d)
     units = rng.normal(size=(3, d)).astype(np.float32)
-    rows = layout.encode(rng.normal(size=(30, d)).astype(np.float32), np.dtype(kind))
-    want = units.astype(np.float64) @ layout.decoded(rows[4:15]).astype(np.float64).T
+    rows = bfloat16.encode(rng.normal(size=(30, d)).astype(np.float32), np.dtype(kind))
+    want = units.astype(np.float64) @ bfloat16.decoded(rows[4:15]).astype(np.float64).T
     got = []
     for asked in (np.arange(3), np.arange(1)):  # several queries, and one alone
         for ahead in (-1, 0, 15, 29):  # from the last row on, memory beyond the array is asked for: a hint, no more
@@ -171,12 +172,12 @@ def test_span_is_what_the_bounds_say_node_by_node(certify):
 
 def test_bfloat16_goes_to_the_nearest_even():
     values = np.random.default_rng(0).normal(size=(1, 10_000)).astype(np.float32)
-    stored = layout.decoded(layout.encode(values, np.dtype(np.uint16)))
+    stored = bfloat16.decoded(bfloat16.encode(values, np.dtype(np.uint16)))
     assert (np.abs(stored - values) <= np.abs(values) * 2.0**-8).all()
-    again = layout.encode(stored, np.dtype(np.uint16))
-    np.testing.assert_array_equal(layout.decoded(again), stored)
+    again = bfloat16.encode(stored, np.dtype(np.uint16))
+    np.testing.assert_array_equal(bfloat16.decoded(again), stored)
     half = np.array([[1 + 2.0**-8, 1 + 3 * 2.0**-8]], np.float32)  # ties
-    np.testing.assert_array_equal(layout.decoded(layout.encode(half, np.dtype(np.uint16))), [[1.0, 1 + 2.0**-6]])
+    np.testing.assert_array_equal(bfloat16.decoded(bfloat16.encode(half, np.dtype(np.uint16))), [[1.0, 1 + 2.0**-6]])
 
 
 def test_uniforms_are_uniform_and_independent():
@@ -234,7 +235,7 @@ def test_truncated_gumbels_have_their_maximum_and_distribution():
     for i in range(len(out)):
         roof = rng.gumbel()
         out[i] = location + rng.gumbel(size=4)
-        sample.truncated(out[i], 4, roof)
+        sample_without.truncated(out[i], 4, roof)
         assert out[i].max() == roof
     for j in range(4):
         assert stats.kstest(out[:, j] - location[j], stats.gumbel_r.cdf).pvalue > 1e-4
@@ -246,12 +247,12 @@ def test_heap():
     values = rng.integers(0, 50, 300).astype(float)
     keys, items = np.empty(300), np.empty(300, np.int64)
     for n, value in enumerate(values):
-        sample.push(keys, items, n, value, n)
+        heap.push(keys, items, n, value, n)
     out = []
     for n in range(300, 0, -1):
         assert values[items[0]] == keys[0]
         out.append(keys[0])
-        sample.pop(keys, items, n)
+        heap.pop(keys, items, n)
     assert out == sorted(values.tolist(), reverse=True)
 
 
@@ -262,7 +263,7 @@ def test_leaf_and_group_statistics(dtype):
     groups: dict[int, list] = {}
     for leaf in range(len(nodes.leaf_count)):
         start = nodes.leaf_start[leaf]
-        block = layout.decoded(nodes.rows[start : start + nodes.leaf_count[leaf]]).astype(np.float64)
+        block = bfloat16.decoded(nodes.rows[start : start + nodes.leaf_count[leaf]]).astype(np.float64)
         groups.setdefault(int(nodes.leaf_group[leaf]), []).append(block)
         assert_node(nodes.leaf_count[leaf], nodes.leaf_mean[leaf], nodes.leaf_stats[leaf], block, exact=True)
     for group, blocks in groups.items():
@@ -288,21 +289,21 @@ def assert_node(count, mean, node, block, exact):
         assert node[bounds.REACH] <= np.linalg.norm(block, axis=1).max() * slack + 1e-30
 
 
-def test_pooled_shape_is_the_covariance_for_large_samples():
+def test_pooled_covariance_is_the_covariance_for_large_samples():
     rng = np.random.default_rng(0)
     widths = np.linspace(0.1, 2, 80)
     z = rng.normal(size=(60_000, 80)) * widths
-    shape, even = statistics.pooled_shape(z)
+    shape, even = statistics.pooled_covariance(z)
     for _ in range(5):
         x = rng.normal(size=80)
         x /= np.linalg.norm(x)
         want = (x**2 * widths**2).sum() / (widths**2).sum()
         got = even * (x @ x) + ((shape.astype(np.float64) @ x) ** 2).sum()
         np.testing.assert_allclose(got, want, rtol=0.03)
-    zero_shape, zero_even = statistics.pooled_shape(np.zeros((10, 4)))
+    zero_shape, zero_even = statistics.pooled_covariance(np.zeros((10, 4)))
     assert zero_even == 0.25
     assert not zero_shape.any()
-    wide = statistics.pooled_shape(rng.normal(size=(20, 300)))[0]
+    wide = statistics.pooled_covariance(rng.normal(size=(20, 300)))[0]
     assert wide.shape[1] == 300
 
 

@@ -10,7 +10,8 @@ from test_sample import assert_distribution
 from test_spill import CHANGES
 
 from hardwood import TargetIndex
-from hardwood.tree.read.sketch import LEAST, NO_SKETCH, Sketch
+from hardwood.tree.arrays.nodes import NO_SKETCH, Sketch
+from hardwood.tree.read.sketch import LEAST
 
 
 @pytest.fixture(params=["float32", "bfloat16"])

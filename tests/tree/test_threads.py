@@ -18,8 +18,8 @@ import pytest
 
 from hardwood import TargetIndex, _processors
 from hardwood.tree import _reading, set_threads
+from hardwood.tree.arrays import statistics
 from hardwood.tree.compiled import threads
-from hardwood.tree.construct import layout
 from hardwood.tree.read import search
 
 
@@ -57,7 +57,7 @@ def test_as_many_share_the_work(index, monkeypatch):
         task(0, size)
 
     monkeypatch.setattr(_reading, "split_work", spy)
-    monkeypatch.setattr(layout, "split_work", spy)
+    monkeypatch.setattr(statistics, "split_work", spy)
     monkeypatch.setattr("hardwood.tree.change.tree.split_work", spy)
     set_threads(7)
     index.sample(naive.clusters(20, 8), 3, seed=0)

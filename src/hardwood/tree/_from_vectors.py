@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from hardwood.tree import _inputs
-from hardwood.tree.arrays.ids import Ints
+from hardwood.tree.arrays.nodes import Floats, Ints
 from hardwood.tree.change.tree import Tree
-from hardwood.tree.construct.kmeans import Floats
 from hardwood.tree.construct.layout import Source, build
 
 

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardwood._ragged import RaggedRows
-from hardwood.tree.arrays.ids import Ints
+from hardwood.tree.arrays.nodes import Floats, Ints
 from hardwood.tree.compiled.numeric import jit
-from hardwood.tree.construct.kmeans import Floats
 
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
 METRICS = ("dot", "cosine")

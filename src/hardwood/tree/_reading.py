@@ -140,7 +140,7 @@ class ReadableIndex:
                     len(x),
                 )
             else:
-                from hardwood.tree.read.sample import draw_without
+                from hardwood.tree.read.sample_without import draw_without
 
                 inside = self._groups(opens)
                 self._run(
@@ -310,7 +310,7 @@ class ReadableIndex:
         Raises:
             ValueError: as `sample`.
         """
-        from hardwood.tree.read.search import expect
+        from hardwood.tree.read.expectation import expect
 
         x, beta = self._queries(queries), _inputs.positive(scale, "scale")
         opens, lists = _numbers.count(probes, "probes"), _inputs.excluded(exclude, len(x))

@@ -119,7 +119,7 @@ class TargetIndex(ReadableIndex):
         Raises:
             KeyError: for ids that are not in the index.
         """
-        from hardwood.tree.construct.layout import decoded
+        from hardwood.tree.arrays.bfloat16 import decoded
 
         wanted = _inputs.ids(ids, unique=False)
         with self._lock.reading():
@@ -264,7 +264,7 @@ class TargetIndex(ReadableIndex):
 
         with self._lock.writing():
             if len(self._tree.ids):
-                self._tree.sketch = sketched(self._tree, self.threads)
+                self._tree.sketch = sketched(self._tree.nodes, self.threads)
 
     def _pairs(self, ids: Any, vectors: Any) -> tuple[Any, Any]:
         numbers, block = _inputs.ids(ids), _inputs.vectors(vectors, self.dimension, "vectors")

@@ -6,14 +6,12 @@ For a node with ``m`` targets, mean ``μ``, covering radius ``r`` and largest no
 
     log m + β x·μ  <=  log Σ_y exp(β x·y)  <=  log m + β min(x·μ + ‖x‖ r, ‖x‖ ρ)
 
-(left: Jensen's inequality; right: Cauchy and Schwarz). Kernels score with the unit query ``x̂`` and ``bx =
+(left: Jensen's inequality; right: Cauchy and Schwarz). Kernels score with the unit query ``x̂`` and ``beta_norm =
 β‖x‖``, so a float32 dot product of ``d`` terms, summed in any order, errs by at most ``γ ρ`` with ``γ`` from
 `rounding` (Higham 2002, §3.1).
 """
 
 from __future__ import annotations
-
-import numpy as np
 
 from hardwood.tree.compiled.numeric import inlined
 
@@ -38,10 +36,10 @@ TINY = 4096 * 1.2e-38
 
 
 @inlined
-def score_error(bx, reach, gamma):  # type: ignore[no-untyped-def]
-    """How far a computed score ``bx x̂·y`` of any target within ``reach`` of zero may be from the true
+def score_error(beta_norm, reach, gamma):  # type: ignore[no-untyped-def]
+    """How far a computed score ``beta_norm x̂·y`` of any target within ``reach`` of zero may be from the true
     one."""
-    return bx * (gamma * reach + 4096 * 1.2e-38)
+    return beta_norm * (gamma * reach + TINY)
 
 
 @inlined
@@ -51,30 +49,22 @@ def mass_lower(log_count, score, error):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def mass_upper(log_count, score, error, bx, radius, reach):  # type: ignore[no-untyped-def]
+def mass_upper(log_count, score, error, beta_norm, radius, reach):  # type: ignore[no-untyped-def]
     """The certified upper bound of a node's log mass, from its mean's score, its radius and its largest
     norm."""
-    best = min(score + bx * radius, bx * reach)
-    return log_count + best + error + 1e-14 * (abs(score) + bx * reach)
+    best = min(score + beta_norm * radius, beta_norm * reach)
+    return log_count + best + error + 1e-14 * (abs(score) + beta_norm * reach)
 
 
 @inlined
-def mass_estimate(log_count, score, bx, radius, reach, spread, shape):  # type: ignore[no-untyped-def]
+def mass_estimate(log_count, score, beta_norm, radius, reach, spread, shape):  # type: ignore[no-untyped-def]
     """``log m + βx·μ + ½ β² x'Σx`` kept within what the bounds allow.
 
     ``x'Σx`` is the node's mean squared distance from its mean (``spread``) times ``shape``: the share of it
     that lies along the query, from one covariance shape pooled over all nodes of a level.
     """
-    ball, longest = score + bx * radius, bx * reach
-    second = score + 0.5 * bx * bx * spread * shape
+    ball, longest = score + beta_norm * radius, beta_norm * reach
+    second = score + 0.5 * beta_norm * beta_norm * spread * shape
     best = ball if ball < longest else longest
     second = second if second < best else best
     return log_count + (second if second > score else score)
-
-
-def log_sum(values: np.ndarray) -> np.ndarray:
-    """``log Σ exp`` over the last axis, in float64, shifted by the largest."""
-    top = values.max(axis=-1, keepdims=True)
-    top = np.where(np.isfinite(top), top, 0.0)
-    with np.errstate(divide="ignore"):
-        return (np.log(np.exp(values - top).sum(axis=-1, keepdims=True)) + top)[..., 0]

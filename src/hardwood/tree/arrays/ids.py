@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hardwood.tree.arrays.nodes import Nodes
+from hardwood.tree.arrays.nodes import Ints, Nodes
 from hardwood.tree.compiled.numeric import jit
-
-Ints = NDArray[np.int64]
 
 
 @jit

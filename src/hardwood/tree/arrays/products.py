@@ -146,7 +146,7 @@ def leaf_products(nodes: Nodes, units, order, inside):  # type: ignore[no-untype
     G = offsets.shape[0] - 1
     # Lists of (query, where its products of this group begin), by group.
     begins = np.zeros(G + 1, np.int64)
-    widest = 0
+    longest = 0
     for q in range(Q):
         for t in range(inside[q]):
             begins[order[q, t] + 1] += 1
@@ -160,8 +160,8 @@ def leaf_products(nodes: Nodes, units, order, inside):  # type: ignore[no-untype
             who[filled[g]], at[filled[g]] = q, seen
             filled[g] += 1
             seen += offsets[g + 1] - offsets[g]
-        widest = max(widest, seen)
-    out = np.empty((Q, widest), np.float32)
+        longest = max(longest, seen)
+    out = np.empty((Q, longest), np.float32)
     g = next_used(begins, -1)
     while g < G:
         m, n, after = begins[g + 1] - begins[g], offsets[g + 1] - offsets[g], next_used(begins, g)

@@ -8,9 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hardwood.tree.arrays.bfloat16 import decoded
+from hardwood.tree.arrays.bounds import LOG_COUNT, OUTWARD, RADIUS, REACH, SPREAD, rounding
+from hardwood.tree.arrays.nodes import Nodes
 from hardwood.tree.compiled.numeric import decode, jit
+from hardwood.tree.compiled.threads import split_work
 
-SHAPE_RANK = 64
+COVARIANCE_RANK = 64
+COVARIANCE_SAMPLE = 16384
 GRAM_BLOCK = 2048
 
 
@@ -53,10 +58,10 @@ def leaf_statistics(nodes, leaves, begin, end, outward, loose):  # type: ignore[
         if not (radius > 1e-24 and reach > 1e-24):
             radius, reach, spread = exact_distances(nodes, mean, start, stop)
             slack = 1.0
-        nodes.leaf_stats[leaf, 0] = np.sqrt(radius * slack) * outward
-        nodes.leaf_stats[leaf, 1] = np.sqrt(reach * slack) * outward
-        nodes.leaf_stats[leaf, 2] = spread / count
-        nodes.leaf_stats[leaf, 3] = np.log(np.float64(count))
+        nodes.leaf_stats[leaf, RADIUS] = np.sqrt(radius * slack) * outward
+        nodes.leaf_stats[leaf, REACH] = np.sqrt(reach * slack) * outward
+        nodes.leaf_stats[leaf, SPREAD] = spread / count
+        nodes.leaf_stats[leaf, LOG_COUNT] = np.log(np.float64(count))
 
 
 @jit
@@ -78,7 +83,7 @@ def exact_distances(nodes, mean, start, stop):  # type: ignore[no-untyped-def]
 def sum_slack(dimension: int) -> float:
     """By how much, as a factor, a float32 sum of ``dimension`` squared differences may fall short of the truth
     (Higham 2002, §3.1)."""
-    return 1.0 + (dimension + 8) * 2.0**-24 * 1.01
+    return 1.0 + rounding(dimension)
 
 
 @jit
@@ -111,20 +116,20 @@ def group_statistics(nodes, groups, begin, end, outward):  # type: ignore[no-unt
             for c in range(d):
                 gap = np.float64(nodes.leaf_mean[leaf, c]) - np.float64(nodes.group_mean[g, c])
                 far += gap * gap
-            radius = max(radius, np.sqrt(far) + nodes.leaf_stats[leaf, 0])
-            reach = max(reach, nodes.leaf_stats[leaf, 1])
-            spread += nodes.leaf_count[leaf] * (far + nodes.leaf_stats[leaf, 2])
-        nodes.group_stats[g, 0] = radius * outward
-        nodes.group_stats[g, 1] = reach
-        nodes.group_stats[g, 2] = spread / count
-        nodes.group_stats[g, 3] = np.log(np.float64(count))
+            radius = max(radius, np.sqrt(far) + nodes.leaf_stats[leaf, RADIUS])
+            reach = max(reach, nodes.leaf_stats[leaf, REACH])
+            spread += nodes.leaf_count[leaf] * (far + nodes.leaf_stats[leaf, SPREAD])
+        nodes.group_stats[g, RADIUS] = radius * outward
+        nodes.group_stats[g, REACH] = reach
+        nodes.group_stats[g, SPREAD] = spread / count
+        nodes.group_stats[g, LOG_COUNT] = np.log(np.float64(count))
 
 
-def pooled_shape(residuals: NDArray[Any]) -> tuple[NDArray[np.float32], float]:
+def pooled_covariance(residuals: NDArray[Any]) -> tuple[NDArray[np.float32], float]:
     """The covariance of ``residuals`` over its own trace, as ``even · I + Σ_r s_r s_r'``: the rows ``s_r``
     ``(R, d)`` and ``even``.
 
-    Its ``SHAPE_RANK`` widest directions are kept apart, the rest averaged, so that its trace is 1.
+    Its ``COVARIANCE_RANK`` widest directions are kept apart, the rest averaged, so that its trace is 1.
     """
     n, d = residuals.shape
     scale = float(np.abs(residuals).max(initial=0.0))
@@ -132,7 +137,7 @@ def pooled_shape(residuals: NDArray[Any]) -> tuple[NDArray[np.float32], float]:
         return np.zeros((1, d), dtype=np.float32), 1.0 / d
     values, vectors = _eigen(residuals, scale)
     values = np.maximum(values, 0.0) / max(values.sum(), 1e-300)
-    rank = min(SHAPE_RANK, d - 1, len(values))
+    rank = min(COVARIANCE_RANK, d - 1, len(values))
     # Eigenvalues of a sample spread wider than the truth; shrink as far as the sample is small (Ledoit and
     # Wolf's form).
     kept = values[:rank] * (n / (n + d)) + (d / (n + d)) / d
@@ -158,3 +163,32 @@ def _eigen(residuals: NDArray[Any], scale: float) -> tuple[NDArray[np.float64], 
     values, left = values[::-1], left[:, ::-1]
     keep = values > 1e-12 * values[0]
     return values[keep], residuals.T @ left[:, keep] / np.sqrt(values[keep])
+
+
+def recompute(nodes: Nodes, leaves: NDArray[np.int64], threads: int, groups: NDArray[np.int64] | None = None) -> None:
+    """Recomputes the statistics of the given leaves and of the groups above them, or of the given groups."""
+    slack = sum_slack(nodes.rows.shape[1])
+    split_work(lambda a, b: leaf_statistics(nodes, leaves, a, b, OUTWARD, slack), len(leaves), threads, least=16)
+    above = np.unique(nodes.leaf_group[leaves] if groups is None else groups)
+    above = above[above >= 0]
+    split_work(lambda a, b: group_statistics(nodes, above, a, b, OUTWARD), len(above), threads, least=4)
+
+
+def with_covariances(nodes: Nodes, rng: np.random.Generator) -> Nodes:
+    """The tree with covariances measured on a sample of its targets, about their leaves and about their
+    groups."""
+    d = nodes.rows.shape[1]
+    live = np.flatnonzero(nodes.leaf_count > 1)
+    if len(live) == 0:
+        return nodes
+    size = min(int(nodes.leaf_count[live].sum()), COVARIANCE_SAMPLE if d <= 512 else 1024)
+    picked = rng.choice(live, size=size, p=nodes.leaf_count[live] / nodes.leaf_count[live].sum())
+    at = nodes.leaf_start[picked] + (rng.random(size) * nodes.leaf_count[picked]).astype(np.int64)
+    points = decoded(nodes.rows[at])
+    leaf_covariance, leaf_even = pooled_covariance(points - nodes.leaf_mean[picked])
+    group_covariance, group_even = pooled_covariance(points - nodes.group_mean[nodes.leaf_group[picked]])
+    return nodes._replace(
+        leaf_covariance=leaf_covariance,
+        group_covariance=group_covariance,
+        even_variance=np.array([leaf_even, group_even]),
+    )

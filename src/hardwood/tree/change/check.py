@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from hardwood.tree.arrays.bfloat16 import decoded
 from hardwood.tree.arrays.bounds import LOG_COUNT, RADIUS, REACH, SPREAD
 from hardwood.tree.arrays.nodes import Nodes, group_lists
 from hardwood.tree.change.repair import MERGE_BELOW
 from hardwood.tree.change.tree import Tree
-from hardwood.tree.construct.layout import decoded
 
 LEAVES_AT_ONCE = 1024
 

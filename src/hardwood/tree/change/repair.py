@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
-from hardwood.tree.arrays.ids import Ints
-from hardwood.tree.construct.layout import decoded, room_for, with_shapes
+from hardwood.tree.arrays.bfloat16 import decoded
+from hardwood.tree.arrays.nodes import Ints
+from hardwood.tree.arrays.statistics import with_covariances
+from hardwood.tree.change.tree import Tree
+from hardwood.tree.construct.layout import room_for
 from hardwood.tree.construct.leaves import CHUNK, group_count
-
-if TYPE_CHECKING:
-    from hardwood.tree.change.tree import Tree
 
 MERGE_BELOW = 8
 """A leaf of less than this part of the leaf size is dissolved."""
@@ -33,7 +31,7 @@ def repair(tree: Tree, factor: float, threads: int) -> dict[str, int]:
     compacted = _compact(tree)
     if 8 * tree.changed > len(tree.ids):
         tree.changed = 0
-        tree.nodes = with_shapes(tree.nodes, np.random.default_rng(len(tree.ids)))
+        tree.nodes = with_covariances(tree.nodes, np.random.default_rng(len(tree.ids)))
     return {
         "groups_rebuilt": len(worn),
         "leaves_merged": merged,

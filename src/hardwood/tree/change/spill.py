@@ -8,19 +8,14 @@ Only row numbers are kept, 8 bytes a target; vectors stay where they are.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 import numpy as np
-from numpy.typing import NDArray
 
+from hardwood.tree.arrays.bfloat16 import decoded
+from hardwood.tree.arrays.nodes import Ints, Spill
+from hardwood.tree.change.tree import Tree
 from hardwood.tree.compiled.numeric import jit
 from hardwood.tree.compiled.threads import split_work
 from hardwood.tree.construct.assign import by_group, score_four
-from hardwood.tree.construct.layout import decoded
-
-if TYPE_CHECKING:
-    from hardwood.tree.arrays.ids import Ints
-    from hardwood.tree.change.tree import Tree
 
 LOOKED_INTO = 16
 """Groups among whose leaves the second one is sought."""
@@ -29,17 +24,6 @@ LAMBDA = np.float32(1.0)
 """Weight of what the two residuals have in common; measured on real encodings in docs/tree.md."""
 
 ROWS = 16384
-
-
-class Spill(NamedTuple):
-    """Leaf ``l`` also shows the targets in ``rows[offsets[l] : offsets[l + 1]]``; empty arrays where there is no
-    spill."""
-
-    offsets: NDArray[np.int64]  # (L + 1,)
-    rows: NDArray[np.int64]
-
-
-NO_SPILL = Spill(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 def spilled(tree: Tree, threads: int) -> Spill:
@@ -82,8 +66,8 @@ def second_leaves(  # type: ignore[no-untyped-def]
     no other. ``nought`` is a ``half`` of zeros."""
     n, G = points.shape[0], group_centres.shape[0]
     nowhere, everywhere = np.empty(0, np.int64), np.arange(G).reshape(1, G)
-    order, edges, widest = by_group(points, 0, n, nowhere, everywhere, group_centres, group_half, offsets, looked)
-    near, common = np.empty((4, widest + 1), np.float32), np.empty((4, widest + 1), np.float32)
+    order, edges, most = by_group(points, 0, n, nowhere, everywhere, group_centres, group_half, offsets, looked)
+    near, common = np.empty((4, most + 1), np.float32), np.empty((4, most + 1), np.float32)
     least = np.full(n, np.inf, np.float32)
     second[:] = -1
     for g in range(G):

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hardwood.tree.arrays.bfloat16 import decoded, encode
 from hardwood.tree.arrays.bounds import SPREAD
-from hardwood.tree.arrays.ids import IdMap, Ints
-from hardwood.tree.arrays.nodes import Nodes, group_lists
+from hardwood.tree.arrays.ids import IdMap
+from hardwood.tree.arrays.nodes import NO_SKETCH, NO_SPILL, Floats, Ints, Nodes, group_lists, resized
+from hardwood.tree.arrays.statistics import recompute
 from hardwood.tree.change.kernels import drop_rows, move_leaves
-from hardwood.tree.change.spill import NO_SPILL
 from hardwood.tree.compiled.threads import split_work
 from hardwood.tree.construct.assign import NOWHERE, everywhere, nearest_groups, nearest_leaves, stay_unless
-from hardwood.tree.construct.kmeans import Floats, subtree
-from hardwood.tree.construct.layout import decoded, encode, refresh, room_for
-from hardwood.tree.read.sketch import NO_SKETCH
+from hardwood.tree.construct.kmeans import subtree
+from hardwood.tree.construct.layout import room_for
 
 # A target moves to another leaf when that brings its squared distance below this part of what it is.
 MOVE_GAIN = 0.9
@@ -262,22 +262,8 @@ class Tree:
         old = [self._dead.pop() for _ in range(min(count, len(self._dead)))]
         if len(old) == count:
             return old
-        nodes, fresh = self.nodes, count - len(old)
-        L = len(nodes.leaf_count)
-        fill = {
-            "leaf_start": 0,
-            "leaf_count": 0,
-            "leaf_room": 0,
-            "leaf_group": -1,
-            "leaf_mean": 0,
-            "leaf_stats": 0,
-        }
-        grown = {}
-        for name, value in fill.items():
-            array = getattr(nodes, name)
-            extra = np.full((fresh, *array.shape[1:]), value, dtype=array.dtype)
-            grown[name] = np.concatenate([array, extra])
-        self.nodes = nodes._replace(**grown)
+        fresh, L = count - len(old), len(self.nodes.leaf_count)
+        self.nodes = resized(self.nodes, "L", used=L, size=L + fresh)
         self.leaf_half = np.concatenate([self.leaf_half, np.zeros(fresh, dtype=np.float32)])
         return [*old, *range(L, L + fresh)]
 
@@ -294,7 +280,7 @@ class Tree:
             offsets, leaves = group_lists(nodes.leaf_group, len(nodes.group_count))
             self.nodes = nodes = nodes._replace(group_offsets=offsets, group_leaves=leaves)
             self._relist.clear()
-        refresh(nodes, touched, threads, groups)
+        recompute(nodes, touched, threads, groups)
         self.leaf_half[touched] = half_squares(nodes.leaf_mean[touched])
         groups = groups[groups >= 0]
         self.group_half[groups] = self._group_half(groups)
@@ -307,12 +293,7 @@ class Tree:
 
     def resize(self, capacity: int) -> None:
         """Row arrays of another length; the rows in use are copied."""
-        resized = {}
-        for name in ("rows", "row_id", "row_leaf"):
-            old = getattr(self.nodes, name)
-            resized[name] = np.zeros((capacity, *old.shape[1:]), dtype=old.dtype)
-            resized[name][: self.used] = old[: self.used]
-        self.nodes = self.nodes._replace(**resized)
+        self.nodes = resized(self.nodes, "R", used=self.used, size=capacity)
 
     def spread(self, count: int, seed: int) -> Ints:
         """What `TargetIndex.spread` returns."""

@@ -18,10 +18,10 @@ from hardwood._processors import step_aside, this_processor
 from hardwood.tree.compiled.numeric import jit
 
 TURNS = 50_000
-"""Looks at whether helpers have finished, some 80 µs, before the caller goes to sleep: waking takes 50."""
+"""Spins while helpers work, some 80 µs, before the caller goes to sleep: waking takes 50."""
 
 LINGER = 6_000
-"""Further looks, until a helper who has just said so has let go of the interpreter: who waits for that sleeps too."""
+"""Extra spins after the last helper reports, so that it can release the GIL before the caller takes it."""
 
 _tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
 _helpers = 0
@@ -29,7 +29,7 @@ _helpers_lock = threading.Lock()
 
 
 def _forget() -> None:
-    """After a fork no thread of the parent's lives: start afresh, and with a lock that nobody holds."""
+    """After a fork no thread of the parent's lives: start afresh, with a new lock."""
     global _tasks, _helpers, _helpers_lock
     _tasks, _helpers, _helpers_lock = SimpleQueue(), 0, threading.Lock()
 
@@ -183,7 +183,7 @@ class ReadWriteLock:
     @contextmanager
     def changing(self, what: str) -> Iterator[None]:
         """Held by a writer once nothing it was asked for can be refused any more. If the end of the block is not
-        reached (Ctrl-C, no memory), arrays do not belong together, and nobody gets to them again."""
+        reached (Ctrl-C, no memory), the arrays do not belong together, and every later call is refused."""
         self._unfinished = what
         yield
         self._unfinished = None

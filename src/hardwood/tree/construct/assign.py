@@ -120,10 +120,10 @@ def by_group(points, begin, end, homes, around, group_centres, group_half, offse
     to ``edges[g + 1]``. And the largest number of leaves or groups to score at once."""
     G, looked = group_centres.shape[0], min(looked, around.shape[1])
     near, order = np.empty((end - begin, looked), np.int32), np.empty((end - begin) * looked, np.int64)
-    edges, widest = np.zeros(G + 2, np.int64), around.shape[1]
+    edges, most = np.zeros(G + 2, np.int64), around.shape[1]
     for g in range(G):
-        widest = max(widest, offsets[g + 1] - offsets[g])
-    scores = np.empty((4, widest + 1), np.float32)
+        most = max(most, offsets[g + 1] - offsets[g])
+    scores = np.empty((4, most + 1), np.float32)
     rows, runs = by_home(homes, begin, end, around.shape[0])
     for h in range(around.shape[0]):
         best_groups(points, rows, runs[h], runs[h + 1], begin, group_centres, group_half, around[h], scores, near)
@@ -139,7 +139,7 @@ def by_group(points, begin, end, homes, around, group_centres, group_half, offse
             if near[i, f] >= 0:
                 order[edges[near[i, f] + 1]] = begin + i
                 edges[near[i, f] + 1] += 1
-    return order, edges, widest
+    return order, edges, most
 
 
 @jit
@@ -155,10 +155,10 @@ def nearest_leaves(  # type: ignore[no-untyped-def]
     """
     for start in range(begin, end, CHUNK):
         stop = min(start + CHUNK, end)
-        order, edges, widest = by_group(
+        order, edges, most = by_group(
             points, start, stop, homes, around, group_centres, group_half, offsets, looked
         )  # fmt: skip
-        scores = np.empty((4, widest + 1), np.float32)
+        scores = np.empty((4, most + 1), np.float32)
         for i in range(start, stop):
             best[i], leaf[i] = -np.inf, -1
         for g in range(group_centres.shape[0]):

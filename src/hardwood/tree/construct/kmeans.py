@@ -6,9 +6,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hardwood.tree.arrays.nodes import Floats
 from hardwood.tree.construct.assign import add_up
-
-Floats = NDArray[np.float32]
 
 
 def nearest(points: Floats, centres: Floats, block: int = 4096) -> NDArray[np.int64]:

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hardwood.tree.arrays.nodes import group_lists
+from hardwood.tree.arrays.nodes import Floats, group_lists
 from hardwood.tree.compiled.threads import split_work
 from hardwood.tree.construct.assign import NOWHERE, everywhere, nearest_leaves
-from hardwood.tree.construct.kmeans import Floats, kmeans, means, nearest, split_large, subtree
+from hardwood.tree.construct.kmeans import kmeans, means, nearest, split_large, subtree
 
 CHUNK = 16384
 LOOKED_INTO = 8

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from hardwood.tree.arrays.bounds import mass_estimate, mass_lower, mass_upper, score_error
+from hardwood.tree.arrays.bounds import (
+    LOG_COUNT,
+    RADIUS,
+    REACH,
+    SPREAD,
+    SUM_ERROR,
+    mass_estimate,
+    mass_lower,
+    mass_upper,
+    score_error,
+)
 from hardwood.tree.compiled.numeric import dot, jit, mix, uniform, widest
 from hardwood.tree.compiled.numeric import unit as to_unit
 from hardwood.tree.read.masses import along, log_sums, score_leaf
@@ -12,20 +22,20 @@ from hardwood.tree.read.sample import pick
 
 
 @jit
-def survey(nodes, unit, bx, gamma, low, middle, high):  # type: ignore[no-untyped-def]
+def bound_leaves(nodes, unit, beta_norm, gamma, low, middle, high):  # type: ignore[no-untyped-def]
     """Bounds and estimates of the log mass of every leaf; -inf for dead ones. Returns how many live."""
-    share = along(unit, nodes.leaf_shape, nodes.evenly[0])
+    share = along(unit, nodes.leaf_covariance, nodes.even_variance[0])
     live = 0
     for leaf in range(nodes.leaf_count.shape[0]):
         low[leaf] = middle[leaf] = high[leaf] = -np.inf
         if nodes.leaf_count[leaf] > 0:
             s = nodes.leaf_stats[leaf]
-            count = s[3]
-            score = bx * dot(unit, nodes.leaf_mean, leaf)
-            err = score_error(bx, s[1], gamma)
+            count = s[LOG_COUNT]
+            score = beta_norm * dot(unit, nodes.leaf_mean, leaf)
+            err = score_error(beta_norm, s[REACH], gamma)
             low[leaf] = mass_lower(count, score, err)
-            middle[leaf] = mass_estimate(count, score, bx, s[0], s[1], s[2], share)
-            high[leaf] = mass_upper(count, score, err, bx, s[0], s[1])
+            middle[leaf] = mass_estimate(count, score, beta_norm, s[RADIUS], s[REACH], s[SPREAD], share)
+            high[leaf] = mass_upper(count, score, err, beta_norm, s[RADIUS], s[REACH])
             live += 1
     return live
 
@@ -39,26 +49,28 @@ def summed(low, middle, high, out):  # type: ignore[no-untyped-def]
     out[1] = log_sums(low, n, low, 0)
     out[2] = log_sums(high, n, high, 0)
     if out[2] > -np.inf:
-        out[2] += 1e-5 + 1e-14 * abs(out[2])
+        out[2] += SUM_ERROR + 1e-14 * abs(out[2])
     if out[1] > -np.inf:
-        out[1] -= 1e-5 + 1e-14 * abs(out[1])
+        out[1] -= SUM_ERROR + 1e-14 * abs(out[1])
     out[0] = min(max(out[0], out[1]), out[2])
 
 
 @jit
-def open_leaf(nodes, leaf, unit, bx, excluded, gamma, head, weight, low, middle, high):  # type: ignore[no-untyped-def]
+def open_leaf(nodes, leaf, unit, beta_norm, excluded, gamma, head, weight, low, middle, high):  # type: ignore[no-untyped-def]
     """Scores a leaf into ``head`` and ``weight`` (see `score_leaf`) and replaces its bounds and estimate by its exact
     mass, give or take rounding."""
-    exact = score_leaf(nodes, leaf, unit, bx, excluded, head, weight, -1)
+    exact = score_leaf(nodes, leaf, unit, beta_norm, excluded, head, weight, -1)
     low[leaf] = middle[leaf] = high[leaf] = exact
     if exact > -np.inf:
-        err = score_error(bx, nodes.leaf_stats[leaf, 1], gamma) + 1e-14 * abs(exact)
+        err = score_error(beta_norm, nodes.leaf_stats[leaf, REACH], gamma) + 1e-14 * abs(exact)
         low[leaf], high[leaf] = exact - err, exact + err
     return exact
 
 
 @jit
-def refine(nodes, queries, scale, tolerance, budget, ex_offsets, ex_rows, gamma, begin, end, marks, opened, certain):  # type: ignore[no-untyped-def]
+def refine(  # type: ignore[no-untyped-def]
+    nodes, queries, scale, tolerance, budget, excluded_offsets, excluded_rows, gamma, begin, end, marks, opened, certain
+):
     """For queries ``begin <= b < end``: opens leaves, widest gap between bounds first, until the whole gap is
     within ``tolerance`` or ``budget`` leaves are open. Estimate and bounds go to ``marks`` (B, 3). Leaves
     with excluded rows are always opened."""
@@ -68,9 +80,9 @@ def refine(nodes, queries, scale, tolerance, budget, ex_offsets, ex_rows, gamma,
     gap, wide = np.empty(L), widest(nodes.leaf_count)
     head, weight = np.empty(wide, np.float32), np.empty(wide, np.float32)
     for b in range(begin, end):
-        bx = scale * to_unit(queries[b], unit)
-        excluded = ex_rows[ex_offsets[b] : ex_offsets[b + 1]]
-        live = survey(nodes, unit, bx, gamma, low, middle, high)
+        beta_norm = scale * to_unit(queries[b], unit)
+        excluded = excluded_rows[excluded_offsets[b] : excluded_offsets[b + 1]]
+        live = bound_leaves(nodes, unit, beta_norm, gamma, low, middle, high)
         for leaf in range(L):
             gap[leaf] = -np.inf
             if nodes.leaf_count[leaf] > 0:
@@ -89,7 +101,7 @@ def refine(nodes, queries, scale, tolerance, budget, ex_offsets, ex_rows, gamma,
                 if t >= forced and (marks[b, 2] - marks[b, 1] <= tolerance or t >= budget or t == live):
                     break
                 check = t + 1 + t // 16
-            open_leaf(nodes, order[t], unit, bx, excluded, gamma, head, weight, low, middle, high)
+            open_leaf(nodes, order[t], unit, beta_norm, excluded, gamma, head, weight, low, middle, high)
             done += 1
         opened[b] = done
         certain[b] = marks[b, 2] - marks[b, 1] <= tolerance or marks[b, 2] == -np.inf
@@ -131,7 +143,9 @@ def choose(nodes, leaf_weight, group_weight, total, u):  # type: ignore[no-untyp
 
 
 @jit
-def draw_exact(nodes, queries, scale, ex_offsets, ex_rows, seed, first, gamma, begin, end, rows, scores, marks):  # type: ignore[no-untyped-def]
+def draw_exact(  # type: ignore[no-untyped-def]
+    nodes, queries, scale, excluded_offsets, excluded_rows, seed, first, gamma, begin, end, rows, scores, marks
+):
     """For queries ``begin <= b < end``: ``k`` independent exact draws of P each, by rejection under the
     certified upper bounds.
 
@@ -149,9 +163,9 @@ def draw_exact(nodes, queries, scale, ex_offsets, ex_rows, seed, first, gamma, b
     wide = widest(nodes.leaf_count)
     head, weight = np.empty(wide, np.float32), np.empty(64 * wide, np.float32)
     for b in range(begin, end):
-        bx = scale * to_unit(queries[b], unit)
-        excluded = ex_rows[ex_offsets[b] : ex_offsets[b + 1]]
-        survey(nodes, unit, bx, gamma, low, middle, high)
+        beta_norm = scale * to_unit(queries[b], unit)
+        excluded = excluded_rows[excluded_offsets[b] : excluded_offsets[b + 1]]
+        bound_leaves(nodes, unit, beta_norm, gamma, low, middle, high)
         at[:] = -1
         used = 0
         for e in range(excluded.shape[0]):
@@ -160,7 +174,9 @@ def draw_exact(nodes, queries, scale, ex_offsets, ex_rows, seed, first, gamma, b
                 if used + wide > weight.shape[0]:
                     weight = np.concatenate((weight, np.empty_like(weight)))
                 at[leaf] = used
-                high[leaf] = open_leaf(nodes, leaf, unit, bx, excluded, gamma, head, weight[used:], low, middle, high)
+                high[leaf] = open_leaf(
+                    nodes, leaf, unit, beta_norm, excluded, gamma, head, weight[used:], low, middle, high
+                )
                 used += nodes.leaf_count[leaf]
         stream, tries = mix(seed, first + b), 0
         shift = high.max()
@@ -173,14 +189,14 @@ def draw_exact(nodes, queries, scale, ex_offsets, ex_rows, seed, first, gamma, b
                 if used + wide > weight.shape[0]:
                     weight = np.concatenate((weight, np.empty_like(weight)))
                 bound, at[leaf] = high[leaf], used
-                exact = open_leaf(nodes, leaf, unit, bx, excluded, gamma, head, weight[used:], low, middle, high)
+                exact = open_leaf(nodes, leaf, unit, beta_norm, excluded, gamma, head, weight[used:], low, middle, high)
                 used += nodes.leaf_count[leaf]
                 accept = uniform(stream, 3 * tries + 1) < np.exp(exact - bound)
                 high[leaf] = exact
             if accept:
                 i = pick(weight[at[leaf] :], nodes.leaf_count[leaf], uniform(stream, 3 * tries + 2))
                 row = nodes.leaf_start[leaf] + i
-                rows[b, j], scores[b, j] = row, bx * dot(unit, nodes.rows, row)
+                rows[b, j], scores[b, j] = row, beta_norm * dot(unit, nodes.rows, row)
                 j += 1
             tries += 1
             # The leaf's weight changed: sums anew, and the shift too once bounds have fallen far below it.
@@ -190,7 +206,7 @@ def draw_exact(nodes, queries, scale, ex_offsets, ex_rows, seed, first, gamma, b
                 total = weigh(nodes, high, shift, leaf_weight, group_weight)
         for t in range(L):
             if at[t] >= 0 and high[t] > -np.inf:
-                err = score_error(bx, nodes.leaf_stats[t, 1], gamma) + 1e-14 * abs(middle[t])
+                err = score_error(beta_norm, nodes.leaf_stats[t, REACH], gamma) + 1e-14 * abs(middle[t])
                 high[t] = middle[t] + err
         summed(low, middle, high, marks[b])
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hardwood.tree.arrays.bounds import score_error
+from hardwood.tree.arrays.bounds import REACH, SUM_ERROR, score_error
 from hardwood.tree.arrays.nodes import Nodes
 from hardwood.tree.arrays.products import row_products
 from hardwood.tree.compiled.numeric import jit
@@ -16,7 +16,7 @@ from hardwood.tree.read.survey import Block, most_massive, view
 
 
 class Cut(NamedTuple):
-    """One query's partition of all targets. ``sizes`` is (opened leaves, nodes in view, head rows).
+    """One query's partition of all targets: ``opened`` leaves, and ``in_view`` nodes that are estimated.
 
     The first arrays are about opened leaves: ``open_log`` is the exact log mass (of what is not excluded),
     ``head`` the dot products of its targets with the unit query (-inf where excluded) from ``open_at`` on, ``weight``
@@ -27,7 +27,8 @@ class Cut(NamedTuple):
     certify the log mass of all of it.
     """
 
-    sizes: np.ndarray
+    opened: int
+    in_view: int
     open_leaf: np.ndarray
     open_at: np.ndarray
     open_log: np.ndarray
@@ -47,7 +48,12 @@ def explore(nodes: Nodes, block: Block, q, probes, excluded, gamma, certify):  #
     """Opens ``probes`` leaves, or more where more hold an excluded row: these first, then those with the largest
     estimated mass among what query ``q`` of the block looks at. Returns the `Cut`. ``certify=False`` skips the bounds.
     """
-    bx, leaf_stats, leaf_count, leaf_start = block.bx[q], nodes.leaf_stats, nodes.leaf_count, nodes.leaf_start
+    beta_norm, leaf_stats, leaf_count, leaf_start = (
+        block.beta_norm[q],
+        nodes.leaf_stats,
+        nodes.leaf_count,
+        nodes.leaf_start,
+    )
     node, middle, low, high, seen = view(nodes, block, q, gamma, certify)
     n_tail = node.shape[0]
 
@@ -72,7 +78,7 @@ def explore(nodes: Nodes, block: Block, q, probes, excluded, gamma, certify):  #
         if not shared:
             into[0], ahead = at, leaf_start[node[pick[i + 1]]] if i + 1 < opened else -1
             row_products(block.unit, asked, into, 1, nodes.rows, leaf_start[leaf], leaf_count[leaf], head, ahead)
-        open_log[i] = weigh_leaf(nodes, leaf, bx, excluded, head[at:], weight[at:])
+        open_log[i] = weigh_leaf(nodes, leaf, beta_norm, excluded, head[at:], weight[at:])
         at += leaf_count[leaf]
         middle[pick[i]] = low[pick[i]] = high[pick[i]] = -np.inf
 
@@ -84,14 +90,15 @@ def explore(nodes: Nodes, block: Block, q, probes, excluded, gamma, certify):  #
     if certify and total > 0.0:
         open_low, open_high = np.empty(opened), np.empty(opened)
         for i in range(opened):
-            err = score_error(bx, leaf_stats[open_leaf[i], 1], gamma) + 1e-14 * abs(open_log[i])
+            err = score_error(beta_norm, leaf_stats[open_leaf[i], REACH], gamma) + 1e-14 * abs(open_log[i])
             if open_log[i] == -np.inf:
                 err = 0.0
             open_low[i], open_high[i] = open_log[i] - err, open_log[i] + err
         # Every exponential errs by a part in 10^5 at most; the shift itself by its own rounding.
         lower = log_sums_by(open_low, opened, low, n_tail, shift)
         upper = log_sums(open_high, opened, high, n_tail)
-        lower -= 1e-5 + 1e-14 * abs(lower)
-        upper += 1e-5 + 1e-14 * abs(upper)
-    sizes = np.array([opened, n_tail, at])
-    return Cut(sizes, open_leaf, open_at, open_log, head, weight, node, middle, mass, total, log_z, lower, upper)
+        lower -= SUM_ERROR + 1e-14 * abs(lower)
+        upper += SUM_ERROR + 1e-14 * abs(upper)
+    return Cut(
+        opened, n_tail, open_leaf, open_at, open_log, head, weight, node, middle, mass, total, log_z, lower, upper
+    )

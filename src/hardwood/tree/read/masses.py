@@ -29,18 +29,18 @@ def along(unit, shape, even):  # type: ignore[no-untyped-def]
 
 
 @jit
-def score_leaf(nodes, leaf, unit, bx, excluded, head, weight, ahead):  # type: ignore[no-untyped-def]
+def score_leaf(nodes, leaf, unit, beta_norm, excluded, head, weight, ahead):  # type: ignore[no-untyped-def]
     """Writes the leaf's dot products to ``head``, -inf for excluded rows, and their masses, up to a common factor, to
     ``weight``; returns the exact log mass of the leaf. Meanwhile the rows from ``ahead`` on, which will be next, come
     from memory (-1: not known)."""
     here = np.zeros(1, np.int64)
     one = unit.reshape((1, unit.shape[0]))
     row_products(one, here, here, 1, nodes.rows, nodes.leaf_start[leaf], nodes.leaf_count[leaf], head, ahead)
-    return weigh_leaf(nodes, leaf, bx, excluded, head, weight)
+    return weigh_leaf(nodes, leaf, beta_norm, excluded, head, weight)
 
 
 @jit
-def weigh_leaf(nodes, leaf, bx, excluded, head, weight):  # type: ignore[no-untyped-def]
+def weigh_leaf(nodes, leaf, beta_norm, excluded, head, weight):  # type: ignore[no-untyped-def]
     """`score_leaf` where the dot products are in ``head`` already."""
     start, count = nodes.leaf_start[leaf], nodes.leaf_count[leaf]
     e, n = first_from(excluded, excluded.shape[0], start), excluded.shape[0]  # rows ascend
@@ -53,9 +53,9 @@ def weigh_leaf(nodes, leaf, bx, excluded, head, weight):  # type: ignore[no-unty
         return -np.inf
     total = 0.0
     for i in range(count):
-        weight[i] = exp32((head[i] - best) * bx)
+        weight[i] = exp32((head[i] - best) * beta_norm)
         total += weight[i]
-    return np.log(total) + bx * best
+    return np.log(total) + beta_norm * best
 
 
 @jit
@@ -109,6 +109,25 @@ def log_sums_by(first, n, second, m, shift):  # type: ignore[no-untyped-def]
 
 
 @jit
+def leaf_estimate(nodes, leaf, unit, beta_norm, share):  # type: ignore[no-untyped-def]
+    """The estimated log mass of one leaf; ``share`` is the part of its spread along the query."""
+    s = nodes.leaf_stats
+    score = beta_norm * dot(unit, nodes.leaf_mean, leaf)
+    return mass_estimate(s[leaf, LOG_COUNT], score, beta_norm, s[leaf, RADIUS], s[leaf, REACH], s[leaf, SPREAD], share)
+
+
+@jit
+def children(nodes, group, unit, beta_norm, share, out):  # type: ignore[no-untyped-def]
+    """Writes the estimated log masses of a group's leaves to ``out`` and returns how many and their log
+    sum."""
+    start = nodes.group_offsets[group]
+    n = nodes.group_offsets[group + 1] - start
+    for i in range(n):
+        out[i] = leaf_estimate(nodes, nodes.group_leaves[start + i], unit, beta_norm, share)
+    return n, log_sums(out, n, out, 0)
+
+
+@jit
 def columns_of(stats, index, begin, n, out, at):  # type: ignore[no-untyped-def]
     """Copies the statistics of nodes ``index[begin : begin + n]`` to ``out[:, at : at + n]``: column by column, so that
     loops over them vectorise."""
@@ -119,15 +138,15 @@ def columns_of(stats, index, begin, n, out, at):  # type: ignore[no-untyped-def]
 
 
 @jit
-def span(stats, dots, n, bx, share, gamma, middle, low, high, certify):  # type: ignore[no-untyped-def]
+def span(stats, dots, n, beta_norm, share, gamma, middle, low, high, certify):  # type: ignore[no-untyped-def]
     """Estimates and bounds of the log masses of ``n`` nodes with ``stats`` (4, n), whose means have the products
     ``dots`` with the unit query, into ``middle``, ``low`` and ``high``."""
     radius, reach, spread, log_count = stats[RADIUS], stats[REACH], stats[SPREAD], stats[LOG_COUNT]
     for i in range(n):
-        middle[i] = mass_estimate(log_count[i], bx * dots[i], bx, radius[i], reach[i], spread[i], share)
+        middle[i] = mass_estimate(log_count[i], beta_norm * dots[i], beta_norm, radius[i], reach[i], spread[i], share)
     if certify:
         for i in range(n):
-            low[i] = mass_lower(log_count[i], bx * dots[i], score_error(bx, reach[i], gamma))
+            low[i] = mass_lower(log_count[i], beta_norm * dots[i], score_error(beta_norm, reach[i], gamma))
         for i in range(n):
-            err = score_error(bx, reach[i], gamma)
-            high[i] = mass_upper(log_count[i], bx * dots[i], err, bx, radius[i], reach[i])
+            err = score_error(beta_norm, reach[i], gamma)
+            high[i] = mass_upper(log_count[i], beta_norm * dots[i], err, beta_norm, radius[i], reach[i])

@@ -9,15 +9,29 @@ from hardwood.tree.arrays.nodes import BLOCK
 from hardwood.tree.compiled.numeric import dot, jit, widest
 from hardwood.tree.compiled.numeric import unit as to_unit
 from hardwood.tree.read.cut import explore
-from hardwood.tree.read.masses import score_leaf
-from hardwood.tree.read.sample import children, leaf_estimate
+from hardwood.tree.read.masses import children, leaf_estimate, score_leaf
 from hardwood.tree.read.sketch import decides, sketch_leaf, sketch_score
 from hardwood.tree.read.survey import survey
 
 
 @jit
 def proposal(  # type: ignore[no-untyped-def]
-    nodes, sketch, queries, scale, probes, groups, ex_offsets, ex_rows, rows, home, leaves, mass, gamma, begin, end, out
+    nodes,
+    sketch,
+    queries,
+    scale,
+    probes,
+    groups,
+    excluded_offsets,
+    excluded_rows,
+    rows,
+    home,
+    leaves,
+    mass,
+    gamma,
+    begin,
+    end,
+    out,
 ):
     """``log q`` of targets by their ``rows`` for queries ``begin <= b < end`` into ``out`` (B, m). ``home[j]`` is
     the place of target j's leaf in ``leaves``, and ``mass`` (B, len(leaves)) each leaf's log mass
@@ -26,16 +40,16 @@ def proposal(  # type: ignore[no-untyped-def]
     # What each leaf and group is to the query at hand; the query's number tells stale entries.
     leaf_at, leaf_of = np.empty(L, np.int64), np.full(L, -1, np.int64)
     group_at, group_of = np.empty(G, np.int64), np.full(G, -1, np.int64)
-    kids_of, kids_log = np.full(G, -1, np.int64), np.empty(G)
-    kids = np.empty(L)
+    children_of, children_log = np.full(G, -1, np.int64), np.empty(G)
+    inner = np.empty(L)
     for low in range(begin, end, BLOCK):
         high = min(low + BLOCK, end)
-        block = survey(nodes, queries, scale, groups, probes, ex_offsets, ex_rows, gamma, low, high)
+        block = survey(nodes, queries, scale, groups, probes, excluded_offsets, excluded_rows, gamma, low, high)
         for b in range(low, high):
-            unit, bx, share = block.unit[b - low], block.bx[b - low], block.share[b - low, 0]
-            excluded = ex_rows[ex_offsets[b] : ex_offsets[b + 1]]
+            unit, beta_norm, share = block.unit[b - low], block.beta_norm[b - low], block.share[b - low, 0]
+            excluded = excluded_rows[excluded_offsets[b] : excluded_offsets[b + 1]]
             cut = explore(nodes, block, b - low, probes, excluded, gamma, False)
-            opened, n_tail = cut.sizes[0], cut.sizes[1]
+            opened, n_tail = cut.opened, cut.in_view
             log_z = cut.log_z
             for t in range(n_tail):
                 node = cut.tail_node[t]
@@ -53,9 +67,9 @@ def proposal(  # type: ignore[no-untyped-def]
                     hidden = hidden or excluded[e] == row
                 if hidden:
                     continue
-                s = within = bx * dot(unit, nodes.rows, row)
-                if decides(sketch, leaf, bx):
-                    within = bx * sketch_score(sketch, leaf, row, unit)
+                s = within = beta_norm * dot(unit, nodes.rows, row)
+                if decides(sketch, leaf, beta_norm):
+                    within = beta_norm * sketch_score(sketch, leaf, row, unit)
                 if leaf_of[leaf] == b:
                     if leaf_at[leaf] < 0:
                         out[b, j] = s - log_z
@@ -63,10 +77,10 @@ def proposal(  # type: ignore[no-untyped-def]
                         out[b, j] = cut.tail_log[leaf_at[leaf]] - log_z + within - mass[b, home[j]]
                     continue
                 g = nodes.leaf_group[leaf]
-                if kids_of[g] != b:
-                    _, kids_log[g] = children(nodes, g, unit, bx, share, kids)
-                    kids_of[g] = b
-                child = leaf_estimate(nodes, leaf, unit, bx, share) - kids_log[g]
+                if children_of[g] != b:
+                    _, children_log[g] = children(nodes, g, unit, beta_norm, share, inner)
+                    children_of[g] = b
+                child = leaf_estimate(nodes, leaf, unit, beta_norm, share) - children_log[g]
                 out[b, j] = cut.tail_log[group_at[g]] - log_z + child + within - mass[b, home[j]]
 
 
@@ -75,15 +89,15 @@ def leaf_masses(nodes, sketch, queries, scale, leaves, begin, end, out):  # type
     """The log mass of ``leaves[begin:end]`` for all queries, exact or, where it decides, the sketch's, into ``out``
     (B, len(leaves)): leaf by leaf, so that one stays in cache."""
     B, d = queries.shape
-    units, bx = np.empty((B, d), np.float32), np.empty(B)
+    units, beta_norm = np.empty((B, d), np.float32), np.empty(B)
     for b in range(B):
-        bx[b] = scale * to_unit(queries[b], units[b])
+        beta_norm[b] = scale * to_unit(queries[b], units[b])
     wide = widest(nodes.leaf_count)
     head, weight = np.empty(wide, np.float32), np.empty(wide, np.float32)
     none = np.empty(0, np.int64)
     for t in range(begin, end):
         for b in range(B):
-            if decides(sketch, leaves[t], bx[b]):
-                out[b, t] = sketch_leaf(nodes, sketch, leaves[t], units[b], bx[b], head, weight, -1)
+            if decides(sketch, leaves[t], beta_norm[b]):
+                out[b, t] = sketch_leaf(nodes, sketch, leaves[t], units[b], beta_norm[b], head, weight, -1)
             else:
-                out[b, t] = score_leaf(nodes, leaves[t], units[b], bx[b], none, head, weight, -1)
+                out[b, t] = score_leaf(nodes, leaves[t], units[b], beta_norm[b], none, head, weight, -1)

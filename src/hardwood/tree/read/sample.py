@@ -1,4 +1,4 @@
-"""Draws with known probabilities, with and without replacement, from a query's `Cut`."""
+"""Draws with known probabilities, with replacement, from a query's `Cut`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from hardwood.tree.arrays.bounds import mass_estimate
 from hardwood.tree.arrays.nodes import BLOCK, Nodes
 from hardwood.tree.arrays.products import products
-from hardwood.tree.compiled.numeric import dot, gumbel, jit, mix, uniform, widest
+from hardwood.tree.compiled.numeric import dot, jit, mix, uniform, widest
 from hardwood.tree.read.cut import Cut, explore
-from hardwood.tree.read.masses import columns_of, largest, log_sums, masses, score_leaf, span
+from hardwood.tree.read.masses import columns_of, largest, masses, score_leaf, span
 from hardwood.tree.read.sketch import decides, sketch_leaf
 from hardwood.tree.read.survey import Block, survey
 
@@ -19,25 +18,6 @@ NOTHING = np.iinfo(np.int64).max
 """No node: the draw is made."""
 
 STRETCH = 64
-
-
-@jit
-def leaf_estimate(nodes, leaf, unit, bx, share):  # type: ignore[no-untyped-def]
-    """The estimated log mass of one leaf; ``share`` is the part of its spread along the query."""
-    s = nodes.leaf_stats
-    score = bx * dot(unit, nodes.leaf_mean, leaf)
-    return mass_estimate(s[leaf, 3], score, bx, s[leaf, 0], s[leaf, 1], s[leaf, 2], share)
-
-
-@jit
-def children(nodes, group, unit, bx, share, out):  # type: ignore[no-untyped-def]
-    """Writes the estimated log masses of a group's leaves to ``out`` and returns how many and their log
-    sum."""
-    start = nodes.group_offsets[group]
-    n = nodes.group_offsets[group + 1] - start
-    for i in range(n):
-        out[i] = leaf_estimate(nodes, nodes.group_leaves[start + i], unit, bx, share)
-    return n, log_sums(out, n, out, 0)
 
 
 @jit
@@ -64,8 +44,8 @@ def draw_replace(  # type: ignore[no-untyped-def]
     scale,
     probes,
     groups,
-    ex_offsets,
-    ex_rows,
+    excluded_offsets,
+    excluded_rows,
     seed,
     first,
     gamma,
@@ -83,23 +63,23 @@ def draw_replace(  # type: ignore[no-untyped-def]
     k = rows.shape[1]
     for low in range(begin, end, BLOCK):
         high = min(low + BLOCK, end)
-        block = survey(nodes, queries, scale, groups, probes, ex_offsets, ex_rows, gamma, low, high)
+        block = survey(nodes, queries, scale, groups, probes, excluded_offsets, excluded_rows, gamma, low, high)
         node, base = np.empty((high - low, k), np.int64), np.empty((high - low, k))
         for b in range(low, high):
-            q, excluded = b - low, ex_rows[ex_offsets[b] : ex_offsets[b + 1]]
+            q, excluded = b - low, excluded_rows[excluded_offsets[b] : excluded_offsets[b + 1]]
             cut = explore(nodes, block, q, probes, excluded, gamma, certify)
             mark(cut, certify, marks[b])
             node[q] = NOTHING
             if cut.log_z == -np.inf:
                 continue
-            stream, bx, opened, log_z = mix(seed, first + b), block.bx[q], cut.sizes[0], cut.log_z
+            stream, beta_norm, opened, log_z = mix(seed, first + b), block.beta_norm[q], cut.opened, cut.log_z
             pick_nodes(cut, stream, node[q])
             for j in range(k):
                 won = node[q, j]
                 if won < opened:
                     leaf, at = cut.open_leaf[won], cut.open_at[won]
                     i = pick(cut.weight[at:], nodes.leaf_count[leaf], uniform(stream, 3 * j + 2))
-                    rows[b, j], scores[b, j] = nodes.leaf_start[leaf] + i, bx * cut.head[at + i]
+                    rows[b, j], scores[b, j] = nodes.leaf_start[leaf] + i, beta_norm * cut.head[at + i]
                     log_q[b, j], node[q, j] = scores[b, j] - log_z, NOTHING
                 else:
                     node[q, j], base[q, j] = cut.tail_node[won - opened], cut.tail_log[won - opened] - log_z
@@ -119,7 +99,7 @@ def mark(cut: Cut, certify, out):  # type: ignore[no-untyped-def]
 def pick_nodes(cut: Cut, stream, node):  # type: ignore[no-untyped-def]
     """For each draw the opened leaf, or ``opened`` + the tail node, that the inverse CDF of the cut's masses gives,
     into ``node`` (k,)."""
-    mass, n = cut.mass, cut.sizes[0] + cut.sizes[1]
+    mass, n = cut.mass, cut.opened + cut.in_view
     # Sums by stretches: a running sum over everything waits for each addition.
     stretches = -(-n // STRETCH)
     cdf, total = np.empty(stretches), 0.0
@@ -171,7 +151,7 @@ def descend_groups(nodes: Nodes, block: Block, node, base, seed, first):  # type
     offsets, leaves, leaf_stats = nodes.group_offsets, nodes.group_leaves, nodes.leaf_stats
     fan = widest(offsets[1:] - offsets[:-1])
     dots, stats = np.empty((Q, fan), np.float32), np.empty((4, fan))
-    kids, weight = np.empty(fan), np.empty(fan)
+    inner, weight = np.empty(fan), np.empty(fan)
     who, start = np.empty(Q, np.int64), np.zeros(Q, np.int64)
     keys = picked(node, True)
     begin = 0
@@ -188,16 +168,16 @@ def descend_groups(nodes: Nodes, block: Block, node, base, seed, first):  # type
         ahead, beyond = offsets[after], offsets[after + 1]
         products(block.unit, who, start, m, nodes.leaf_mean, leaves, at, n, dots, ahead, beyond)
         columns_of(leaf_stats, leaves, at, n, stats, 0)
-        last, log_kids = np.int64(-1), 0.0
+        last, log_inner = np.int64(-1), 0.0
         for key in keys[begin:end]:
             q, j = key // k % Q, key % k
             if q != last:
-                span(stats, dots[q], n, block.bx[q], block.share[q, 0], 0.0, kids, kids, kids, False)
-                last, shift = q, largest(kids, n, -np.inf)
-                log_kids = np.log(masses(kids, n, shift, weight)) + shift
+                span(stats, dots[q], n, block.beta_norm[q], block.share[q, 0], 0.0, inner, inner, inner, False)
+                last, shift = q, largest(inner, n, -np.inf)
+                log_inner = np.log(masses(inner, n, shift, weight)) + shift
             c = pick(weight, n, uniform(mix(seed, first + q), 3 * j + 1))
             node[q, j] = leaves[at + c]
-            base[q, j] += kids[c] - log_kids
+            base[q, j] += inner[c] - log_inner
         begin = end
 
 
@@ -213,188 +193,18 @@ def descend_leaves(nodes: Nodes, sketch, block: Block, node, base, seed, first, 
     for i in range(keys.shape[0]):
         key = keys[i]
         leaf, q, j = key // (Q * k), key // k % Q, key % k
-        unit, bx = block.unit[q], block.bx[q]
+        unit, beta_norm = block.unit[q], block.beta_norm[q]
         if key // k != last:
             while after < keys.shape[0] and keys[after] // (Q * k) <= leaf:
                 after += 1
             ahead = nodes.leaf_start[keys[after] // (Q * k)] if after < keys.shape[0] else -1
-            by_sketch = decides(sketch, leaf, bx)
+            by_sketch = decides(sketch, leaf, beta_norm)
             if by_sketch:
-                log_leaf = sketch_leaf(nodes, sketch, leaf, unit, bx, head, weight, ahead)
+                log_leaf = sketch_leaf(nodes, sketch, leaf, unit, beta_norm, head, weight, ahead)
             else:
-                log_leaf = score_leaf(nodes, leaf, unit, bx, nobody, head, weight, ahead)
+                log_leaf = score_leaf(nodes, leaf, unit, beta_norm, nobody, head, weight, ahead)
             last = key // k
         c = pick(weight, nodes.leaf_count[leaf], uniform(mix(seed, first + q), 3 * j + 2))
         row = nodes.leaf_start[leaf] + c
-        rows[q, j], log_q[q, j] = row, base[q, j] + bx * head[c] - log_leaf
-        scores[q, j] = bx * (dot(unit, nodes.rows, row) if by_sketch else head[c])
-
-
-@jit
-def push(keys, items, n, key, item):  # type: ignore[no-untyped-def]
-    """Adds to a binary heap whose root is the largest key."""
-    i = n
-    while i > 0 and keys[(i - 1) // 2] < key:
-        keys[i], items[i] = keys[(i - 1) // 2], items[(i - 1) // 2]
-        i = (i - 1) // 2
-    keys[i], items[i] = key, item
-
-
-@jit
-def pop(keys, items, n):  # type: ignore[no-untyped-def]
-    """Takes the root off a heap of ``n``; the caller has read it."""
-    key, item = keys[n - 1], items[n - 1]
-    i = 0
-    while 2 * i + 1 < n - 1:
-        c = 2 * i + 1
-        if c + 1 < n - 1 and keys[c + 1] > keys[c]:
-            c += 1
-        if keys[c] <= key:
-            break
-        keys[i], items[i] = keys[c], items[c]
-        i = c
-    keys[i], items[i] = key, item
-
-
-@jit
-def truncated(values, n, roof):  # type: ignore[no-untyped-def]
-    """Gumbels ``values[:n]`` conditioned on their maximum being ``roof``, in place (Kool et al. 2019,
-    appendix B.3)."""
-    top = largest(values, n, -np.inf)
-    for i in range(n):
-        if values[i] == top:
-            values[i] = roof
-        elif values[i] == -np.inf:
-            continue
-        else:
-            gap = values[i] - top
-            v = roof - values[i] + np.log1p(-np.exp(gap))
-            values[i] = roof - max(0.0, v) - np.log1p(np.exp(-abs(v)))
-
-
-@jit
-def draw_without(  # type: ignore[no-untyped-def]
-    nodes,
-    sketch,
-    queries,
-    scale,
-    probes,
-    groups,
-    ex_offsets,
-    ex_rows,
-    seed,
-    first,
-    gamma,
-    certify,
-    begin,
-    end,
-    rows,
-    log_q,
-    scores,
-    marks,
-    log_weights,
-):
-    """The same without replacement: the ``k`` largest of Gumbel-perturbed log probabilities, found from the
-    top of the tree down.
-
-    A node's Gumbel is the maximum of its targets' (Maddison et al. 2014), so only nodes that win are looked
-    into. The (k+1)-th largest, κ, gives the weights: ``1 / P(perturbed > κ)`` for each draw (Kool et al.
-    2019, eq. 17); with nothing left after k, all are 1.
-    """
-    k = rows.shape[1]
-    fan = widest(nodes.group_offsets[1:] - nodes.group_offsets[:-1])
-    wide = max(fan, widest(nodes.leaf_count))
-    noisy, kids, leaf_head = np.empty(wide), np.empty(fan), np.empty(wide, np.float32)
-    weight = np.empty(wide, np.float32)
-    G, L = nodes.group_count.shape[0], nodes.leaf_count.shape[0]
-    for low in range(begin, end, BLOCK):
-        high = min(low + BLOCK, end)
-        block = survey(nodes, queries, scale, groups, probes, ex_offsets, ex_rows, gamma, low, high)
-        for b in range(low, high):
-            excluded = ex_rows[ex_offsets[b] : ex_offsets[b + 1]]
-            cut = explore(nodes, block, b - low, probes, excluded, gamma, certify)
-            mark(cut, certify, marks[b])
-            if cut.log_z == -np.inf:
-                continue
-            unit, bx, share = block.unit[b - low], block.bx[b - low], block.share[b - low, 0]
-            opened, n_tail = cut.sizes[0], cut.sizes[1]
-            log_z = cut.log_z
-            stream = mix(seed, first + b)
-            # An item is a row, or -1 - (a place in the list of nodes below, which grows as groups are looked
-            # into).
-            room = opened + n_tail + (k + 2) * (fan + wide)
-            keys, items = np.empty(room), np.empty(room, np.int64)
-            size = opened + n_tail + (k + 2) * fan
-            place_leaf, place_log, place_open = np.empty(size, np.int64), np.empty(size), np.empty(size, np.int64)
-            row_q = np.empty(
-                room
-            )  # log q of a pushed row, by its order of arrival, which the item carries in its upper half
-            n = places = arrived = 0
-            for i in range(opened + n_tail):
-                node = cut.open_leaf[i] if i < opened else cut.tail_node[i - opened]
-                log_node = (cut.open_log[i] if i < opened else cut.tail_log[i - opened]) - log_z
-                if log_node == -np.inf:
-                    continue
-                place_leaf[places], place_log[places], place_open[places] = (
-                    node,
-                    log_node,
-                    i if i < opened else -1,
-                )
-                counter = node if node >= 0 else L + ~node
-                push(keys, items, n, log_node + gumbel(stream, counter), -1 - places)
-                places += 1
-                n += 1
-            taken, kappa = 0, -np.inf
-            while n > 0 and taken <= k:
-                key, item = keys[0], items[0]
-                pop(keys, items, n)
-                n -= 1
-                if item >= 0:
-                    if taken == k:
-                        kappa = key
-                    else:
-                        rows[b, taken] = item & 0xFFFFFFFF
-                        log_q[b, taken] = row_q[item >> 32]
-                    taken += 1
-                    continue
-                place = -1 - item
-                leaf, log_node = place_leaf[place], place_log[place]
-                if leaf < 0:
-                    m, log_kids = children(nodes, ~leaf, unit, bx, share, kids)
-                    start = nodes.group_offsets[~leaf]
-                    for c in range(m):
-                        kids[c] += log_node - log_kids
-                        noisy[c] = kids[c] + gumbel(stream, nodes.group_leaves[start + c])
-                    truncated(noisy, m, key)
-                    for c in range(m):
-                        place_leaf[places], place_log[places], place_open[places] = (
-                            nodes.group_leaves[start + c],
-                            kids[c],
-                            -1,
-                        )
-                        push(keys, items, n, noisy[c], -1 - places)
-                        places += 1
-                        n += 1
-                    continue
-                if place_open[place] < 0 and decides(sketch, leaf, bx):
-                    log_leaf = sketch_leaf(nodes, sketch, leaf, unit, bx, leaf_head, weight, -1)
-                else:
-                    log_leaf = score_leaf(nodes, leaf, unit, bx, excluded, leaf_head, weight, -1)
-                start = nodes.leaf_start[leaf]
-                m = nodes.leaf_count[leaf]
-                for i in range(m):
-                    noisy[i] = -np.inf
-                    if leaf_head[i] > -np.inf:
-                        noisy[i] = log_node + bx * leaf_head[i] - log_leaf + gumbel(stream, G + L + start + i)
-                truncated(noisy, m, key)
-                for i in range(m):
-                    if noisy[i] > -np.inf:
-                        row_q[arrived] = log_node + bx * leaf_head[i] - log_leaf
-                        push(keys, items, n, noisy[i], (arrived << 32) | (start + i))
-                        arrived += 1
-                        n += 1
-            for j in range(k):
-                scores[b, j] = bx * dot(unit, nodes.rows, rows[b, j])
-                # log P(φ + Gumbel > κ) = log(1 - exp(-exp(φ - κ)))
-                gap = log_q[b, j] - kappa
-                log_weights[b, j] = 0.0 if gap > 30.0 else -np.log(-np.expm1(-np.exp(gap)))
+        rows[q, j], log_q[q, j] = row, base[q, j] + beta_norm * head[c] - log_leaf
+        scores[q, j] = beta_norm * (dot(unit, nodes.rows, row) if by_sketch else head[c])

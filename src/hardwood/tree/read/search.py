@@ -1,17 +1,16 @@
-"""The best k by inner product, and the expectation under the softmax: two more uses of the head."""
+"""The best k targets by inner product."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from hardwood.tree.arrays.bounds import SPREAD
 from hardwood.tree.arrays.nodes import BLOCK
 from hardwood.tree.arrays.products import group_products, leaf_products
-from hardwood.tree.compiled.numeric import decode, dot, jit
+from hardwood.tree.compiled.numeric import dot, jit
 from hardwood.tree.compiled.numeric import unit as to_unit
 from hardwood.tree.compiled.select import top
-from hardwood.tree.read.cut import explore
 from hardwood.tree.read.masses import along
-from hardwood.tree.read.survey import survey
 
 OUTLYING = np.float32(3.0)
 """A leaf is as promising as a target this many standard deviations (of its targets' scores) above their mean. Measured
@@ -46,7 +45,7 @@ def spreads(nodes, order, inside):  # type: ignore[no-untyped-def]
     for g in range(wanted.shape[0]):
         if wanted[g]:
             for c in range(offsets[g], offsets[g + 1]):
-                out[c] = OUTLYING * np.float32(np.sqrt(stats[leaves[c], 2]))
+                out[c] = OUTLYING * np.float32(np.sqrt(stats[leaves[c], SPREAD]))
     return out
 
 
@@ -118,7 +117,7 @@ def search(nodes, spill, queries, probes, groups, begin, end, ids, scores):  # t
         leaf_dot, spread = leaf_products(nodes, unit, order, inside), spreads(nodes, order, inside)
         for q in range(Q):
             x, dots = unit[q], leaf_dot[q]
-            root = np.float32(np.sqrt(along(x, nodes.leaf_shape, nodes.evenly[0])))
+            root = np.float32(np.sqrt(along(x, nodes.leaf_covariance, nodes.even_variance[0])))
             seen = promise(offsets, leaves, order[q], inside[q], spread, root, dots, leaf_of)
             opened = min(probes, seen)
             top(dots, seen, opened, pick)
@@ -126,92 +125,3 @@ def search(nodes, spill, queries, probes, groups, begin, end, ids, scores):  # t
             for j in range(k):
                 ids[low + q, j] = nodes.row_id[best_row[j]] if j < found else -1
                 scores[low + q, j] = norm[q] * best[j] if j < found else -np.inf
-
-
-@jit
-def expect(nodes, queries, scale, probes, groups, ex_offsets, ex_rows, gamma, begin, end, out):  # type: ignore[no-untyped-def]
-    """``E_P[y]`` for queries ``begin <= b < end`` into ``out`` (B, d): opened targets exactly, an unopened
-    node by the mean of its targets tilted by the query, ``μ + β Σ x``: together the gradient of ``log Ẑ`` by
-    ``βx``."""
-    d = queries.shape[1]
-    total, push = np.empty(d), np.empty(d)
-    for low in range(begin, end, BLOCK):
-        high = min(low + BLOCK, end)
-        block = survey(nodes, queries, scale, groups, probes, ex_offsets, ex_rows, gamma, low, high)
-        for b in range(low, high):
-            unit, bx, near, far = (
-                block.unit[b - low],
-                block.bx[b - low],
-                block.share[b - low, 0],
-                block.share[b - low, 1],
-            )
-            cut = explore(nodes, block, b - low, probes, ex_rows[ex_offsets[b] : ex_offsets[b + 1]], gamma, False)
-            opened, n_tail = cut.sizes[0], cut.sizes[1]
-            total[:] = 0.0
-            for t in range(opened):
-                leaf, at = cut.open_leaf[t], cut.open_at[t]
-                inside = 0.0
-                for i in range(nodes.leaf_count[leaf]):
-                    inside += cut.weight[at + i]
-                # Not exp(s - log Ẑ): of scores of 1e15 and more, differences say nothing.
-                share = cut.mass[t] / cut.total / inside if inside > 0.0 else 0.0
-                for i in range(nodes.leaf_count[leaf]):
-                    p = share * cut.weight[at + i]
-                    if p > 0.0:
-                        row = nodes.leaf_start[leaf] + i
-                        for c in range(d):
-                            total[c] += p * decode(nodes.rows[row, c])
-            leaf_tilt = group_tilt = straight = 0.0
-            for t in range(n_tail):
-                p = cut.mass[opened + t] / cut.total
-                node = cut.tail_node[t]
-                if p == 0.0:
-                    continue
-                if node >= 0:
-                    along_mean, turned, ahead = pull(nodes.leaf_stats[node], nodes.leaf_mean, node, unit, bx, near)
-                    leaf_tilt += p * turned
-                    for c in range(d):
-                        total[c] += p * along_mean * nodes.leaf_mean[node, c]
-                else:
-                    along_mean, turned, ahead = pull(nodes.group_stats[~node], nodes.group_mean, ~node, unit, bx, far)
-                    group_tilt += p * turned
-                    for c in range(d):
-                        total[c] += p * along_mean * nodes.group_mean[~node, c]
-                straight += p * ahead
-            for c in range(d):
-                total[c] += straight * unit[c]
-            tilt(unit, nodes.leaf_shape, nodes.evenly[0], leaf_tilt, push, total)
-            tilt(unit, nodes.group_shape, nodes.evenly[1], group_tilt, push, total)
-            for c in range(d):
-                out[b, c] = total[c]
-
-
-@jit
-def pull(stats, means, row, unit, bx, share):  # type: ignore[no-untyped-def]
-    """The gradient of a node's `mass_estimate` by ``βx``, as ``a μ + b Σ̄ x̂ + c x̂``: returns ``a, b, c``.
-
-    Where what the ball or the longest vector allow is the smaller, the estimate is linear in ``βx``, and so bounded.
-    """
-    score, radius, reach, spread = bx * dot(unit, means, row), stats[0], stats[1], stats[2]
-    ball, longest, second = score + bx * radius, bx * reach, score + 0.5 * bx * bx * spread * share
-    if second <= ball and second <= longest:
-        return 1.0, bx * spread, 0.0
-    if ball <= longest:
-        return 1.0, 0.0, radius
-    return (0.0, 0.0, reach) if longest > score else (1.0, 0.0, 0.0)
-
-
-@jit
-def tilt(unit, shape, even, amount, push, total):  # type: ignore[no-untyped-def]
-    """Adds ``amount · W x̂`` to ``total``, with ``W = even I + shape' shape`` the pooled covariance; ``push``
-    is scratch."""
-    if amount == 0.0:
-        return
-    for c in range(push.shape[0]):
-        push[c] = even * unit[c]
-    for r in range(shape.shape[0]):
-        part = np.float64(dot(unit, shape, r))
-        for c in range(push.shape[0]):
-            push[c] += part * shape[r, c]
-    for c in range(push.shape[0]):
-        total[c] += amount * push[c]

@@ -8,18 +8,13 @@ unbiased; the drawn target's score is exact. Where a step is no small part of th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 import numpy as np
-from numpy.typing import NDArray
 
+from hardwood.tree.arrays.nodes import Nodes, Sketch
 from hardwood.tree.arrays.products import row_products
 from hardwood.tree.compiled.numeric import decode, dot, jit
 from hardwood.tree.compiled.threads import split_work
 from hardwood.tree.read.masses import weigh_leaf
-
-if TYPE_CHECKING:
-    from hardwood.tree.change.tree import Tree
 
 FINE = 0.5
 """A step times ``β‖x‖`` may be so much: log weights then deviate by some 0.14, and 1 + χ² within a leaf is about 1.02
@@ -29,23 +24,11 @@ STEPS = np.float32(127.0)
 """From a leaf's mean to the furthest number of a residual."""
 
 LEAST = np.float32(1.2e-38)
-"""A step below that, which float32 has no full precision for, counts as none: no score can tell such targets apart."""
+"""Steps below this (subnormal in float32) are treated as zero: no score can tell such targets apart."""
 
 
-class Sketch(NamedTuple):
-    """``codes`` (capacity, d): row r's residual from its leaf's mean is about ``step[leaf] * codes[r]``; empty arrays
-    where there is no sketch."""
-
-    codes: NDArray[np.int8]
-    step: NDArray[np.float32]  # (L,)
-
-
-NO_SKETCH = Sketch(np.zeros((0, 1), np.int8), np.zeros(0, np.float32))
-
-
-def sketched(tree: Tree, threads: int) -> Sketch:
-    """The sketch of every target of the tree."""
-    nodes = tree.nodes
+def sketched(nodes: Nodes, threads: int) -> Sketch:
+    """The sketch of every target."""
     L = len(nodes.leaf_count)
     sketch = Sketch(np.zeros(nodes.rows.shape, np.int8), np.zeros(L, np.float32))
     split_work(lambda a, b: write_sketch(nodes, sketch, a, b), L, threads, least=16)
@@ -74,13 +57,13 @@ def write_sketch(nodes, sketch, begin, end):  # type: ignore[no-untyped-def]
 
 
 @jit
-def decides(sketch, leaf, bx):  # type: ignore[no-untyped-def]
+def decides(sketch, leaf, beta_norm):  # type: ignore[no-untyped-def]
     """Whether there is a sketch, and it is fine enough for a query with this ``β‖x‖`` in this leaf."""
-    return sketch.step.shape[0] > 0 and bx * sketch.step[leaf] <= FINE
+    return sketch.step.shape[0] > 0 and beta_norm * sketch.step[leaf] <= FINE
 
 
 @jit
-def sketch_leaf(nodes, sketch, leaf, unit, bx, head, weight, ahead):  # type: ignore[no-untyped-def]
+def sketch_leaf(nodes, sketch, leaf, unit, beta_norm, head, weight, ahead):  # type: ignore[no-untyped-def]
     """`score_leaf` by the sketch: products with residuals from the leaf's mean into ``head``, their masses up to a
     common factor into ``weight``; returns the log of the masses' sum, without the mean's part. Nothing is excluded:
     such leaves are opened. Meanwhile codes from row ``ahead`` on come from memory (-1: not known)."""
@@ -88,7 +71,7 @@ def sketch_leaf(nodes, sketch, leaf, unit, bx, head, weight, ahead):  # type: ig
     row_products(one, here, here, 1, sketch.codes, nodes.leaf_start[leaf], count, head, ahead)
     for i in range(count):
         head[i] *= sketch.step[leaf]
-    return weigh_leaf(nodes, leaf, bx, np.empty(0, np.int64), head, weight)
+    return weigh_leaf(nodes, leaf, beta_norm, np.empty(0, np.int64), head, weight)
 
 
 @jit

@@ -14,11 +14,11 @@ from hardwood.tree.compiled.select import top
 from hardwood.tree.read.masses import along, columns_of, span
 
 SHARED = 1.0
-"""From so many openings a leaf on, over a block of queries, heads are made together (`shared_heads`)."""
+"""Score leaves once for the whole block when its queries open at least this many leaves per live leaf
+(`shared_heads`)."""
 
 MOST_SHARED = 4 * 2**20
-"""Unless they are more numbers than this, about: what a block keeps must stay small, however many leaves are opened, by
-``probes`` or because they hold excluded rows."""
+"""Upper limit, about, on the scores kept for a block, however many leaves its queries open."""
 
 
 class Heads(NamedTuple):
@@ -38,15 +38,14 @@ class Heads(NamedTuple):
 class Block(NamedTuple):
     """Queries that are looked at together, ``Q`` of them: their products with the means of groups and leaves.
 
-    ``unit`` (Q, d) and ``bx`` (Q,) are ``x / ‖x‖`` and ``β‖x‖``; ``share`` (Q, 2) of the pooled covariances along the
-    query, leaves' and groups'. ``order`` (Q, G) has the ``inside[q]`` groups that query q looks into first, then the
-    others, ``live`` in all; ``group_log``, ``group_low`` and ``group_high`` (Q, G) their estimated log masses and
-    bounds.
-    ``leaf_dot`` (Q, S): the products of the leaves of the groups looked into, in that order.
+    ``unit`` (Q, d) and ``beta_norm`` (Q,) are ``x / ‖x‖`` and ``β‖x‖``; ``share`` (Q, 2) is that of the pooled
+    covariances along the query, leaves' and groups'. ``order`` (Q, G) has the ``inside[q]`` groups that query q looks
+    into first, then the others, ``live`` in all; ``group_log``, ``group_low`` and ``group_high`` (Q, G) their estimated
+    log masses and bounds. ``leaf_dot`` (Q, S): the products of the leaves of the groups looked into, in that order.
     """
 
     unit: np.ndarray
-    bx: np.ndarray
+    beta_norm: np.ndarray
     share: np.ndarray
     group_log: np.ndarray
     group_low: np.ndarray
@@ -59,15 +58,15 @@ class Block(NamedTuple):
 
 
 @jit
-def survey(nodes: Nodes, queries, scale, groups, probes, ex_offsets, ex_rows, gamma, begin, end):  # type: ignore[no-untyped-def]
+def survey(nodes: Nodes, queries, scale, groups, probes, excluded_offsets, excluded_rows, gamma, begin, end):  # type: ignore[no-untyped-def]
     """The `Block` of queries ``begin <= b < end``: each looks into the ``groups`` groups of largest estimated mass
     and those that hold an excluded row, and will open ``probes`` leaves."""
     Q, G = end - begin, nodes.group_count.shape[0]
-    unit, bx, share = np.empty((Q, queries.shape[1]), np.float32), np.empty(Q), np.empty((Q, 2))
+    unit, beta_norm, share = np.empty((Q, queries.shape[1]), np.float32), np.empty(Q), np.empty((Q, 2))
     for q in range(Q):
-        bx[q] = scale * to_unit(queries[begin + q], unit[q])
-        share[q, 0] = along(unit[q], nodes.leaf_shape, nodes.evenly[0])
-        share[q, 1] = along(unit[q], nodes.group_shape, nodes.evenly[1])
+        beta_norm[q] = scale * to_unit(queries[begin + q], unit[q])
+        share[q, 0] = along(unit[q], nodes.leaf_covariance, nodes.even_variance[0])
+        share[q, 1] = along(unit[q], nodes.group_covariance, nodes.even_variance[1])
     group_dot = group_products(nodes, unit)
     group_log, group_low, group_high = np.empty((Q, G)), np.empty((Q, G)), np.empty((Q, G))
     order, inside = np.empty((Q, G), np.int64), np.empty(Q, np.int64)
@@ -78,11 +77,11 @@ def survey(nodes: Nodes, queries, scale, groups, probes, ex_offsets, ex_rows, ga
             live += 1
     stats = np.empty((4, G))
     columns_of(nodes.group_stats, np.arange(G), 0, G, stats, 0)
-    forced = np.empty(widest(ex_offsets[begin + 1 : end + 1] - ex_offsets[begin:end]), np.int64)
+    forced = np.empty(widest(excluded_offsets[begin + 1 : end + 1] - excluded_offsets[begin:end]), np.int64)
     opened, needed = 0, np.empty(G, np.bool_)
     for q in range(Q):
         span(
-            stats, group_dot[q], G, bx[q], share[q, 1], gamma, group_log[q], group_low[q], group_high[q], True
+            stats, group_dot[q], G, beta_norm[q], share[q, 1], gamma, group_log[q], group_low[q], group_high[q], True
         )  # fmt: skip
         mine, n = order[q], min(groups, live)
         for i in range(live):
@@ -96,7 +95,9 @@ def survey(nodes: Nodes, queries, scale, groups, probes, ex_offsets, ex_rows, ga
             else:
                 mine[rest] = living[i]
                 rest += 1
-        hidden = forced_leaves(nodes, ex_rows[ex_offsets[begin + q] : ex_offsets[begin + q + 1]], forced)
+        hidden = forced_leaves(
+            nodes, excluded_rows[excluded_offsets[begin + q] : excluded_offsets[begin + q + 1]], forced
+        )
         opened += min(max(probes, hidden), nodes.group_leaves.shape[0])
         if hidden > 0:
             needed[:] = False
@@ -110,26 +111,26 @@ def survey(nodes: Nodes, queries, scale, groups, probes, ex_offsets, ex_rows, ga
     leaf_dot = leaf_products(nodes, unit, order, inside)
     nothing = np.empty(0, np.int64)
     heads = Heads(nothing, nothing, np.empty(0, np.float32), nothing)
-    block = Block(unit, bx, share, group_log, group_low, group_high, order, inside, live, leaf_dot, heads)
+    block = Block(unit, beta_norm, share, group_log, group_low, group_high, order, inside, live, leaf_dot, heads)
     if not shares_leaves(nodes, opened):
         return block
-    heads = shared_heads(nodes, block, probes, opened, ex_offsets[begin : end + 1], ex_rows)
-    return Block(unit, bx, share, group_log, group_low, group_high, order, inside, live, leaf_dot, heads)
+    heads = shared_heads(nodes, block, probes, opened, excluded_offsets[begin : end + 1], excluded_rows)
+    return Block(unit, beta_norm, share, group_log, group_low, group_high, order, inside, live, leaf_dot, heads)
 
 
 @jit
 def shares_leaves(nodes, opened):  # type: ignore[no-untyped-def]
-    """Whether the queries of a block, which open so many leaves together, make their heads together. These are the
-    same, to the bit, if each makes its own."""
+    """Whether to score opened leaves once for the whole block, whose queries open ``opened`` leaves together. Results
+    are bit-identical either way."""
     live = nodes.group_leaves.shape[0]
     return opened >= SHARED * live and opened * (nodes.group_count.sum() / live) <= MOST_SHARED
 
 
 @jit
-def shared_heads(nodes, block, probes, opened, ex_offsets, ex_rows):  # type: ignore[no-untyped-def]
+def shared_heads(nodes, block, probes, opened, excluded_offsets, excluded_rows):  # type: ignore[no-untyped-def]
     """The `Heads` of the block, whose queries open ``opened`` leaves together at most. Leaf by leaf over all of them,
     so that a leaf that several open comes from memory once."""
-    Q, leaf_count, L = block.bx.shape[0], nodes.leaf_count, nodes.leaf_count.shape[0]
+    Q, leaf_count, L = block.beta_norm.shape[0], nodes.leaf_count, nodes.leaf_count.shape[0]
     # Every opening: where in the view, of which leaf, by which query, and where its products go.
     pick, leaf_of = np.empty(opened, np.int64), np.empty(opened, np.int64)
     who, at = np.empty(opened, np.int64), np.empty(opened, np.int64)
@@ -138,7 +139,9 @@ def shared_heads(nodes, block, probes, opened, ex_offsets, ex_rows):  # type: ig
     for q in range(Q):
         pick_at[q], dot_at[q] = openings, total
         node, middle, _, _, seen = view(nodes, block, q, 0.0, False)
-        for place in most_massive(nodes, node, middle, seen, probes, ex_rows[ex_offsets[q] : ex_offsets[q + 1]]):
+        for place in most_massive(
+            nodes, node, middle, seen, probes, excluded_rows[excluded_offsets[q] : excluded_offsets[q + 1]]
+        ):
             leaf = node[place]
             pick[openings], leaf_of[openings], who[openings], at[openings] = place, leaf, q, total
             openings += 1
@@ -184,7 +187,7 @@ def view(nodes: Nodes, block: Block, q, gamma, certify):  # type: ignore[no-unty
         node[at : at + n] = leaves[begin : begin + n]
         columns_of(leaf_stats, leaves, begin, n, stats, at)
         at += n
-    span(stats, block.leaf_dot[q], seen, block.bx[q], block.share[q, 0], gamma, middle, low, high, certify)
+    span(stats, block.leaf_dot[q], seen, block.beta_norm[q], block.share[q, 0], gamma, middle, low, high, certify)
     group_log, group_low, group_high = block.group_log[q], block.group_low[q], block.group_high[q]
     for t in range(groups, live):
         g = order[t]

@@ -21,16 +21,14 @@ from hardwood._json import read_object
 from hardwood._version import __version__
 from hardwood.errors import DataError
 from hardwood.tree._inputs import DTYPES, METRICS
-from hardwood.tree.arrays.nodes import Nodes, group_lists
+from hardwood.tree.arrays.nodes import LAYOUT, Nodes, group_lists
 from hardwood.tree.change.tree import Tree
-from hardwood.tree.store.validate import TYPES, believe, believe_vectors, read_header
+from hardwood.tree.store.validate import REFERENCE, TYPES, check_arrays, check_vectors, read_header
 
 FORMAT, VERSION = "hardwood.tree", 1
 MANIFEST, VECTORS, NODES = "manifest.json", "vectors.safetensors", "nodes.safetensors"
 FACTS = ("metric", "leaf_size", "targets", "dimension", "dtype")
 PIECE = 1 << 24
-# Nodes that can be made from the others are not stored.
-DERIVED = {"rows", "group_offsets", "group_leaves"}
 
 
 def save(tree: Tree, metric: str, folder: Path) -> None:
@@ -43,12 +41,15 @@ def save(tree: Tree, metric: str, folder: Path) -> None:
         raise DataError("is there already and is not an index; choose another name.", folder)
     with folder_written_whole(folder) as fresh:
         nodes, used = tree.nodes, tree.used
-        small: dict[str, NDArray[Any]] = {name: array for name, array in nodes._asdict().items() if name not in DERIVED}
-        small["row_id"], small["row_leaf"] = small["row_id"][:used], small["row_leaf"][:used]
-        small["reference"] = tree.reference
+        small: dict[str, NDArray[Any]] = {}
+        for name, array in LAYOUT.items():
+            if array.stored is not None:
+                values = getattr(nodes, name)
+                small[array.stored] = values[:used] if array.shape[0] == "R" else values
+        small[REFERENCE] = tree.reference
         files = {
-            VECTORS: _write(fresh / VECTORS, {"rows": nodes.rows[:used]}),
-            NODES: _write(fresh / NODES, small, _facts(tree, metric)),
+            VECTORS: write_arrays(fresh / VECTORS, {"rows": nodes.rows[:used]}),
+            NODES: write_arrays(fresh / NODES, small, _facts(tree, metric)),
         }
         manifest = {
             "format": FORMAT, "version": VERSION, "hardwood": __version__,
@@ -66,7 +67,7 @@ def _facts(tree: Tree, metric: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write(path: Path, arrays: dict[str, NDArray[Any]], facts: dict[str, Any] | None = None) -> dict[str, Any]:
+def write_arrays(path: Path, arrays: dict[str, NDArray[Any]], facts: dict[str, Any] | None = None) -> dict[str, Any]:
     """A safetensors file, written piece by piece (the library would want every byte in memory twice). Returns
     its size and checksum."""
     names = {np.dtype(kind): name for name, kind in TYPES.items()}
@@ -156,7 +157,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _read(path: Path, mapped: bool) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def read_arrays(path: Path, mapped: bool) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """The arrays of a safetensors file, mapped copy-on-write or read; and its metadata."""
     entries, about = read_header(path)
     arrays: dict[str, NDArray[Any]] = {}
@@ -182,25 +183,24 @@ def load(folder: Path, mapped: bool, everything: bool) -> tuple[Tree, str, dict[
     verify(folder, NODES, manifest["files"])
     if everything:
         verify(folder, VECTORS, manifest["files"])
-    small, about = _read(folder / NODES, mapped=False)
-    told = {name: about[name] for name in FACTS if name in about}  # none in indexes of before they were written there
-    if told and told != {name: str(manifest[name]) for name in FACTS}:
-        raise DataError("says otherwise than the index was saved: it is damaged.", folder / MANIFEST)
-    rows = _read(folder / VECTORS, mapped)[0].get("rows")
+    small, about = read_arrays(folder / NODES, mapped=False)
+    if {name: about.get(name) for name in FACTS} != {name: str(manifest[name]) for name in FACTS}:
+        raise DataError("disagrees with nodes.safetensors: the index is damaged.", folder / MANIFEST)
+    rows = read_arrays(folder / VECTORS, mapped)[0].get("rows")
 
     def fail(what: str) -> DataError:
         return DataError(f"its files do not belong together ({what}): the index is damaged.", folder)
 
     if rows is None or rows.dtype != DTYPES[manifest["dtype"]] or rows.shape[1:] != (manifest["dimension"],):
         raise fail("its vectors are not what the manifest says")
-    believe(small, rows, fail)
-    reference = small.pop("reference")
+    check_arrays(small, rows, fail)
     offsets, leaves = group_lists(small["leaf_group"], len(small["group_count"]))
+    kept = {name: small[array.stored] for name, array in LAYOUT.items() if array.stored is not None}
     # A plain array over the mapping: kernels are compiled for those.
-    nodes = Nodes(rows=rows.view(np.ndarray), group_offsets=offsets, group_leaves=leaves, **small)
+    nodes = Nodes(rows=rows.view(np.ndarray), group_offsets=offsets, group_leaves=leaves, **kept)
     if everything:
-        believe_vectors(nodes, folder / VECTORS)
-    tree = Tree(nodes, len(small["row_id"]), manifest["leaf_size"], reference)
+        check_vectors(nodes, folder / VECTORS)
+    tree = Tree(nodes, len(nodes.row_id), manifest["leaf_size"], small[REFERENCE])
     if len(tree.ids) != manifest["targets"] or not tree.ids.are_distinct():
         raise fail("an id stands twice, or some are missing")
     return tree, manifest["metric"], manifest

@@ -1,5 +1,5 @@
-"""What comes from a disk is believed only after this: kernels follow a tree's numbers without looking, so numbers that
-lead out of its arrays must never reach them."""
+"""Checks of what comes from a disk: kernels follow a tree's numbers without bounds checks, so numbers that lead out of
+its arrays must never reach them."""
 
 from __future__ import annotations
 
@@ -14,22 +14,20 @@ from numpy.typing import NDArray
 from hardwood._json import parse_object
 from hardwood.errors import DataError
 from hardwood.tree._inputs import MAX_DIMENSION, MAX_NORM
-from hardwood.tree.arrays.nodes import Nodes
+from hardwood.tree.arrays.bfloat16 import decoded
+from hardwood.tree.arrays.bounds import LOG_COUNT, RADIUS, REACH, SPREAD
+from hardwood.tree.arrays.nodes import LAYOUT, Array, Nodes
 
 TYPES = {"F32": np.float32, "BF16": np.uint16, "F64": np.float64, "I64": np.int64, "I32": np.int32}
 MOST_HEADER = 1 << 20
 LEAVES_AT_ONCE = 1 << 14
-ROWS_AT_ONCE = 1 << 16
 
-# Every array of the nodes' file: its type and its shape in rows R, leaves L, groups G, dimensions d; "+" is at least 1.
-LAYOUT: dict[str, tuple[type[Any], tuple[str | int, ...]]] = {
-    "row_id": (np.int64, ("R",)), "row_leaf": (np.int32, ("R",)),
-    "leaf_start": (np.int64, ("L",)), "leaf_count": (np.int64, ("L",)), "leaf_room": (np.int64, ("L",)),
-    "leaf_group": (np.int64, ("L",)), "leaf_mean": (np.float32, ("L", "d")), "leaf_stats": (np.float64, ("L", 4)),
-    "group_count": (np.int64, ("G",)), "group_mean": (np.float32, ("G", "d")), "group_stats": (np.float64, ("G", 4)),
-    "leaf_shape": (np.float32, ("+", "d")), "group_shape": (np.float32, ("+", "d")),
-    "evenly": (np.float64, (2,)), "reference": (np.float64, ("G",)),
-}  # fmt: skip
+REFERENCE = "reference"
+"""Beside the arrays of `Nodes`: each group's spread when it was last built (`Tree.reference`)."""
+
+STORED = {array.stored: array for array in LAYOUT.values() if array.stored is not None}
+STORED[REFERENCE] = Array(np.dtype(np.float64), ("G",), blank=0, stored=REFERENCE)
+"""Every array of the nodes' file."""
 
 Entry = tuple[str, type[Any], tuple[int, ...], int]
 """Of an array in a file: name, type, shape, and where it begins."""
@@ -74,7 +72,7 @@ def _entry(name: str, entry: dict[str, Any]) -> tuple[Entry, int]:
     return (name, kind, tuple(shape), begin), end
 
 
-def believe(small: dict[str, NDArray[Any]], rows: NDArray[Any], fail: Callable[[str], DataError]) -> None:
+def check_arrays(small: dict[str, NDArray[Any]], rows: NDArray[Any], fail: Callable[[str], DataError]) -> None:
     """Whether these arrays are a tree that kernels can walk: shapes fit each other, and no number leads outside.
 
     Not whether its statistics are true of its vectors: that is what `TargetIndex.check` looks into.
@@ -88,31 +86,29 @@ def believe(small: dict[str, NDArray[Any]], rows: NDArray[Any], fail: Callable[[
         DataError: naming what is wrong.
     """
     sizes: dict[str | int, int] = {"R": len(rows), "d": rows.shape[1]}
-    for name, (kind, wanted) in LAYOUT.items():
+    for name, layout in STORED.items():
         array = small.get(name)
-        if array is None or array.dtype != kind or array.ndim != len(wanted):
+        if array is None or array.dtype != layout.dtype or array.ndim != len(layout.shape):
             raise fail(f"{name} is missing or of another kind")
-        for wants, has in zip(wanted, array.shape, strict=True):
-            fits = (
-                has >= 1 if wants == "+" else has == (wants if isinstance(wants, int) else sizes.setdefault(wants, has))
-            )
-            if not fits:
+        for wants, has in zip(layout.shape, array.shape, strict=True):
+            known = wants if isinstance(wants, int) else sizes.setdefault(wants, has)
+            if not (has >= 1 if wants == "K" else has == known):
                 raise fail(f"{name} has the shape {array.shape}")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise fail(f"{name} holds numbers that are not finite")
-    if len(small) != len(LAYOUT) or not 1 <= sizes["d"] <= MAX_DIMENSION or sizes["G"] < 1 or sizes["L"] < 1:
+    if len(small) != len(STORED) or not 1 <= sizes["d"] <= MAX_DIMENSION or sizes["G"] < 1 or sizes["L"] < 1:
         raise fail("it holds other arrays than a tree has")
-    _believe_leaves(small, sizes, fail)
+    _check_leaves(small, sizes, fail)
 
 
-def _believe_leaves(
+def _check_leaves(
     small: dict[str, NDArray[Any]], sizes: dict[str | int, int], fail: Callable[[str], DataError]
 ) -> None:
     start, count, room, group = (small[f"leaf_{name}"] for name in ("start", "count", "room", "group"))
     live = group >= 0
     # In this order no sum can overflow.
     inside = (start >= 0) & (start <= sizes["R"]) & (room >= 0) & (room <= sizes["R"]) & (start + room <= sizes["R"])
-    # A dead leaf may still say where its rows were, which nobody reads: beyond the end, once the others moved together.
+    # A dead leaf may still say where its rows were, never read: beyond the end, once the others moved together.
     if not (inside | ~live).all() or not ((count >= 0) & (count <= room)).all():
         raise fail("a leaf reaches out of the rows")
     if not ((group >= -1) & (group < sizes["G"])).all() or (count[~live] > 0).any() or (count[live] == 0).any():
@@ -132,22 +128,20 @@ def _believe_leaves(
             raise fail("a row names another leaf than it lies in")
     for level, counted in (("leaf", count), ("group", small["group_count"])):
         stats, filled = small[f"{level}_stats"], counted > 0
-        if (stats[filled, :3] < 0).any() or (stats[filled, 1] > 2 * MAX_NORM).any():
+        if (stats[filled][:, [RADIUS, REACH, SPREAD]] < 0).any() or (stats[filled, REACH] > 2 * MAX_NORM).any():
             raise fail(f"{level}_stats holds a negative radius, or one beyond all vectors")
-        if (np.abs(stats[filled, 3] - np.log(counted[filled])) > 1e-9).any():
+        if (np.abs(stats[filled, LOG_COUNT] - np.log(counted[filled])) > 1e-9).any():
             raise fail(f"{level}_stats has another count")
     if (small["evenly"] < 0).any() or (small["reference"] < 0).any():
         raise fail("a spread is negative")
 
 
-def believe_vectors(nodes: Nodes, path: Path) -> None:
+def check_vectors(nodes: Nodes, path: Path) -> None:
     """Whether all stored vectors are finite and of a norm that an index takes; reads all of them.
 
     Raises:
         DataError: for the first that is not.
     """
-    from hardwood.tree.construct.layout import decoded
-
     for leaf_start, count in zip(nodes.leaf_start.tolist(), nodes.leaf_count.tolist(), strict=True):
         y = decoded(nodes.rows[leaf_start : leaf_start + count])
         with np.errstate(over="ignore", invalid="ignore"):

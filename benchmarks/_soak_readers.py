@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from _soak_world import State, World
 from hardwood import TargetIndex
-from hardwood.tree._bounds import rounding
+from hardwood.tree.arrays.bounds import rounding
 
 EVERY = 10**6  # probes that open all leaves
 PAUSE = 0.002  # seconds between two calls, in the mean: the writer must get its turn

@@ -2,8 +2,8 @@
 
     python benchmarks/heads.py
 
-What the tree does where a block's queries open many of the same leaves (`hardwood.tree._survey.SHARED`). Kernels know
-that number when they are compiled, so two processes with caches of their own take turns.
+What the tree does where a block's queries open many of the same leaves (`hardwood.tree.read.survey.SHARED`). Kernels
+know that number when they are compiled, so two processes with caches of their own take turns.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def child(targets: int, shared: float) -> None:
     """Answers each line of the input, a number of leaves to open, with the seconds that a draw took."""
     from _data import Clusters
     from hardwood import TargetIndex
-    from hardwood.tree import _survey
+    from hardwood.tree.read import survey
 
-    _survey.SHARED = shared
+    survey.SHARED = shared
     corpus = Clusters(targets, 128)
     index = TargetIndex.build(corpus.all(), leaf_size=64, threads=1, progress=False)
     queries = corpus.queries(BATCH)

@@ -12,7 +12,7 @@ import numpy as np
 import _ours
 from _data import load
 from _report import Row, finish, interleave, parser, set_threads
-from hardwood.tree._sketch import NO_SKETCH, Sketch
+from hardwood.tree.arrays.nodes import NO_SKETCH, Sketch
 
 if TYPE_CHECKING:
     from _data import Array

@@ -25,7 +25,7 @@ import numpy as np
 
 from hardwood import TargetIndex
 from hardwood.tree import _reading
-from hardwood.tree._threads import split_work
+from hardwood.tree.compiled.threads import split_work
 
 POOL = ThreadPoolExecutor(2)
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 SETTINGS = "--negatives uniform --num-negatives 3 --steps 4 --dimension 8 --batch-size 16 --save-every 2"
 KERNEL = """
 import numpy as np
-from hardwood.tree._numeric import unit
+from hardwood.tree.compiled.numeric import unit
 print(unit(np.array([3, 0, 4], np.float32), np.empty(3, np.float32)))
 """
 # What decides where Python, Numba and others keep things, and which alphabet they know.

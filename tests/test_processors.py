@@ -10,7 +10,7 @@ import pytest
 
 from hardwood import _processors
 from hardwood._processors import step_aside, this_processor
-from hardwood.tree import _threads
+from hardwood.tree.compiled import threads
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="wants two processors that can be told apart"
@@ -85,10 +85,10 @@ def test_the_trees_helpers_work_on_other_processors_than_who_asks():
 
     def caller():
         confined(min(ALLOWED))
-        _threads.split_work(lambda a, b: both.wait(), 2, threads=2)  # makes the helper, if there is none
+        threads.split_work(lambda a, b: both.wait(), 2, threads=2)  # makes the helper, if there is none
         for helper in (thread for thread in threading.enumerate() if thread.name == "hardwood-0"):
             os.sched_setaffinity(helper.native_id, {min(ALLOWED)})
-        _threads.split_work(lambda a, b: (where.append(this_processor()), both.wait()), 2, threads=2)
+        threads.split_work(lambda a, b: (where.append(this_processor()), both.wait()), 2, threads=2)
 
     in_a_thread(caller)
     assert len(set(where)) == 2

@@ -82,12 +82,12 @@ class ForgedIndex(Index):
     another program, writes. What loads is used, sound or not, and must neither crash nor hang nor lie."""
 
     def damage(self, rng: Random) -> None:
-        from hardwood.tree import _storage
+        from hardwood.tree.store.folder import NODES, VECTORS, read_arrays, write_arrays
 
         contents = {}
-        for name in (_storage.NODES, _storage.VECTORS):
-            contents[name] = _storage._read(self.bad / name, mapped=False)
-        name = _storage.NODES if rng.random() < 0.85 else _storage.VECTORS
+        for name in (NODES, VECTORS):
+            contents[name] = read_arrays(self.bad / name, mapped=False)
+        name = NODES if rng.random() < 0.85 else VECTORS
         arrays = contents[name][0]
         for _ in range(rng.integers(1, 3)):
             keys = sorted(arrays)
@@ -105,7 +105,7 @@ class ForgedIndex(Index):
                 break
         try:
             for file, (held, facts) in contents.items():
-                _storage._write(self.bad / file, held, {k: v for k, v in facts.items() if k != "format"})
+                write_arrays(self.bad / file, held, {k: v for k, v in facts.items() if k != "format"})
         except KeyError:  # a type that our files don't have
             pass
         if rng.random() < 0.2:

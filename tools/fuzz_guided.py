@@ -32,7 +32,7 @@ from tools.fuzz import REFUSALS, ROOT, checked_kernels
 INSTRUMENTED = (
     "hardwood.data._read", "hardwood.data._lines", "hardwood.data._table", "hardwood.data._judgements",
     "hardwood.data._splits", "hardwood.data._dataset", "hardwood._json", "hardwood.training.config",
-    "hardwood.training._yaml", "hardwood.tree._storage", "hardwood.tree._trust",
+    "hardwood.training._yaml", "hardwood.tree.store.folder", "hardwood.tree.store.validate",
     "yaml.reader", "yaml.scanner", "yaml.parser", "yaml.composer", "yaml.constructor", "yaml.resolver",
 )  # fmt: skip
 LIMITS = ("-timeout=20", "-rss_limit_mb=3000", "-max_len=8192", "-print_final_stats=1")

@@ -12,7 +12,7 @@ import pytest
 from tools._fuzz_state import sign
 
 from hardwood import DataError, TargetIndex
-from hardwood.tree import _storage
+from hardwood.tree.store.folder import MANIFEST, NODES, VECTORS, read_arrays, write_arrays
 
 
 @pytest.fixture
@@ -24,9 +24,9 @@ def folder(tmp_path: Path) -> Path:
 
 def forge(folder: Path, file: str, change: Callable[[dict[str, Any]], None]) -> None:
     """Other arrays, with sizes and checksums that fit."""
-    arrays, facts = _storage._read(folder / file, mapped=False)
+    arrays, facts = read_arrays(folder / file, mapped=False)
     change(arrays)
-    _storage._write(folder / file, arrays, {name: value for name, value in facts.items() if name != "format"})
+    write_arrays(folder / file, arrays, {name: value for name, value in facts.items() if name != "format"})
     sign(folder)
 
 
@@ -57,14 +57,14 @@ FORGERIES: dict[str, Callable[[dict[str, Any]], None]] = {
 
 @pytest.mark.parametrize("what", FORGERIES)
 def test_forged_nodes_are_refused(folder: Path, what: str) -> None:
-    forge(folder, _storage.NODES, FORGERIES[what])
+    forge(folder, NODES, FORGERIES[what])
     with pytest.raises(DataError, match=what.strip()) as caught:
         TargetIndex.load(folder)
     assert caught.value.path == folder
 
 
 def test_vectors_that_are_not_finite_are_found(folder: Path) -> None:
-    forge(folder, _storage.VECTORS, put("rows", (0, 0), np.inf))
+    forge(folder, VECTORS, put("rows", (0, 0), np.inf))
     with pytest.raises(DataError, match="not finite"):
         TargetIndex.load(folder, verify=True)
     with pytest.raises(RuntimeError, match="not finite"):
@@ -79,7 +79,7 @@ def test_vectors_that_are_not_finite_are_found(folder: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_header_can_promise_no_more_than_the_file_holds(folder: Path, shape: Any, offsets: Any) -> None:
-    path = folder / _storage.VECTORS
+    path = folder / VECTORS
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
@@ -95,19 +95,19 @@ def test_a_header_can_promise_no_more_than_the_file_holds(folder: Path, shape: A
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"metric": "cosine"}, "says otherwise than the index was saved"),
+        ({"metric": "cosine"}, "disagrees with nodes"),
         ({"metric": "l2"}, "has 'l2' as metric"),
         ({"leaf_size": 0}, "leaf_size out of range"),
         ({"leaf_size": True}, "lacks 'leaf_size'"),
-        ({"leaf_size": 8}, "says otherwise"),
+        ({"leaf_size": 8}, "disagrees with nodes"),
         ({"version": True}, "format version True"),
-        ({"dtype": "bfloat16"}, "says otherwise"),
-        ({"dimension": 10**15}, "says otherwise"),
+        ({"dtype": "bfloat16"}, "disagrees with nodes"),
+        ({"dimension": 10**15}, "disagrees with nodes"),
         ({"files": {"../../x": {}}}, "lacks the size and checksum"),
     ],
 )
 def test_a_manifest_is_not_taken_at_its_word(folder: Path, change: dict[str, Any], message: str) -> None:
-    path = folder / _storage.MANIFEST
+    path = folder / MANIFEST
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(DataError, match=message) as caught:
         TargetIndex.load(folder)
@@ -116,13 +116,14 @@ def test_a_manifest_is_not_taken_at_its_word(folder: Path, change: dict[str, Any
 
 @pytest.mark.parametrize("text", ["[" * 10_000, '{"format": "hardwood.tree", "format": "hardwood.tree"}', "\xff", "[]"])
 def test_a_manifest_that_is_no_plain_object(folder: Path, text: str) -> None:
-    (folder / _storage.MANIFEST).write_text(text, encoding="latin-1")
+    (folder / MANIFEST).write_text(text, encoding="latin-1")
     with pytest.raises(DataError, match=r"manifest\.json"):
         TargetIndex.load(folder)
 
 
-def test_an_index_of_before_the_facts_were_in_it_still_loads(folder: Path) -> None:
-    arrays, _ = _storage._read(folder / _storage.NODES, mapped=False)
-    _storage._write(folder / _storage.NODES, arrays)
+def test_nodes_without_the_facts_of_the_manifest(folder: Path) -> None:
+    arrays, _ = read_arrays(folder / NODES, mapped=False)
+    write_arrays(folder / NODES, arrays)
     sign(folder)
-    assert len(TargetIndex.load(folder, verify=True)) == 60
+    with pytest.raises(DataError, match=r"disagrees with nodes\.safetensors"):
+        TargetIndex.load(folder)

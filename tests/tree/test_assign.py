@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from hardwood import TargetIndex
-from hardwood.tree import _assign, _tree
+from hardwood.tree.change.tree import AROUND, MANY
+from hardwood.tree.construct import assign
 
 
 @pytest.mark.parametrize(("n", "d"), [(1, 3), (5, 1), (203, 9)])
@@ -18,8 +19,8 @@ def test_nearest_leaves(n, d, looked):
     tree = TargetIndex.build(y, leaf_size=8, progress=False)._tree
     nodes, points = tree.nodes, naive.clusters(n, d, seed=4)
     best, got = np.empty(n, np.float32), np.empty(n, np.int64)
-    _assign.nearest_leaves(
-        points, _assign.NOWHERE, _assign.everywhere(len(nodes.group_mean)), nodes.group_mean, tree.group_half,
+    assign.nearest_leaves(
+        points, assign.NOWHERE, assign.everywhere(len(nodes.group_mean)), nodes.group_mean, tree.group_half,
         nodes.group_offsets, nodes.group_leaves, nodes.leaf_mean, tree.leaf_half, looked, 0, n, best, got,
     )  # fmt: skip
     for i in range(n):
@@ -31,7 +32,7 @@ def test_nearest_leaves(n, d, looked):
         np.testing.assert_allclose((points[i] ** 2).sum() - 2 * best[i], leaf_gaps[got[i]], atol=1e-5)
     for gain in (0.5, 1.0):
         current, kept = np.zeros(n, np.int64), got.copy()
-        _assign.stay_unless(points, nodes.leaf_mean, tree.leaf_half, current, gain, 0, n, best, kept)
+        assign.stay_unless(points, nodes.leaf_mean, tree.leaf_half, current, gain, 0, n, best, kept)
         here, there = (((points - nodes.leaf_mean[leaf]) ** 2).sum(axis=1) for leaf in (current, got))
         clear = np.abs(there - gain * here) > 1e-5
         np.testing.assert_array_equal(kept[clear], np.where(there < gain * here, got, current)[clear])
@@ -44,7 +45,7 @@ def test_nearest_leaves_around_a_home(n, around):
     nodes, points, rng = tree.nodes, naive.clusters(n, 9, seed=4), np.random.default_rng(n)
     lists = np.stack([rng.permutation(len(nodes.group_mean))[:around] for _ in range(4)])
     homes, best, got = rng.integers(0, 4, n), np.empty(n, np.float32), np.empty(n, np.int64)
-    _assign.nearest_leaves(
+    assign.nearest_leaves(
         points, homes, lists, nodes.group_mean, tree.group_half, nodes.group_offsets, nodes.group_leaves,
         nodes.leaf_mean, tree.leaf_half, 2, 0, n, best, got,
     )  # fmt: skip
@@ -59,14 +60,14 @@ def test_many_that_move_find_nearly_the_leaves_that_each_alone_finds(monkeypatch
     y = naive.clusters(6000, 16, spread=0.6)
     tree = TargetIndex.build(y, leaf_size=8, progress=False)._tree
     around = tree.groups_around(1)
-    assert around.shape == (len(tree.nodes.group_mean), _tree.AROUND)
+    assert around.shape == (len(tree.nodes.group_mean), AROUND)
     assert (around == np.arange(len(around))[:, None]).any(axis=1).all()  # itself among them
     rows = tree.ids.find(np.arange(len(y)))
     moved = y + 0.12 * np.random.default_rng(0).normal(size=y.shape).astype(np.float32)
     here = tree.nodes.row_leaf[rows].astype(np.int64)
-    assert len(y) >= _tree.MANY * len(around)
+    assert len(y) >= MANY * len(around)
     near = tree.place(moved, here, 1)
-    monkeypatch.setattr(_tree, "MANY", 10**6)
+    monkeypatch.setattr("hardwood.tree.change.tree.MANY", 10**6)
     anywhere = tree.place(moved, here, 1)
     assert (anywhere != here).mean() > 0.05
     assert (near == anywhere).mean() > 0.95
@@ -87,14 +88,14 @@ def test_groups_around_are_the_nearest_with_targets(n, leaf_size, gone):
     assert len(filled) == len(means) - gone
     around = tree.groups_around(1)
     np.testing.assert_array_equal(around, tree.groups_around(3))
-    assert around.shape == (len(means), min(_tree.AROUND, len(filled)))
+    assert around.shape == (len(means), min(AROUND, len(filled)))
     assert np.isin(around, filled).all()
     for g in filled:
         gaps = ((means - means[g]) ** 2).sum(axis=1)
         assert around[g, 0] == g
         assert len(set(around[g].tolist())) == around.shape[1]
         np.testing.assert_allclose(gaps[around[g]], np.sort(gaps[filled])[: around.shape[1]], atol=1e-5)
-    many = np.arange(len(means) * _tree.MANY) % len(index)  # as `write` would ask, were there so many
+    many = np.arange(len(means) * MANY) % len(index)  # as `write` would ask, were there so many
     rows = tree.ids.find(index.ids)[many]
     moved = y[index.ids[many]] + np.float32(0.01)
     here = tree.nodes.row_leaf[rows].astype(np.int64)

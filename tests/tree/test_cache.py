@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.util
 import itertools
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numba
 import pytest
 
 import hardwood
-from hardwood.tree import _cache
-from hardwood.tree._cache import KernelCache, KernelFiles, keep, source_digest
+from hardwood.tree.compiled import cache
+from hardwood.tree.compiled.cache import KernelCache, KernelFiles, keep, source_digest, sources
 
 KERNEL = """
 def double(x):
@@ -96,7 +100,7 @@ def test_a_full_disk_is_no_error_and_leaves_nothing_behind(folder: Path, monkeyp
 
     fresh = kernel(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(_cache.os, "replace", full)
+        patch.setattr(cache.os, "replace", full)
         assert fresh(2) == 4
     assert not [path for path in (folder / "code").rglob("*") if path.is_file()]
 
@@ -113,34 +117,111 @@ def test_each_key_has_a_file_of_its_own(tmp_path: Path) -> None:
     assert KernelFiles(str(tmp_path), "kernel-1.py311", "changed source").load("float32") is None
 
 
-def test_the_digest_follows_helpers_of_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through any number of files: their code is copied into the kernel."""
-    monkeypatch.setattr(_cache, "_FOLDER", tmp_path)
-    (tmp_path / "a.py").write_text("from hardwood.tree.b import first\n")
-    (tmp_path / "b.py").write_text("from hardwood.tree.c import (\n    second,\n)\n")
-    (tmp_path / "c.py").write_text("second = 2\n")
-    before = source_digest(tmp_path / "a.py")
-    (tmp_path / "c.py").write_text("second = 3\n")
-    source_digest.cache_clear()
-    assert source_digest(tmp_path / "a.py") != before
+IMPORTS = {
+    "a name": "from hardwood.tree.room.c import second",
+    "several lines": "from hardwood.tree.room.c import (\n    second,\n)",
+    "a module": "from hardwood.tree.room import c",
+    "a module, renamed": "import hardwood.tree.room.c as helpers",
+    "relative": "from .room.c import second",
+    "a relative module": "from .room import c",
+    "a package's name": "from hardwood.tree.room import third",
+    "inside a function": "def f():\n    from hardwood.tree.room.c import second",
+    "outside the tree": "from hardwood.elsewhere import fourth",
+}
+
+
+@pytest.mark.parametrize("statement", IMPORTS.values(), ids=IMPORTS)
+def test_the_digest_follows_helpers_of_other_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    """Through any number of files, in whatever folder they lie: their code is copied into the kernel."""
+    monkeypatch.setattr(cache, "_FOLDER", tmp_path)
+    room = tmp_path / "tree" / "room"
+    room.mkdir(parents=True)
+    kernels = tmp_path / "tree" / "a.py"
+    kernels.write_text("from hardwood.tree.b import first\nimport numpy\n")
+    (tmp_path / "tree" / "b.py").write_text(f"{statement}\n")
+    (room / "__init__.py").write_text("from hardwood.tree.room.c import third\n")
+    for helpers in (room / "c.py", tmp_path / "elsewhere.py"):
+        helpers.write_text("from hardwood.tree.b import first\n")  # a circle ends too
+
+    def digest() -> bytes:
+        cache._read.cache_clear()
+        source_digest.cache_clear()
+        return source_digest(kernels)
+
+    before = digest()
+    assert digest() == before
+    (tmp_path / "unused.py").write_text("")
+    assert digest() == before
+    for helpers in (room / "c.py", tmp_path / "elsewhere.py"):
+        helpers.write_text("second = 3\n")
+    assert digest() != before
+
+
+def test_the_digest_of_every_kernel_file_covers_its_imports() -> None:
+    """What Python says that a module's imports are, against what the digest reads."""
+    modules = kernel_modules()
+    assert len(modules) > 15
+    for module in modules:
+        covered = sources(Path(module.__file__))
+        for name in imported_modules(Path(module.__file__)):
+            assert Path(importlib.import_module(name).__file__) in covered, f"{module.__name__} imports {name}"
+
+
+def kernel_modules() -> list[ModuleType]:
+    """Every module of the package that defines a kernel."""
+    found = []
+    for info in pkgutil.walk_packages(hardwood.tree.__path__, "hardwood.tree."):
+        module = importlib.import_module(info.name)
+        if any(function.__module__ == info.name for function in kernels_of(module)):
+            found.append(module)
+    return found
+
+
+def kernels_of(module: ModuleType) -> list[numba.core.dispatcher.Dispatcher]:
+    return [value for value in vars(module).values() if isinstance(value, numba.core.dispatcher.Dispatcher)]
+
+
+def imported_modules(path: Path) -> set[str]:
+    """The modules of the package that a file imports, as `ast` finds them; through others too."""
+    found: set[str] = set()
+    waiting = [path]
+    while waiting:
+        named = set()
+        for node in ast.walk(ast.parse(waiting.pop().read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0
+                for alias in node.names:
+                    whole = f"{node.module}.{alias.name}"
+                    named.add(whole if node.module.startswith("hardwood") and find_spec(whole) else node.module)
+            elif isinstance(node, ast.Import):
+                named.update(alias.name for alias in node.names)
+        new = {name for name in named if name.split(".")[0] == "hardwood"} - found
+        found |= new
+        waiting += [Path(importlib.import_module(name).__file__) for name in new]
+    return found
+
+
+def find_spec(name: str) -> object:
+    try:
+        return importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # its parent is no package
+        return None
 
 
 def test_every_kernel_is_kept_this_way() -> None:
-    from hardwood.tree import _explore, _numeric, _sample
-
-    for module in (_explore, _numeric, _sample):
-        found = [value for value in vars(module).values() if isinstance(value, numba.core.dispatcher.Dispatcher)]
-        assert found
-        assert all(isinstance(value._cache, KernelCache) for value in found)
+    for module in kernel_modules():
+        assert all(isinstance(kernel._cache, KernelCache) for kernel in kernels_of(module))
 
 
 def test_a_user_without_a_home_is_told_and_litters_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
     for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(_cache.os.path, "expanduser", lambda path: path)
+    monkeypatch.setattr(cache.os.path, "expanduser", lambda path: path)
     monkeypatch.chdir(folder)
-    _cache._tell.cache_clear()
+    cache._tell.cache_clear()
     with pytest.warns(RuntimeWarning, match="set NUMBA_CACHE_DIR"):
         fresh = kernel(folder)
     assert fresh(2) == 4
@@ -166,14 +247,16 @@ def test_an_upgraded_helper_reaches_kernels_in_unchanged_files(tmp_path: Path) -
     package = tmp_path / "hardwood"
     shutil.copytree(Path(hardwood.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     (package / "tree" / "probe.py").write_text(
-        "from hardwood.tree.helper import helped\nfrom hardwood.tree._numeric import jit\n"
+        "from hardwood.tree.room.helper import helped\nfrom hardwood.tree.compiled.numeric import jit\n"
         "@jit\ndef f(x):\n    return helped(x)\n"
     )
+    (package / "tree" / "room").mkdir()
+    (package / "tree" / "room" / "__init__.py").touch()
     answers = []
     for term in (1, 2):
-        helper = package / "tree" / "helper.py"
+        helper = package / "tree" / "room" / "helper.py"
         helper.write_text(
-            f"from hardwood.tree._numeric import inlined\n@inlined\ndef helped(x):\n    return x + {term}\n"
+            f"from hardwood.tree.compiled.numeric import inlined\n@inlined\ndef helped(x):\n    return x + {term}\n"
         )
         os.utime(helper, (10**9, 10**9))
         code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from hardwood.tree.probe import f; print(f(1.0))"
@@ -184,7 +267,7 @@ def test_an_upgraded_helper_reaches_kernels_in_unchanged_files(tmp_path: Path) -
 ONE_KERNEL = """
 import sys
 import numpy as np
-from hardwood.tree._numeric import unit
+from hardwood.tree.compiled.numeric import unit
 out = np.empty(3, np.float32)
 print(unit(np.array([3, 0, 4], sys.argv[1] if len(sys.argv) > 1 else "float32"), out), out)
 """

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from hardwood import TargetIndex
-from hardwood.tree._bounds import rounding
-from hardwood.tree._nodes import BLOCK
-from hardwood.tree._survey import MOST_SHARED, SHARED, forced_leaves, shares_leaves, survey
+from hardwood.tree.arrays.bounds import rounding
+from hardwood.tree.arrays.nodes import BLOCK
+from hardwood.tree.read.survey import MOST_SHARED, SHARED, forced_leaves, shares_leaves, survey
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hardwood import TargetIndex
-from hardwood.tree import _threads
+from hardwood.tree.compiled import threads
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_an_error_in_a_thread_reaches_the_caller(monkeypatch):
             raise ValueError("here")
 
     with pytest.raises(ValueError, match="here"):
-        _threads.split_work(fail, 100, 4)
+        threads.split_work(fail, 100, 4)
 
     caller, begun = threading.current_thread(), threading.Event()
 
@@ -114,10 +114,10 @@ def test_an_error_in_a_thread_reaches_the_caller(monkeypatch):
             raise ValueError("there")
 
     with pytest.raises(ValueError, match="there"):
-        _threads.split_work(fail_elsewhere, 100, 2)
+        threads.split_work(fail_elsewhere, 100, 2)
 
     late = []
-    monkeypatch.setattr(_threads, "_ask", lambda task, helpers: late.extend([task] * helpers))
+    monkeypatch.setattr(threads, "_ask", lambda task, helpers: late.extend([task] * helpers))
     called = []
 
     def fail_at_once(begin, end):
@@ -125,7 +125,7 @@ def test_an_error_in_a_thread_reaches_the_caller(monkeypatch):
         raise ValueError("at once")
 
     with pytest.raises(ValueError, match="at once"):
-        _threads.split_work(fail_at_once, 100, 3)
+        threads.split_work(fail_at_once, 100, 3)
     for task in late:  # helpers that find the time when the caller has gone
         task()
     assert len(late) == 2
@@ -138,5 +138,5 @@ def test_every_piece_is_worked_on_once():
     def count(begin, end):
         seen[begin:end] += 1
 
-    _threads.split_work(count, 103, 3)
+    threads.split_work(count, 103, 3)
     assert (seen == 1).all()

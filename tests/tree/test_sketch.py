@@ -10,7 +10,8 @@ from test_sample import assert_distribution
 from test_spill import CHANGES
 
 from hardwood import TargetIndex
-from hardwood.tree import _sketch
+from hardwood.tree.arrays.nodes import NO_SKETCH, Sketch
+from hardwood.tree.read.sketch import LEAST
 
 
 @pytest.fixture(params=["float32", "bfloat16"])
@@ -31,7 +32,7 @@ def queries():
 def coarsen(index):
     """Codes in steps of 40: were the sketch's scores taken for exact ones somewhere, it would show."""
     codes, step = index._tree.sketch
-    index._tree.sketch = _sketch.Sketch((np.round(codes / 40) * 40).astype(np.int8), step)
+    index._tree.sketch = Sketch((np.round(codes / 40) * 40).astype(np.int8), step)
 
 
 def test_a_code_is_the_residual_to_half_a_step(index):
@@ -61,7 +62,7 @@ def test_log_q_is_the_probability_of_the_draw(index, queries, replace, probes):
     if replace:
         assert_distribution(draw.ids[0], np.exp(every[0]), index.ids)
     # The guard: with codes so coarse the proposal is another one than with exact scores.
-    index._tree.sketch = _sketch.NO_SKETCH
+    index._tree.sketch = NO_SKETCH
     assert np.abs(every - index.log_proposal(queries, index.ids, scale=8.0, probes=probes)).max() > 0.05
 
 
@@ -81,16 +82,16 @@ def test_weighted_sums_are_unbiased(index, queries, replace):
 
 def test_the_proposal_is_almost_the_exact_one(index, queries):
     with_bytes = index.log_proposal(queries, index.ids, scale=20.0, probes=2)
-    index._tree.sketch = _sketch.NO_SKETCH
+    index._tree.sketch = NO_SKETCH
     without = index.log_proposal(queries, index.ids, scale=20.0, probes=2)
     assert 0.0 < np.abs(with_bytes - without).max() < 0.2
 
 
 def test_where_steps_are_too_coarse_rows_are_read(index, queries):
     draws = {}
-    for kept in (index._tree.sketch, _sketch.NO_SKETCH):
+    for kept in (index._tree.sketch, NO_SKETCH):
         index._tree.sketch = kept
-        draws[kept is _sketch.NO_SKETCH] = index.sample(queries, 50, scale=1e5, probes=1, seed=6)
+        draws[kept is NO_SKETCH] = index.sample(queries, 50, scale=1e5, probes=1, seed=6)
     np.testing.assert_array_equal(draws[True].log_q, draws[False].log_q)
     np.testing.assert_array_equal(draws[True].ids, draws[False].ids)
 
@@ -101,7 +102,7 @@ def test_extreme_vectors(factor):
     index = TargetIndex.build(y, leaf_size=8, progress=False)
     index.sketch()
     step = index._tree.sketch.step
-    assert ((step == 0.0) | (step >= _sketch.LEAST)).all()  # what float32 has in full precision
+    assert ((step == 0.0) | (step >= LEAST)).all()  # what float32 has in full precision
     x = naive.clusters(4, 8, seed=9)
     for scale in (1e-3, 20.0):
         draw = index.sample(x, 30, scale=scale, probes=1, seed=0)

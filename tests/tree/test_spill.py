@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hardwood import TargetIndex
-from hardwood.tree import _spill
+from hardwood.tree.change.spill import LAMBDA
 
 
 @pytest.fixture(params=["float32", "bfloat16"])
@@ -15,7 +15,7 @@ def index(request):
 
 
 def test_the_second_leaf_is_the_one_that_soar_asks_for(index, monkeypatch):
-    monkeypatch.setattr(_spill, "LOOKED_INTO", 10**6)
+    monkeypatch.setattr("hardwood.tree.change.spill.LOOKED_INTO", 10**6)
     index.spill()
     tree, nodes = index._tree, index._tree.nodes
     spill, rows = tree.spill, tree.live_rows()
@@ -29,7 +29,7 @@ def test_the_second_leaf_is_the_one_that_soar_asks_for(index, monkeypatch):
     residual = y - nodes.leaf_mean[home]
     residual /= np.maximum(np.linalg.norm(residual, axis=1, keepdims=True), 1e-30)  # a leaf of one target
     gap = y[:, None] - centres
-    loss = (gap**2).sum(axis=2) + float(_spill.LAMBDA) * np.einsum("ijk,ik->ij", gap, residual) ** 2
+    loss = (gap**2).sum(axis=2) + float(LAMBDA) * np.einsum("ijk,ik->ij", gap, residual) ** 2
     loss[home[:, None] == live] = np.inf
     chosen = loss[np.arange(len(y)), np.searchsorted(live, second)]
     np.testing.assert_allclose(chosen, loss.min(axis=1), rtol=1e-4)

@@ -12,7 +12,6 @@ import pytest
 from safetensors import safe_open
 
 from hardwood import DataError, TargetIndex, _files
-from hardwood.tree import _storage
 
 
 @pytest.fixture(params=["float32", "bfloat16"])
@@ -133,7 +132,7 @@ def test_a_crash_leaves_the_old_index(index, tmp_path, monkeypatch, moment):
         raise KeyboardInterrupt
 
     if moment == "writing":
-        monkeypatch.setattr(_storage.json, "dumps", crash)
+        monkeypatch.setattr("hardwood.tree.store.folder.json.dumps", crash)
     else:  # where the system can't swap folders, and a kill prevents any cleaning up
         monkeypatch.setattr(_files, "_put_in_place", _killed_between_renames)
     with pytest.raises(KeyboardInterrupt):

@@ -17,7 +17,10 @@ import numpy as np
 import pytest
 
 from hardwood import TargetIndex, _processors
-from hardwood.tree import _build, _reading, _search, _threads, set_threads
+from hardwood.tree import _reading, set_threads
+from hardwood.tree.arrays import statistics
+from hardwood.tree.compiled import threads
+from hardwood.tree.read import search
 
 
 @pytest.fixture(autouse=True)
@@ -54,8 +57,8 @@ def test_as_many_share_the_work(index, monkeypatch):
         task(0, size)
 
     monkeypatch.setattr(_reading, "split_work", spy)
-    monkeypatch.setattr(_build, "split_work", spy)
-    monkeypatch.setattr("hardwood.tree._tree.split_work", spy)
+    monkeypatch.setattr(statistics, "split_work", spy)
+    monkeypatch.setattr("hardwood.tree.change.tree.split_work", spy)
     set_threads(7)
     index.sample(naive.clusters(20, 8), 3, seed=0)
     index.update([1, 2], naive.clusters(2, 8))
@@ -120,8 +123,8 @@ def test_saying_so_does_not_load_the_tree():
 def test_who_watches_sees_what_another_thread_raises():
     """A compiler that reads a flag once would never see it: the thread would look on for minutes."""
     flags = np.zeros(2, dtype=np.int64)
-    watcher = threading.Thread(target=_threads.watch, args=(flags, 2, 10**11), daemon=True)
-    _threads.watch(flags, 2, 1)  # compiled, or loaded, before it counts; and back after one look
+    watcher = threading.Thread(target=threads.watch, args=(flags, 2, 10**11), daemon=True)
+    threads.watch(flags, 2, 1)  # compiled, or loaded, before it counts; and back after one look
     watcher.start()
     for place in (0, 1):
         assert watcher.is_alive()
@@ -133,8 +136,8 @@ def test_who_watches_sees_what_another_thread_raises():
 
 def test_queries_that_cannot_be_written_to_are_not_compiled_for_once_more(index):
     x = naive.clusters(6, 8, seed=1)
-    expected, known = index.search(x, 3), len(_search.search.signatures)
+    expected, known = index.search(x, 3), len(search.search.signatures)
     x.flags.writeable = False
     np.testing.assert_array_equal(index.search(x, 3).ids, expected.ids)
     np.testing.assert_array_equal(index.search(np.asfortranarray(x), 3).ids, expected.ids)
-    assert len(_search.search.signatures) == known
+    assert len(search.search.signatures) == known

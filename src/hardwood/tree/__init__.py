@@ -7,8 +7,8 @@ It knows vectors and ids. It must not know texts, models, losses or torch (tenso
 from __future__ import annotations
 
 from hardwood._processors import set_threads
-from hardwood.tree._results import Draw, Hits, LogPartition
-from hardwood.tree._warm import warmup
+from hardwood.tree._warmup import warmup
 from hardwood.tree.index import TargetIndex
+from hardwood.tree.results import Draw, Hits, LogPartition
 
 __all__ = ["Draw", "Hits", "LogPartition", "TargetIndex", "set_threads", "warmup"]

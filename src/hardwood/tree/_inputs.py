@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardwood._ragged import RaggedRows
-from hardwood.tree._cluster import Floats
-from hardwood.tree._ids import Ints
-from hardwood.tree._numeric import jit
+from hardwood.tree.arrays.nodes import Floats, Ints
+from hardwood.tree.arrays.prior import LARGEST
+from hardwood.tree.compiled.numeric import jit
 
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
 METRICS = ("dot", "cosine")
@@ -136,6 +136,24 @@ def ids(x: Any, name: str = "ids", unique: bool = True) -> Ints:
         if len(again):
             raise ValueError(f"{name} repeats {int(ordered[again[0]])} ({len(again)} repeats). Each id may occur once.")
     return out
+
+
+def log_prior(x: Any, count: int) -> Floats:
+    """Log-priors as float32 ``(count,)``.
+
+    Raises:
+        ValueError: another shape, or one that is not finite or beyond `hardwood.tree.arrays.prior.LARGEST`.
+        TypeError: for what is not numbers.
+    """
+    array = to_numpy(x)
+    if array.dtype == object or array.dtype.kind not in "fiu":
+        raise TypeError(f"log_prior must be numbers; got dtype {array.dtype}.")
+    if array.shape != (count,):
+        raise ValueError(f"log_prior must have shape ({count},), one a target; got {array.shape}.")
+    bad = np.flatnonzero(~(np.abs(array) <= LARGEST))
+    if len(bad):
+        raise ValueError(f"log_prior[{int(bad[0])}] is {array[bad[0]]}; it must lie between ±{LARGEST:.0f}.")
+    return np.asarray(array, dtype=np.float32)
 
 
 def positive(x: Any, name: str) -> float:

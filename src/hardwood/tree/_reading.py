@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from hardwood import _numbers
 from hardwood._processors import default_threads, threads_told
 from hardwood.tree import _inputs
-from hardwood.tree._bounds import rounding
-from hardwood.tree._nodes import BLOCK
-from hardwood.tree._prior import asking
-from hardwood.tree._results import Draw, Hits, LogPartition
-from hardwood.tree._threads import ReadWriteLock, split_work
+from hardwood.tree.arrays.bounds import rounding
+from hardwood.tree.arrays.nodes import BLOCK
+from hardwood.tree.arrays.prior import asking
+from hardwood.tree.compiled.threads import ReadWriteLock, split_work
+from hardwood.tree.results import Draw, Hits, LogPartition
 
 if TYPE_CHECKING:
     from hardwood._ragged import RaggedRows
-    from hardwood.tree._tree import Tree
+    from hardwood.tree.change.tree import Tree
 
     Exclude = RaggedRows | Sequence[Any] | None
 
@@ -132,11 +132,11 @@ class ReadableIndex:
             common = (offsets, hidden, stream, first_query, gamma)
             wanted, sketch = bool(bounds), self._tree.sketch
             if exact:
-                from hardwood.tree._certify import draw_exact
+                from hardwood.tree.read.certify import draw_exact
 
                 self._run(lambda a, b: draw_exact(nodes, x, beta, *common, a, b, rows, scores, marks), len(x))
             elif replace:
-                from hardwood.tree._sample import draw_replace
+                from hardwood.tree.read.sample import draw_replace
 
                 inside = self._groups(opens)
                 self._run(
@@ -146,7 +146,7 @@ class ReadableIndex:
                     len(x),
                 )
             else:
-                from hardwood.tree._sample import draw_without
+                from hardwood.tree.read.sample_without import draw_without
 
                 inside = self._groups(opens)
                 self._run(
@@ -199,7 +199,7 @@ class ReadableIndex:
         Raises:
             KeyError: for ids that are not in the index.
         """
-        from hardwood.tree._proposal import leaf_masses, proposal
+        from hardwood.tree.read.proposal import leaf_masses, proposal
 
         beta = _inputs.positive(scale, "scale")
         x = self._queries(queries, beta)
@@ -251,7 +251,7 @@ class ReadableIndex:
         Raises:
             ValueError: for ``k < 1``, NaN, wrong dimension, an empty index.
         """
-        from hardwood.tree._search import search
+        from hardwood.tree.read.search import search
 
         x, size, opens = self._queries(queries, None), _numbers.count(k, "k"), _numbers.count(probes, "probes")
         with self._lock.reading():
@@ -288,7 +288,7 @@ class ReadableIndex:
         Raises:
             ValueError: as `sample`.
         """
-        from hardwood.tree._certify import refine
+        from hardwood.tree.read.certify import refine
 
         beta = _inputs.positive(scale, "scale")
         x = self._queries(queries, beta)
@@ -318,7 +318,7 @@ class ReadableIndex:
         Raises:
             ValueError: as `sample`.
         """
-        from hardwood.tree._search import expect
+        from hardwood.tree.read.expectation import expect
 
         beta = _inputs.positive(scale, "scale")
         x = self._queries(queries, beta)

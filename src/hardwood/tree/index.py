@@ -12,9 +12,9 @@ from hardwood import _numbers
 from hardwood._processors import default_threads
 from hardwood.tree import _inputs
 from hardwood.tree._inputs import DTYPES, METRICS
-from hardwood.tree._prior import SPREAD, checked, with_column, with_prior
 from hardwood.tree._reading import ReadableIndex
-from hardwood.tree._repair import repair
+from hardwood.tree.arrays.prior import SPREAD, with_column, with_prior
+from hardwood.tree.change.repair import repair
 
 
 class TargetIndex(ReadableIndex):
@@ -70,7 +70,7 @@ class TargetIndex(ReadableIndex):
         The tree is two levels of k-means: ``n / leaf_size`` leaves in about four times the square root of as many
         groups.
         """
-        from hardwood.tree._make import make
+        from hardwood.tree._from_vectors import make
 
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {sorted(DTYPES)}; got {dtype!r}.")
@@ -125,7 +125,7 @@ class TargetIndex(ReadableIndex):
         Raises:
             KeyError: for ids that are not in the index.
         """
-        from hardwood.tree._build import decoded
+        from hardwood.tree.arrays.bfloat16 import decoded
 
         wanted = _inputs.ids(ids, unique=False)
         with self._lock.reading():
@@ -183,7 +183,7 @@ class TargetIndex(ReadableIndex):
         if log_prior is not None and not self._has_prior:
             raise ValueError("this index was built without log_prior, so none can be added; build it with one.")
         if self._has_prior:
-            prior = np.zeros(len(new), np.float32) if log_prior is None else checked(log_prior, len(new))
+            prior = np.zeros(len(new), np.float32) if log_prior is None else _inputs.log_prior(log_prior, len(new))
             block = with_prior(block, prior)
         with self._lock.writing():
             known = self._tree.ids.find(new) >= 0
@@ -198,7 +198,7 @@ class TargetIndex(ReadableIndex):
                 with self._lock.changing("add"):
                     self._tree.add(new, block, self.threads)
             else:
-                from hardwood.tree._make import from_array
+                from hardwood.tree._from_vectors import from_array
 
                 self._tree = from_array(block, new, self._tree.dtype, self._tree.leaf_size, 0, self.threads)
 
@@ -269,7 +269,7 @@ class TargetIndex(ReadableIndex):
         For an index that is searched and not changed: costs 8 bytes a target and about as long as assigning all of them
         once, is dropped by the next change, and is not saved. `sample` and all else are as before.
         """
-        from hardwood.tree._spill import spilled
+        from hardwood.tree.change.spill import spilled
 
         with self._lock.writing():
             if len(self._tree.ids):
@@ -286,15 +286,15 @@ class TargetIndex(ReadableIndex):
         For an index that is sampled with few ``probes`` and not changed: costs a byte a number (a quarter of float32
         vectors) and one pass over them, is dropped by the next change, and is not saved.
         """
-        from hardwood.tree._sketch import sketched
+        from hardwood.tree.read.sketch import sketched
 
         with self._lock.writing():
             if len(self._tree.ids):
-                self._tree.sketch = sketched(self._tree, self.threads)
+                self._tree.sketch = sketched(self._tree.nodes, self.threads)
 
     def _column(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The last number of these rows."""
-        from hardwood.tree._build import decoded
+        from hardwood.tree.arrays.bfloat16 import decoded
 
         return decoded(np.ascontiguousarray(self._tree.nodes.rows[rows, -1:]))[:, 0]
 
@@ -308,7 +308,7 @@ class TargetIndex(ReadableIndex):
 
     def stats(self) -> dict[str, float]:
         """Sizes and quality of the tree in plain numbers; see docs/tree.md for what to make of them."""
-        from hardwood.tree._check import stats
+        from hardwood.tree.change.check import stats
 
         with self._lock.reading():
             return stats(self._tree)
@@ -321,12 +321,12 @@ class TargetIndex(ReadableIndex):
             RuntimeError: naming what is not as it must be.
             DataError: for a file that is damaged.
         """
-        from hardwood.tree._check import check
+        from hardwood.tree.change.check import check
 
         with self._lock.reading():
             check(self._tree)
             if self._loaded is not None:
-                from hardwood.tree._storage import VECTORS, still, verify
+                from hardwood.tree.store.folder import VECTORS, still, verify
 
                 folder, manifest = self._loaded
                 if still(folder, manifest):
@@ -341,7 +341,7 @@ class TargetIndex(ReadableIndex):
         Raises:
             DataError: if something that is not an index is there.
         """
-        from hardwood.tree._storage import save
+        from hardwood.tree.store.folder import save
 
         with self._lock.reading():
             save(self._tree, self._metric, self._has_prior, Path(folder))
@@ -365,7 +365,7 @@ class TargetIndex(ReadableIndex):
             DataError: if the folder is missing, foreign, of another version, cut short or damaged; it names
             the file.
         """
-        from hardwood.tree._storage import load
+        from hardwood.tree.store.folder import load
 
         tree, metric, has_prior, manifest = load(Path(folder), mmap, verify)
         index = cls(tree, metric, threads, has_prior)

@@ -47,7 +47,7 @@ docs: $(INSTALLED)  ## links, commands and code in the documentation, and docstr
 
 table: $(INSTALLED)  ## the comparison table of docs/comparison.md (about half an hour on two cores)
 	[ -f data/hpo/corpus.jsonl ] || $(RUN)/hardwood data hpo data/hpo
-	$(RUN)/hardwood compare data/hpo --seeds 3 --steps 800 --output runs/comparison
+	$(RUN)/hardwood compare data/hpo --seeds 3 --steps 800 --unasked-prior 1 --unasked-push 1 --output runs/comparison
 	$(RUN)/python tools/update_docs.py runs/comparison
 
 $(INSTALLED): pyproject.toml constraints.txt

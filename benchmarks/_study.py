@@ -13,6 +13,9 @@ from hardwood.comparison import summarize
 from hardwood.training import RunConfig
 from hardwood.training.config import read_settings, versions
 
+PLAIN_SOFTMAX: dict[str, Any] = {"unasked_prior": 1.0, "unasked_push": 1.0}
+"""Settings of all studies of sources and trees: every target of the corpus counts alike, as when they were made."""
+
 ORACLE = "exact"
 CEILING = "whole softmax"
 _OWN = {

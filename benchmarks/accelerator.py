@@ -30,6 +30,7 @@ from transformers import TrainerCallback, set_seed
 
 from _models import small_transformer
 from _report import ROOT, Row, finish
+from _study import PLAIN_SOFTMAX
 from hardwood.data import RetrievalDataset, TextTable, read_taxa
 from hardwood.negatives.cost import peak_host_bytes, reset_peaks
 from hardwood.training import RunConfig
@@ -173,6 +174,7 @@ def run(data: RetrievalDataset, encoder: Path, variant: str, saved: Path, argume
     texts = arguments.batch_size * (2 + arguments.num_negatives)
     output = Path(tempfile.mkdtemp(prefix="hardwood-accelerator-"))
     config = RunConfig(
+        **PLAIN_SOFTMAX,
         data="none",
         output=str(output),
         encoder=str(encoder),

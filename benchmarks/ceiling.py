@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from _study import PLAIN_SOFTMAX
 from hardwood._files import written_whole
 from hardwood.data import RetrievalDataset, write_hpo
 from hardwood.encoders import load_encoder
@@ -119,7 +120,7 @@ def check(folder: str, pairs: int = 16) -> float:
         loss = (
             WholeSoftmaxLoss(model, data, scale=20.0, split="train", seed=0)
             if whole
-            else CorpusSoftmaxLoss(model, data, "uniform", num_negatives=len(data.corpus), scale=20.0)
+            else CorpusSoftmaxLoss(model, data, "uniform", num_negatives=len(data.corpus), scale=20.0, **PLAIN_SOFTMAX)
         ).train()
         features = [model.preprocess(rows[column]) for column in ("anchor", "positive")]
         sum(loss(features, torch.tensor(rows["label"])).values()).backward()
@@ -143,6 +144,7 @@ def main() -> None:
         if not Path(arguments.data, "corpus.jsonl").exists():
             write_hpo(arguments.data)
         config = RunConfig(
+            **PLAIN_SOFTMAX,
             data=arguments.data,
             output=arguments.output,
             negatives="uniform",

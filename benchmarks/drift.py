@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback
 
 from _models import folder_of
+from _study import PLAIN_SOFTMAX
 from hardwood.data import RetrievalDataset, read_hpo
 from hardwood.drift import DRIFT_MODELS, CorrectorDrift, NystromDrift, make_drift
 from hardwood.encoders import STATIC, load_encoder
@@ -95,6 +96,7 @@ def snapshots(settings: argparse.Namespace) -> Snapshots:
     rows = np.random.default_rng(0).permutation(len(dataset.corpus))[: settings.targets]
     with tempfile.TemporaryDirectory() as folder:
         config = RunConfig(
+            **PLAIN_SOFTMAX,
             data="hpo",
             output=folder,
             negatives=settings.negatives,

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from _models import LEARNING_RATE, folder_of, small_transformer
-from _study import collect, described, report, slug
+from _study import PLAIN_SOFTMAX, collect, described, report, slug
 from hardwood.comparison import PlannedRun, run_one
 from hardwood.data import RetrievalDataset, write_hpo, write_taxa
 from hardwood.losses import Weighting
@@ -138,6 +138,7 @@ def plan(arguments: argparse.Namespace, data: Path, runs: Path) -> list[PlannedR
     planned: list[PlannedRun] = []
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         base = RunConfig(
+            **PLAIN_SOFTMAX,
             data=str(data),
             output=str(runs),
             seed=seed,

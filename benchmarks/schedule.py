@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback, set_seed
 
+from _study import PLAIN_SOFTMAX
 from dynamic_study import data_folder
 from hardwood.data import RetrievalDataset
 from hardwood.encoders import load_encoder
@@ -99,7 +100,12 @@ def run(data: RetrievalDataset, study: Study, options: dict[str, Any], settings:
     """Train with one schedule; what it cost, how far the tree was off, what came of it."""
     output = Path(tempfile.mkdtemp(prefix="hardwood-schedule-"))
     config = RunConfig(
-        data="none", output=str(output), negatives="dynamic", negatives_options=options, **{**study.run, **settings}
+        **PLAIN_SOFTMAX,
+        data="none",
+        output=str(output),
+        negatives="dynamic",
+        negatives_options=options,
+        **{**study.run, **settings},
     )
     set_seed(config.seed)
     model = load_encoder(config.encoder, data, dimension=config.dimension, seed=config.seed, device="cpu")

@@ -15,6 +15,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from _study import PLAIN_SOFTMAX
 from hardwood.data import RetrievalDataset, read_hpo
 from hardwood.losses import WEIGHTINGS
 from hardwood.training import RunConfig, train
@@ -37,6 +38,7 @@ def dev_mrr(
     """MRR@10 on dev of one run."""
     with tempfile.TemporaryDirectory() as folder:
         config = RunConfig(
+            **PLAIN_SOFTMAX,
             data="hpo",
             output=str(Path(folder) / "run"),
             negatives=source,

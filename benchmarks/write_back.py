@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from _models import folder_of, small_transformer
+from _study import PLAIN_SOFTMAX
 from dynamic_study import ROOT, data_folder
 from hardwood.data import RetrievalDataset
 from hardwood.encoders import load_encoder
@@ -63,6 +64,7 @@ def recorded(arguments: argparse.Namespace) -> tuple[Record, Array, Array]:
         encoder = str(small_transformer(data, ROOT / "runs" / "models" / f"{data.name}-transformer-seed0"))
     with tempfile.TemporaryDirectory() as folder:
         config = RunConfig(
+            **PLAIN_SOFTMAX,
             data=arguments.data,
             output=folder,
             encoder=encoder,

@@ -338,7 +338,7 @@ class ReadableIndex:
         """Numbers in a row: ``d``, and one more where there is a prior."""
         return int(self._tree.nodes.rows.shape[1])
 
-    def _queries(self, x: Any, scale: float | None) -> Any:
+    def _queries(self, x: Any, scale: float | None = None) -> Any:
         """As kernels take them, ``(B, width)``; ``scale`` ``None``: without the prior."""
         checked = _inputs.queries(x, self.dimension, self._metric == "cosine")
         return asking(checked, scale) if self._has_prior else checked

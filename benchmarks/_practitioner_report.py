@@ -14,7 +14,7 @@ from hardwood._files import written_whole
 
 EQUAL_TEXTS, EQUAL_SECONDS = "equal texts", "equal seconds"
 MEASURES = {"mrr@10": "MRR@10", "ndcg@10": "nDCG@10", "recall@10": "recall@10"}
-_OWN_CONFIG = ("negatives", "negatives_options", "batch_size", "steps", "seed", "unasked_prior")
+_OWN_CONFIG = ("negatives", "negatives_options", "batch_size", "steps", "seed", "unasked_prior", "unasked_push")
 
 Run = dict[str, Any]
 

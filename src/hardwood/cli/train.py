@@ -60,6 +60,24 @@ RelativeMargin = Annotated[
     float | None,
     typer.Option(help="Drop negatives above this share below the positive.", rich_help_panel=_NEGATIVES),
 ]
+GuideModel = Annotated[
+    str | None,
+    typer.Option(
+        "--guide",
+        help="A second model against false negatives: a bi-encoder or cross-encoder, by name or folder.",
+        rich_help_panel=_NEGATIVES,
+    ),
+]
+GuideMargin = Annotated[
+    float | None,
+    typer.Option(
+        help="The guide rejects what it scores above the positive's score less this. [0]", rich_help_panel=_NEGATIVES
+    ),
+]
+GuideWithin = Annotated[
+    float | None,
+    typer.Option(help="It judges what is at most this far below the positive. \\[0.1]", rich_help_panel=_NEGATIVES),
+]
 Weighting = Annotated[
     str | None,
     typer.Option(
@@ -139,6 +157,9 @@ def train(
     source_option: SourceOption = None,
     margin: Margin = None,
     relative_margin: RelativeMargin = None,
+    guide: GuideModel = None,
+    guide_margin: GuideMargin = None,
+    guide_within: GuideWithin = None,
     weighting: Weighting = None,
     unasked_prior: UnaskedPrior = None,
     unasked_push: UnaskedPush = None,
@@ -207,6 +228,9 @@ def compare(
     uniform_negatives: UniformNegatives = None,
     margin: Margin = None,
     relative_margin: RelativeMargin = None,
+    guide: GuideModel = None,
+    guide_margin: GuideMargin = None,
+    guide_within: GuideWithin = None,
     weighting: Weighting = None,
     unasked_prior: UnaskedPrior = None,
     unasked_push: UnaskedPush = None,

@@ -8,12 +8,14 @@ from hardwood.training.callback import NegativesCallback
 from hardwood.training.checkpoints import last_checkpoint
 from hardwood.training.config import RunConfig
 from hardwood.training.evaluator import RetrievalEvaluator
+from hardwood.training.guide import Guide
 from hardwood.training.run import RunResult, encoder_arguments, train
 from hardwood.training.softmax_loss import CorpusSoftmaxLoss
 
 __all__ = [
     "CachedCorpusSoftmaxLoss",
     "CorpusSoftmaxLoss",
+    "Guide",
     "NegativesCallback",
     "RetrievalEvaluator",
     "RunConfig",

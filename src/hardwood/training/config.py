@@ -17,6 +17,7 @@ from hardwood.data._own import LEAVE_OUT, LeaveOut
 from hardwood.encoders import STATIC, Towers, check_static_only
 from hardwood.losses import WEIGHTINGS, Weighting
 from hardwood.negatives import SOURCES, MarginFilter, NegativeSource, make_source
+from hardwood.training.guide import DEFAULT_WITHIN, check_guide
 from hardwood.training.unasked import DEFAULT_UNASKED_PRIOR, DEFAULT_UNASKED_PUSH, check_unasked
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -69,6 +70,10 @@ class RunConfig:
         unasked_push: the share of the gradient that moves such a target, from 0 to 1.
         margin: absolute false-negative margin.
         relative_margin: relative false-negative margin.
+        guide: a second model against false negatives (a ``SentenceTransformer`` or ``CrossEncoder``), a name on the hub
+            or a local folder; ``None``: none. See `hardwood.training.Guide`.
+        guide_margin: the guide rejects what it scores above the positive's score less this.
+        guide_within: how far below the positive, by the model in training, a candidate is judged.
         learning_rate: peak; ``None``: 0.2 for a static encoder, 2e-5 for others.
         scheduler: a name that ``transformers`` knows.
         warmup_ratio: share of the steps in which the learning rate rises.
@@ -117,6 +122,9 @@ class RunConfig:
     unasked_push: float = DEFAULT_UNASKED_PUSH
     margin: float | None = None
     relative_margin: float | None = None
+    guide: str | None = None
+    guide_margin: float = 0.0
+    guide_within: float = DEFAULT_WITHIN
     learning_rate: float | None = None
     scheduler: str = "linear"
     warmup_ratio: float = 0.1
@@ -139,8 +147,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         self._check_types()
-        for name in ("data", "output", "encoder"):
-            _readable(name, getattr(self, name))
+        for name in ("data", "output", "encoder", "guide"):
+            _readable(name, getattr(self, name) or "")
         for name in ("num_negatives", "batch_size", "gradient_accumulation", "encode_batch_size"):
             _at_least_one(name, getattr(self, name))
         for name in ("steps", "mini_batch_size", "evaluate_every", "save_every", "threads", "max_length", "dimension"):
@@ -162,6 +170,7 @@ class RunConfig:
             raise ValueError(f"warmup_ratio must lie in [0, 1), got {self.warmup_ratio}")
         if self.weighting is not None:
             _one_of("weighting", self.weighting, WEIGHTINGS)
+        check_guide(self.guide_margin, self.guide_within)
         check_unasked(self.unasked_prior, self.unasked_push)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("towers", self.towers, ("shared", "separate"))

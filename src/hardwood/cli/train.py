@@ -78,6 +78,21 @@ GuideWithin = Annotated[
     float | None,
     typer.Option(help="It judges what is at most this far below the positive. \\[0.1]", rich_help_panel=_NEGATIVES),
 ]
+TeacherOf = Annotated[
+    str | None,
+    typer.Option(
+        "--teacher", help="The guide's scores as a target too: kl or margin-mse. \\[none]", rich_help_panel=_TRAINING
+    ),
+]
+TeacherWeight = Annotated[
+    float | None, typer.Option(help="Of that term beside the cross entropy. [1]", rich_help_panel=_TRAINING)
+]
+TeacherTemperature = Annotated[
+    float | None,
+    typer.Option(
+        help="The guide's scores are divided by it. \\[1; 1/scale for kl with a bi-encoder]", rich_help_panel=_TRAINING
+    ),
+]
 Weighting = Annotated[
     str | None,
     typer.Option(
@@ -160,6 +175,9 @@ def train(
     guide: GuideModel = None,
     guide_margin: GuideMargin = None,
     guide_within: GuideWithin = None,
+    teacher: TeacherOf = None,
+    teacher_weight: TeacherWeight = None,
+    teacher_temperature: TeacherTemperature = None,
     weighting: Weighting = None,
     unasked_prior: UnaskedPrior = None,
     unasked_push: UnaskedPush = None,
@@ -231,6 +249,9 @@ def compare(
     guide: GuideModel = None,
     guide_margin: GuideMargin = None,
     guide_within: GuideWithin = None,
+    teacher: TeacherOf = None,
+    teacher_weight: TeacherWeight = None,
+    teacher_temperature: TeacherTemperature = None,
     weighting: Weighting = None,
     unasked_prior: UnaskedPrior = None,
     unasked_push: UnaskedPush = None,

@@ -11,6 +11,7 @@ from hardwood.training.evaluator import RetrievalEvaluator
 from hardwood.training.guide import Guide
 from hardwood.training.run import RunResult, encoder_arguments, train
 from hardwood.training.softmax_loss import CorpusSoftmaxLoss
+from hardwood.training.teacher import Teacher, TeacherScores
 
 __all__ = [
     "CachedCorpusSoftmaxLoss",
@@ -20,6 +21,8 @@ __all__ = [
     "RetrievalEvaluator",
     "RunConfig",
     "RunResult",
+    "Teacher",
+    "TeacherScores",
     "encoder_arguments",
     "last_checkpoint",
     "train",

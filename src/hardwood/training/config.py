@@ -18,6 +18,7 @@ from hardwood.encoders import STATIC, Towers, check_static_only
 from hardwood.losses import WEIGHTINGS, Weighting
 from hardwood.negatives import SOURCES, MarginFilter, NegativeSource, make_source
 from hardwood.training.guide import DEFAULT_WITHIN, check_guide
+from hardwood.training.teacher import Teacher, TeacherForm
 from hardwood.training.unasked import DEFAULT_UNASKED_PRIOR, DEFAULT_UNASKED_PUSH, check_unasked
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -37,6 +38,7 @@ _KINDS: dict[str, Any] = {
     "Literal": str,
     "Towers": str,
     "Weighting": str,
+    "TeacherForm": str,
     "LeaveOut": str,
 }
 
@@ -74,6 +76,9 @@ class RunConfig:
             or a local folder; ``None``: none. See `hardwood.training.Guide`.
         guide_margin: the guide rejects what it scores above the positive's score less this.
         guide_within: how far below the positive, by the model in training, a candidate is judged.
+        teacher: the guide's scores as a target beside the cross entropy: ``"kl"`` or ``"margin-mse"``; ``None``: not.
+        teacher_weight: what that term counts.
+        teacher_temperature: the guide's scores are divided by it; ``None``: see `hardwood.training.Teacher`.
         learning_rate: peak; ``None``: 0.2 for a static encoder, 2e-5 for others.
         scheduler: a name that ``transformers`` knows.
         warmup_ratio: share of the steps in which the learning rate rises.
@@ -125,6 +130,9 @@ class RunConfig:
     guide: str | None = None
     guide_margin: float = 0.0
     guide_within: float = DEFAULT_WITHIN
+    teacher: TeacherForm | None = None
+    teacher_weight: float = 1.0
+    teacher_temperature: float | None = None
     learning_rate: float | None = None
     scheduler: str = "linear"
     warmup_ratio: float = 0.1
@@ -180,6 +188,7 @@ class RunConfig:
         check_static_only(self.encoder, dimension=self.dimension, vocabulary_size=self.vocabulary_size)
         self.make_source()
         self.make_margin()
+        self.make_teacher()
 
     @property
     def peak_learning_rate(self) -> float:
@@ -205,6 +214,16 @@ class RunConfig:
     def make_source(self) -> NegativeSource:
         """A new source of negatives with this run's options."""
         return make_source(self.negatives, **self.negatives_options)
+
+    def make_teacher(self) -> Teacher | None:
+        """What the guide's scores are used for beside judging."""
+        if self.teacher is None:
+            return None
+        if self.guide is None:
+            raise ValueError(
+                f"the teacher is {self.teacher!r} with the guide's scores, but there is no guide: give one"
+            )
+        return Teacher(self.teacher, self.teacher_weight, temperature=self.teacher_temperature)
 
     def make_margin(self) -> MarginFilter:
         """This run's false-negative filter."""

@@ -165,6 +165,7 @@ def make_loss(model: SentenceTransformer, data: RetrievalDataset, config: RunCon
         "matryoshka_dims": config.matryoshka_dims,
         "matryoshka_weights": config.matryoshka_weights,
         "guide": _guide(config, str(model.device)),
+        "teacher": config.make_teacher(),
     }
     if config.mini_batch_size is None:
         return CorpusSoftmaxLoss(model, data, config.make_source(), **options)

@@ -45,6 +45,7 @@ from hardwood.training._widths import checked_widths, refuse_wrappers, terms_at_
 from hardwood.training.guide import Guide, as_guide, settings_of
 from hardwood.training.suspects import SuspectedNegatives
 from hardwood.training.targets import CorpusTargets
+from hardwood.training.teacher import Teacher, Teaching, settings_of_teacher
 from hardwood.training.unasked import DEFAULT_UNASKED_PRIOR, DEFAULT_UNASKED_PUSH, UnaskedTargets
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class CorpusSoftmaxLoss(EncodingModule):
             (Kusupati et al., 2022, arXiv:2205.13147). ``None``: the full width.
         matryoshka_weights: what each width counts; 1 by default.
         guide: a second model that tells false negatives from hard ones, or a `Guide` with its settings.
+        teacher: scores that are a target beside the cross entropy, given ones or the guide's.
 
     Raises:
         ValueError: for an argument out of range or an unknown source.
@@ -129,6 +131,7 @@ class CorpusSoftmaxLoss(EncodingModule):
         matryoshka_dims: Sequence[int] | None = None,
         matryoshka_weights: Sequence[float] | None = None,
         guide: Guide | SentenceTransformer | CrossEncoder | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         if num_negatives < 1:
@@ -178,6 +181,7 @@ class CorpusSoftmaxLoss(EncodingModule):
         self.widths = checked_widths(matryoshka_dims, matryoshka_weights, self.targets.dimension)
         second = as_guide(guide)
         self.judge = None if second is None else Judge(second, dataset.queries, dataset.corpus, self.cost, model)
+        self._teaching = Teaching.of(teacher, second, scale)
         self._arrivals = ArrivalCheck(self._target_features, dataset.corpus)
         self.suspects = SuspectedNegatives(len(dataset.corpus))
         self._queries = dataset.queries
@@ -216,6 +220,7 @@ class CorpusSoftmaxLoss(EncodingModule):
             "matryoshka_dims": [width for width, _ in self.widths],
             "matryoshka_weights": [weight for _, weight in self.widths],
             **settings_of(None if self.judge is None else self.judge.guide),
+            **settings_of_teacher(self._teaching),
         }
 
     @property
@@ -311,8 +316,9 @@ class CorpusSoftmaxLoss(EncodingModule):
             # Last of all: a source that writes these into its index must not change the proposal under the weights.
             self.source.observe(request, strategies[0].draw, candidates.ids, candidates.encodings.detach())
         dropped = {"dropped_by_margin": self._margin_watch.dropped} if self.margin else {}
-        judged = {} if self.judge is None else self.judge.figures()
-        return LossTerms(terms, self.source.diagnostics() | dropped | judged)
+        for second in (self.judge, self._teaching):
+            dropped |= {} if second is None else second.figures()
+        return LossTerms(terms, self.source.diagnostics() | dropped)
 
     def _begin_step(self, step: int) -> None:
         self._step = step
@@ -388,20 +394,20 @@ class CorpusSoftmaxLoss(EncodingModule):
                 usable = ~excluded & torch.isfinite(log_weights)
                 self._margin_watch.observe(usable, dropped, was_drawn=bool(drawing))
             excluded |= dropped
-        known = seen_mask(request.exclude, request.positives)
+        known, judged = seen_mask(request.exclude, request.positives), None
         if self.judge is not None:
             usable = ~excluded & torch.isfinite(log_weights)
-            rejected = self.judge.judge(query_rows, candidates, scores.detach() / self.scale, usable).rejected
-            excluded, known = excluded | rejected, known | rejected[:, candidates.positive_columns]
+            judged = self.judge.judge(query_rows, candidates, scores.detach() / self.scale, usable)
+            excluded, known = excluded | judged.rejected, known | judged.rejected[:, candidates.positive_columns]
         log_weights = log_weights.masked_fill(excluded, -torch.inf)
         # In evaluation the estimate stays without bias.
         is_tempered = self.weighting == "tempered" and is_training
         if is_tempered and weights is not None and drawing[0] is strategies[0]:
             log_weights = log_weights + tempering_of(weights, drawing, candidates, scores.detach(), log_weights)
         both = known if self.symmetric else None
-        return terms_at_widths(
-            self.widths, queries, candidates, scores, log_weights, both, scale=self.scale, similarity=self.similarity
-        )
+        taught = None if self._teaching is None else self._teaching.term(query_rows, candidates, judged)
+        options: dict[str, Any] = {"scale": self.scale, "similarity": self.similarity, "taught": taught}
+        return terms_at_widths(self.widths, queries, candidates, scores, log_weights, both, **options)
 
     def _weighed(
         self, candidates: Candidates, strategies: list[Strategy], scores: Tensor

@@ -77,7 +77,7 @@ class Cost:
             ValueError: for anything but what `state_dict` gave; the counters are as they were.
         """
         state, seconds = {"pairs_judged": 0, **state}, state.get("seconds")
-        counts = [state.get(name) for name in ("targets_reencoded", "texts_encoded", "pairs_judged")]
+        counts: list[Any] = [state.get(name) for name in ("targets_reencoded", "texts_encoded", "pairs_judged")]
         if not all(type(count) is int and count >= 0 for count in counts) or not isinstance(seconds, dict):
             raise ValueError(f"the costs of a run are counts and seconds by part, got {str(state)[:200]}")
         seconds = {_LATER: 0.0, **seconds}

@@ -133,8 +133,8 @@ class Teacher:
         check_teacher(self.form, self.weight, self.temperature)
         if self.scores is not None and not isinstance(self.scores, TeacherScores):
             raise TypeError(
-                "the teacher's scores must be TeacherScores, such as TeacherScores.from_pairs(pairs, tuples['scores']), "
-                f"got {type(self.scores).__name__}"
+                "the teacher's scores must be TeacherScores, such as TeacherScores.from_pairs(pairs, "
+                f"tuples['scores']), got {type(self.scores).__name__}"
             )
 
 

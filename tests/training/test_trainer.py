@@ -70,7 +70,7 @@ def test_every_source_trains_and_reports(negatives: str, dataset: RetrievalDatas
     assert set(metrics["test"]) == {"recall@1", "recall@10", "recall@100", "mrr@10", "ndcg@10"}
     assert metrics["test"]["ndcg@10"] > untrained + 0.02
     assert metrics["cost"]["targets_reencoded"] == REENCODED[negatives]
-    assert set(metrics["cost"]["seconds"]) == {"encode", "index", "sample", "forward_backward"}
+    assert set(metrics["cost"]["seconds"]) == {"encode", "index", "sample", "judge", "forward_backward"}
     assert metrics["cost"]["seconds"]["forward_backward"] > 0
     assert metrics["cost"]["peak_host_bytes"] > 2**20
     assert metrics["cost"]["peak_accelerator_bytes"] == 0

@@ -60,6 +60,39 @@ RelativeMargin = Annotated[
     float | None,
     typer.Option(help="Drop negatives above this share below the positive.", rich_help_panel=_NEGATIVES),
 ]
+GuideModel = Annotated[
+    str | None,
+    typer.Option(
+        "--guide",
+        help="A second model against false negatives: a bi-encoder or cross-encoder, by name or folder.",
+        rich_help_panel=_NEGATIVES,
+    ),
+]
+GuideMargin = Annotated[
+    float | None,
+    typer.Option(
+        help="The guide rejects what it scores above the positive's score less this. [0]", rich_help_panel=_NEGATIVES
+    ),
+]
+GuideWithin = Annotated[
+    float | None,
+    typer.Option(help="It judges what is at most this far below the positive. \\[0.1]", rich_help_panel=_NEGATIVES),
+]
+TeacherOf = Annotated[
+    str | None,
+    typer.Option(
+        "--teacher", help="The guide's scores as a target too: kl or margin-mse. \\[none]", rich_help_panel=_TRAINING
+    ),
+]
+TeacherWeight = Annotated[
+    float | None, typer.Option(help="Of that term beside the cross entropy. [1]", rich_help_panel=_TRAINING)
+]
+TeacherTemperature = Annotated[
+    float | None,
+    typer.Option(
+        help="The guide's scores are divided by it. \\[1; 1/scale for kl with a bi-encoder]", rich_help_panel=_TRAINING
+    ),
+]
 Weighting = Annotated[
     str | None,
     typer.Option(
@@ -140,6 +173,12 @@ def train(
     source_option: SourceOption = None,
     margin: Margin = None,
     relative_margin: RelativeMargin = None,
+    guide: GuideModel = None,
+    guide_margin: GuideMargin = None,
+    guide_within: GuideWithin = None,
+    teacher: TeacherOf = None,
+    teacher_weight: TeacherWeight = None,
+    teacher_temperature: TeacherTemperature = None,
     weighting: Weighting = None,
     unasked_prior: UnaskedPrior = None,
     unasked_push: UnaskedPush = None,
@@ -211,6 +250,12 @@ def compare(
     uniform_negatives: UniformNegatives = None,
     margin: Margin = None,
     relative_margin: RelativeMargin = None,
+    guide: GuideModel = None,
+    guide_margin: GuideMargin = None,
+    guide_within: GuideWithin = None,
+    teacher: TeacherOf = None,
+    teacher_weight: TeacherWeight = None,
+    teacher_temperature: TeacherTemperature = None,
     weighting: Weighting = None,
     unasked_prior: UnaskedPrior = None,
     unasked_push: UnaskedPush = None,

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-PARTS = ("encode", "index", "sample", "forward_backward")
+PARTS = ("encode", "index", "sample", "judge", "forward_backward")
+_LATER = "judge"  # checkpoints of before guides lack it
 
 
 class Cost:
@@ -21,13 +22,16 @@ class Cost:
     Attributes:
         targets_reencoded: every encoding of a target made outside the loss, the first one of the corpus included.
         texts_encoded: texts that the loss itself encoded with gradient (queries, positives, negatives).
+        pairs_judged: (query, target) pairs that a guide has scored.
         seconds: wall-clock by part: ``encode`` (re-encoding targets), ``index`` (building and maintaining whatever is
-            sampled from), ``sample`` (drawing), ``forward_backward`` (all the rest of a training step).
+            sampled from), ``sample`` (drawing), ``judge`` (a guide's scores), ``forward_backward`` (all the rest of a
+            training step).
     """
 
     def __init__(self) -> None:
         self.targets_reencoded = 0
         self.texts_encoded = 0
+        self.pairs_judged = 0
         self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
 
     @contextmanager
@@ -51,6 +55,7 @@ class Cost:
         return {
             "targets_reencoded": self.targets_reencoded,
             "texts_encoded": self.texts_encoded,
+            "pairs_judged": self.pairs_judged,
             "seconds": {part: round(seconds, 3) for part, seconds in self.seconds.items()},
             "peak_host_bytes": peak_host_bytes(),
             "peak_accelerator_bytes": peak_accelerator_bytes(),
@@ -61,6 +66,7 @@ class Cost:
         return {
             "targets_reencoded": self.targets_reencoded,
             "texts_encoded": self.texts_encoded,
+            "pairs_judged": self.pairs_judged,
             "seconds": dict(self.seconds),
         }
 
@@ -70,12 +76,14 @@ class Cost:
         Raises:
             ValueError: for anything but what `state_dict` gave; the counters are as they were.
         """
-        counts, seconds = [state.get(name) for name in ("targets_reencoded", "texts_encoded")], state.get("seconds")
+        state, seconds = {"pairs_judged": 0, **state}, state.get("seconds")
+        counts: list[Any] = [state.get(name) for name in ("targets_reencoded", "texts_encoded", "pairs_judged")]
         if not all(type(count) is int and count >= 0 for count in counts) or not isinstance(seconds, dict):
             raise ValueError(f"the costs of a run are counts and seconds by part, got {str(state)[:200]}")
+        seconds = {_LATER: 0.0, **seconds}
         if set(seconds) != set(PARTS) or not all(_is_duration(value) for value in seconds.values()):
             raise ValueError(f"the seconds of a run are numbers for {', '.join(PARTS)}, got {str(seconds)[:200]}")
-        self.targets_reencoded, self.texts_encoded = int(state["targets_reencoded"]), int(state["texts_encoded"])
+        self.targets_reencoded, self.texts_encoded, self.pairs_judged = counts
         self.seconds.update(seconds)
 
 

@@ -11,6 +11,7 @@ from hardwood.negatives import MarginFilter
 _PATIENCE = 20
 """Batches, from the first one on, without a single negative that the filter lets pass, after which a run is useless."""
 _WIDEST_COSINE = 2.0
+_OF_MARGINS = "lower margin or relative_margin (cosines differ little, so 0.05 is much), or leave them out"
 
 
 def check_margin(margin: MarginFilter, similarity: str) -> None:
@@ -23,13 +24,18 @@ def check_margin(margin: MarginFilter, similarity: str) -> None:
 
 
 class MarginWatch:
-    """Looks at what the filter drops in training, batch by batch, and speaks up where nothing is left.
+    """Looks at what a filter drops in training, batch by batch, and speaks up where nothing is left.
+
+    Args:
+        name: of the filter, for its messages.
+        advice: what to do about a filter that is too strict.
 
     Attributes:
         dropped: share of the last batch's candidates that the filter dropped, of those that are no known positives.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "margin filter", advice: str = _OF_MARGINS) -> None:
+        self._name, self._advice = name, advice
         self.dropped = 0.0
         self._batches = self._emptied = 0
 
@@ -50,15 +56,14 @@ class MarginWatch:
         if passed or not (candidates or was_drawn):
             return
         self._emptied += 1
-        advice = "lower margin or relative_margin (cosines differ little, so 0.05 is much), or leave them out"
         if self._emptied == self._batches == _PATIENCE:
             raise ValueError(
-                f"the margin filter has dropped every negative of the first {_PATIENCE} batches, so that their loss is "
-                f"0 and nothing is learned: {advice}"
+                f"the {self._name} has dropped every negative of the first {_PATIENCE} batches, so that their loss is "
+                f"0 and nothing is learned: {self._advice}"
             )
         if self._emptied == 1:
             warnings.warn(
-                f"the margin filter drops every negative of batch {self._batches}, so that its loss is 0 and nothing "
-                f"is learned from it ({candidates:,} were dropped beside the draws it forbids): {advice}",
+                f"the {self._name} drops every negative of batch {self._batches}, so that its loss is 0 and nothing "
+                f"is learned from it ({candidates:,} were dropped beside the draws it forbids): {self._advice}",
                 stacklevel=2,
             )

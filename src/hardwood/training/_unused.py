@@ -10,6 +10,8 @@ from hardwood.negatives import InBatchNegatives, UniformNegatives
 if TYPE_CHECKING:
     from hardwood.training.config import RunConfig
 
+_OF_GUIDES = ("guide_margin", "guide_within")
+_OF_TEACHERS = ("teacher_weight", "teacher_temperature")
 _OF_DRAWS = ("num_negatives", "weighting")
 
 
@@ -28,6 +30,10 @@ def refuse_unused(given: Iterable[str], config: RunConfig) -> None:
         reasons |= dict.fromkeys(_OF_DRAWS, "in-batch negatives draw nothing")
     if config.negatives in (InBatchNegatives.name, UniformNegatives.name):
         reasons["encode_batch_size"] = f"{config.negatives} negatives have no target encoded"
+    if config.guide is None:
+        reasons |= dict.fromkeys(_OF_GUIDES, "there is no guide")
+    if config.teacher is None:
+        reasons |= dict.fromkeys(_OF_TEACHERS, "there is no teacher")
     if config.evaluate_every is None:
         reasons["curve_split"] = "it is for evaluations during training (evaluate_every)"
     if config.scheduler == "constant":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -69,6 +69,7 @@ def terms_at_widths(
     *,
     scale: float,
     similarity: str,
+    taught: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The terms of the loss, which add up to it: the sum over widths, each with what it counts.
 
@@ -83,6 +84,7 @@ def terms_at_widths(
             loss is the mean of both directions, the second one without these.
         scale: inverse temperature.
         similarity: ``"cosine"`` or ``"dot"``.
+        taught: gives a teacher's term for scores ``(B, C)``, at each width.
     """
     terms = dict.fromkeys(("log_partition", "positive_score"), scores.new_zeros(()))
     for width, weight in widths:
@@ -98,6 +100,8 @@ def terms_at_widths(
             _, query_log_z = losses.corpus_cross_entropy(of_targets, own, not_right)
             found["log_partition"] = found["log_partition"] / 2
             found["query_log_partition"] = weight * query_log_z.mean() / 2
+        if taught is not None:
+            found["teacher"] = weight * taught(scores)
         terms = {name: terms.get(name, 0.0) + term for name, term in found.items()}
     return terms
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 import warnings
@@ -14,6 +13,7 @@ from transformers import TrainerCallback
 
 from hardwood.errors import DataError
 from hardwood.training._best_model import compare_anew
+from hardwood.training._fingerprint import weights_fingerprint
 from hardwood.training._requests import world_size
 from hardwood.training._settings import changes, plain_settings
 from hardwood.training.checkpoints import LOSSES, STATE_FOLDER, loss_folder, read_description, read_seal, seal, unseal
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hardwood.training.softmax_loss import CorpusSoftmaxLoss
 
 _SUSPECTS = "suspects.safetensors"
+_JUDGEMENTS = "judgements.safetensors"
 
 
 class NegativesCallback(TrainerCallback):
@@ -132,6 +133,8 @@ class NegativesCallback(TrainerCallback):
         folder.mkdir(parents=True)
         self.loss.source.save_state(folder)
         save_file(self.loss.suspects.state_dict(), folder / _SUSPECTS)
+        if self.loss.judge is not None:
+            save_file(self.loss.judge.state_dict(), folder / _JUDGEMENTS)
         return {
             "negatives": self.loss.source.name,
             "weighting": self.loss.weighting,
@@ -226,6 +229,11 @@ class NegativesCallback(TrainerCallback):
             folder /= loss_folder(self._place_in(losses, checkpoint))
         self.loss.source.load_state(folder)
         self.loss.suspects.load_state_dict(load_file(folder / _SUSPECTS))
+        if self.loss.judge is not None:
+            judgements = folder / _JUDGEMENTS
+            if not judgements.is_file():
+                raise ValueError(f"{checkpoint} was made without a guide: resume without one, or start anew")
+            self.loss.judge.load_state_dict(load_file(judgements))
         try:
             self.loss.cost.load_state_dict(description["cost"])
         except ValueError as error:
@@ -255,13 +263,3 @@ def _check_weights(model: torch.nn.Module, checkpoint: Path) -> None:
                 f"{checkpoint.name.removeprefix('checkpoint-')} steps, and this checkpoint is not kept. Lower the "
                 "learning rate"
             )
-
-
-def weights_fingerprint(model: torch.nn.Module) -> str:
-    """A hash of all parameters and buffers, names and values: the same for the same weights, on any device."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        flat = tensor.detach().cpu().contiguous().flatten()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()

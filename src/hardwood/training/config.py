@@ -18,6 +18,8 @@ from hardwood.data._own import LEAVE_OUT, LeaveOut
 from hardwood.encoders import STATIC, Towers, check_static_only
 from hardwood.losses import WEIGHTINGS, Weighting
 from hardwood.negatives import SOURCES, MarginFilter, NegativeSource, make_source
+from hardwood.training.guide import DEFAULT_WITHIN, check_guide
+from hardwood.training.teacher import Teacher, TeacherForm
 from hardwood.training.unasked import DEFAULT_UNASKED_PRIOR, DEFAULT_UNASKED_PUSH, check_unasked
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -38,6 +40,7 @@ _KINDS: dict[str, Any] = {
     "Literal": str,
     "Towers": str,
     "Weighting": str,
+    "TeacherForm": str,
     "LeaveOut": str,
 }
 
@@ -71,6 +74,13 @@ class RunConfig:
         unasked_push: the share of the gradient that moves such a target, from 0 to 1.
         margin: absolute false-negative margin.
         relative_margin: relative false-negative margin.
+        guide: a second model against false negatives (a ``SentenceTransformer`` or ``CrossEncoder``), a name on the hub
+            or a local folder; ``None``: none. See `hardwood.training.Guide`.
+        guide_margin: the guide rejects what it scores above the positive's score less this.
+        guide_within: how far below the positive, by the model in training, a candidate is judged.
+        teacher: the guide's scores as a target beside the cross entropy: ``"kl"`` or ``"margin-mse"``; ``None``: not.
+        teacher_weight: what that term counts.
+        teacher_temperature: the guide's scores are divided by it; ``None``: see `hardwood.training.Teacher`.
         learning_rate: peak; ``None``: 0.2 for a static encoder, 2e-5 for others.
         scheduler: a name that ``transformers`` knows.
         warmup_ratio: share of the steps in which the learning rate rises.
@@ -120,6 +130,12 @@ class RunConfig:
     unasked_push: float = DEFAULT_UNASKED_PUSH
     margin: float | None = None
     relative_margin: float | None = None
+    guide: str | None = None
+    guide_margin: float = 0.0
+    guide_within: float = DEFAULT_WITHIN
+    teacher: TeacherForm | None = None
+    teacher_weight: float = 1.0
+    teacher_temperature: float | None = None
     learning_rate: float | None = None
     scheduler: str = "linear"
     warmup_ratio: float = 0.1
@@ -143,8 +159,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         self._check_types()
-        for name in ("data", "output", "encoder"):
-            _readable(name, getattr(self, name))
+        for name in ("data", "output", "encoder", "guide"):
+            _readable(name, getattr(self, name) or "")
         for name in ("num_negatives", "batch_size", "gradient_accumulation", "encode_batch_size"):
             _at_least_one(name, getattr(self, name))
         for name in ("steps", "mini_batch_size", "evaluate_every", "save_every", "threads", "max_length", "dimension"):
@@ -166,6 +182,7 @@ class RunConfig:
             raise ValueError(f"warmup_ratio must lie in [0, 1), got {self.warmup_ratio}")
         if self.weighting is not None:
             _one_of("weighting", self.weighting, WEIGHTINGS)
+        check_guide(self.guide_margin, self.guide_within)
         check_unasked(self.unasked_prior, self.unasked_push)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("towers", self.towers, ("shared", "separate"))
@@ -175,6 +192,7 @@ class RunConfig:
         check_static_only(self.encoder, dimension=self.dimension, vocabulary_size=self.vocabulary_size)
         self.make_source()
         self.make_margin()
+        self.make_teacher()
 
     @property
     def peak_learning_rate(self) -> float:
@@ -200,6 +218,16 @@ class RunConfig:
     def make_source(self) -> NegativeSource:
         """A new source of negatives with this run's options."""
         return make_source(self.negatives, **self.negatives_options)
+
+    def make_teacher(self) -> Teacher | None:
+        """What the guide's scores are used for beside judging."""
+        if self.teacher is None:
+            return None
+        if self.guide is None:
+            raise ValueError(
+                f"the teacher is {self.teacher!r} with the guide's scores, but there is no guide: give one"
+            )
+        return Teacher(self.teacher, self.teacher_weight, temperature=self.teacher_temperature)
 
     def make_margin(self) -> MarginFilter:
         """This run's false-negative filter."""

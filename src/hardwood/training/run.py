@@ -30,6 +30,7 @@ from hardwood.training.callback import NegativesCallback
 from hardwood.training.config import RunConfig
 from hardwood.training.evaluator import RetrievalEvaluator
 from hardwood.training.figure import training_curve
+from hardwood.training.guide import Guide, load_guide
 from hardwood.training.softmax_loss import CorpusSoftmaxLoss
 
 if TYPE_CHECKING:
@@ -148,7 +149,8 @@ def _trained(
     if data.left_out is not None:
         metrics["left_out"] = data.left_out
     history = trainer.state.log_history
-    loss.suspects.write(output / SUSPECTS, data, config.train_split)
+    opinion = None if loss.judge is None else loss.judge.opinion
+    loss.suspects.write(output / SUSPECTS, data, config.train_split, opinion=opinion)
     _write_outputs(output, model, metrics, history, config)
     return RunResult(model, metrics, history)
 
@@ -181,11 +183,21 @@ def make_loss(model: SentenceTransformer, data: RetrievalDataset, config: RunCon
         "symmetric": config.symmetric,
         "matryoshka_dims": config.matryoshka_dims,
         "matryoshka_weights": config.matryoshka_weights,
+        "guide": _guide(config, str(model.device)),
+        "teacher": config.make_teacher(),
     }
     if config.mini_batch_size is None:
         return CorpusSoftmaxLoss(model, data, config.make_source(), **options)
     options["mini_batch_size"] = config.mini_batch_size
     return CachedCorpusSoftmaxLoss(model, data, config.make_source(), **options)
+
+
+def _guide(config: RunConfig, device: str) -> Guide | None:
+    """This run's guide, on the device of the model in training."""
+    if config.guide is None:
+        return None
+    model = load_guide(config.guide, device=device, trust_remote_code=config.trust_remote_code)
+    return Guide(model, margin=config.guide_margin, within=config.guide_within)
 
 
 def make_trainer(

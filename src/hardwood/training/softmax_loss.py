@@ -32,6 +32,7 @@ from hardwood.training._citation import CITATION
 from hardwood.training._columns import sets_of
 from hardwood.training._embedding import EncodingModule, Features
 from hardwood.training._features import check_finite, check_scores, text_columns_of
+from hardwood.training._judge import Judge
 from hardwood.training._margin_watch import MarginWatch, check_margin
 from hardwood.training._pairs import check_rows, own_sets, rows_of
 from hardwood.training._prompts import agreed_target_prompt, trainer_prompts
@@ -41,12 +42,14 @@ from hardwood.training._terms import LossTerms
 from hardwood.training._tokens import TargetFeatures
 from hardwood.training._weights import DrawnWeights, Strategy, tempering_of, weigh_draws
 from hardwood.training._widths import checked_widths, refuse_wrappers, terms_at_widths
+from hardwood.training.guide import Guide, as_guide, settings_of
 from hardwood.training.suspects import SuspectedNegatives
 from hardwood.training.targets import CorpusTargets
+from hardwood.training.teacher import Teacher, Teaching, settings_of_teacher
 from hardwood.training.unasked import DEFAULT_UNASKED_PRIOR, DEFAULT_UNASKED_PUSH, UnaskedTargets
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import CrossEncoder, SentenceTransformer
 
     from hardwood.data import RetrievalDataset
 
@@ -96,6 +99,8 @@ class CorpusSoftmaxLoss(EncodingModule):
         matryoshka_dims: widths at which the loss is taken, all with one draw at full width; the loss is their sum
             (Kusupati et al., 2022, arXiv:2205.13147). ``None``: the full width.
         matryoshka_weights: what each width counts; 1 by default.
+        guide: a second model that tells false negatives from hard ones, or a `Guide` with its settings.
+        teacher: scores that are a target beside the cross entropy, given ones or the guide's.
 
     Raises:
         ValueError: for an argument out of range or an unknown source.
@@ -125,6 +130,8 @@ class CorpusSoftmaxLoss(EncodingModule):
         symmetric: bool = False,
         matryoshka_dims: Sequence[int] | None = None,
         matryoshka_weights: Sequence[float] | None = None,
+        guide: Guide | SentenceTransformer | CrossEncoder | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         if num_negatives < 1:
@@ -172,6 +179,9 @@ class CorpusSoftmaxLoss(EncodingModule):
         self._uniform.attach(self.targets, self.cost)
         self.symmetric = symmetric
         self.widths = checked_widths(matryoshka_dims, matryoshka_weights, self.targets.dimension)
+        second = as_guide(guide)
+        self.judge = None if second is None else Judge(second, dataset.queries, dataset.corpus, self.cost, model)
+        self._teaching = Teaching.of(teacher, second, scale)
         self._arrivals = ArrivalCheck(self._target_features, dataset.corpus)
         self.suspects = SuspectedNegatives(len(dataset.corpus))
         self._queries = dataset.queries
@@ -209,6 +219,8 @@ class CorpusSoftmaxLoss(EncodingModule):
             "symmetric": self.symmetric,
             "matryoshka_dims": [width for width, _ in self.widths],
             "matryoshka_weights": [weight for _, weight in self.widths],
+            **settings_of(None if self.judge is None else self.judge.guide),
+            **settings_of_teacher(self._teaching),
         }
 
     @property
@@ -298,12 +310,14 @@ class CorpusSoftmaxLoss(EncodingModule):
 
         candidates = self._candidates(given, torch.from_numpy(given_rows).to(queries.device), strategies, len(queries))
         check_finite(candidates.encodings, candidates.ids, self.targets.corpus, "target", self._step)
-        terms = self._cross_entropy(queries, candidates, request, strategies, query_rows if is_training else None)
+        terms = self._cross_entropy(queries, candidates, request, strategies, query_rows, is_training)
         if is_training:
             self.cost.texts_encoded += len(query_rows) + len(given_rows) + len(candidates.drawn)
             # Last of all: a source that writes these into its index must not change the proposal under the weights.
             self.source.observe(request, strategies[0].draw, candidates.ids, candidates.encodings.detach())
         dropped = {"dropped_by_margin": self._margin_watch.dropped} if self.margin else {}
+        for second in (self.judge, self._teaching):
+            dropped |= {} if second is None else second.figures()
         return LossTerms(terms, self.source.diagnostics() | dropped)
 
     def _begin_step(self, step: int) -> None:
@@ -364,30 +378,36 @@ class CorpusSoftmaxLoss(EncodingModule):
         candidates: Candidates,
         request: Request,
         strategies: list[Strategy],
-        training_rows: np.ndarray | None,
+        query_rows: np.ndarray,
+        is_training: bool,
     ) -> dict[str, Tensor]:
         scores = losses.scores(queries, candidates.encodings, self.scale)
         check_scores(scores, self.scale, self._step)
         log_weights, weights, drawing = self._weighed(candidates, strategies, scores)
         # What is known to be right for a query, the query itself, or too near its positive, does not count against it.
         excluded = seen_mask(request.exclude, candidates.ids)
-        if training_rows is not None:
-            self._note_suspects(training_rows, candidates, scores.detach(), excluded)
+        if is_training:
+            self.suspects.observe_scores(query_rows, candidates, scores.detach(), excluded)
         if request.ceiling is not None:
             dropped = scores.detach() > self.scale * request.ceiling[:, None]
-            if training_rows is not None:
+            if is_training:
                 usable = ~excluded & torch.isfinite(log_weights)
                 self._margin_watch.observe(usable, dropped, was_drawn=bool(drawing))
             excluded |= dropped
+        known, judged = seen_mask(request.exclude, request.positives), None
+        if self.judge is not None:
+            usable = ~excluded & torch.isfinite(log_weights)
+            judged = self.judge.judge(query_rows, candidates, scores.detach() / self.scale, usable)
+            excluded, known = excluded | judged.rejected, known | judged.rejected[:, candidates.positive_columns]
         log_weights = log_weights.masked_fill(excluded, -torch.inf)
         # In evaluation the estimate stays without bias.
-        is_tempered = self.weighting == "tempered" and training_rows is not None
+        is_tempered = self.weighting == "tempered" and is_training
         if is_tempered and weights is not None and drawing[0] is strategies[0]:
             log_weights = log_weights + tempering_of(weights, drawing, candidates, scores.detach(), log_weights)
-        known = seen_mask(request.exclude, request.positives) if self.symmetric else None
-        return terms_at_widths(
-            self.widths, queries, candidates, scores, log_weights, known, scale=self.scale, similarity=self.similarity
-        )
+        both = known if self.symmetric else None
+        taught = None if self._teaching is None else self._teaching.term(query_rows, candidates, judged)
+        options: dict[str, Any] = {"scale": self.scale, "similarity": self.similarity, "taught": taught}
+        return terms_at_widths(self.widths, queries, candidates, scores, log_weights, both, **options)
 
     def _weighed(
         self, candidates: Candidates, strategies: list[Strategy], scores: Tensor
@@ -407,13 +427,3 @@ class CorpusSoftmaxLoss(EncodingModule):
             log_weights[:, -num_drawn:] = 0.0  # all count once, and the prior acts by how often they are drawn
         log_weights[:, -num_drawn:] += weights.log_weights
         return log_weights, weights, drawing
-
-    def _note_suspects(self, query_rows: np.ndarray, candidates: Candidates, scores: Tensor, known: Tensor) -> None:
-        """Which candidates outrank the positive of a query without being known positives of it."""
-        leads = scores - scores.gather(1, candidates.positive_columns[:, None])
-        batch_rows, columns = ((leads > 0) & ~known).nonzero(as_tuple=True)
-        self.suspects.observe(
-            query_rows[batch_rows.cpu().numpy()],
-            candidates.ids[columns].cpu().numpy(),
-            leads[batch_rows, columns].double().cpu().numpy(),
-        )

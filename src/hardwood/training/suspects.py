@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from hardwood._files import written_whole
 
 if TYPE_CHECKING:
     from hardwood.data import RetrievalDataset
+    from hardwood.training._candidates import Candidates
 
 _PENDING = 200_000
 _KEPT = 1_000_000
@@ -51,6 +53,25 @@ class SuspectedNegatives:
         if self._num_pending > _PENDING:
             self._settle()
 
+    def observe_scores(
+        self, query_rows: NDArray[np.int64], candidates: Candidates, scores: Tensor, known: Tensor
+    ) -> None:
+        """Note which candidates of a step outrank the positive of a query without being known positives of it.
+
+        Args:
+            query_rows: ``(B,)``.
+            candidates: of the step.
+            scores: ``(B, C)`` without gradient.
+            known: ``(B, C)`` bool, what is no negative of a query.
+        """
+        leads = scores - scores.gather(1, candidates.positive_columns[:, None])
+        batch_rows, columns = ((leads > 0) & ~known).nonzero(as_tuple=True)
+        self.observe(
+            query_rows[batch_rows.cpu().numpy()],
+            candidates.ids[columns].cpu().numpy(),
+            leads[batch_rows, columns].double().cpu().numpy(),
+        )
+
     def most_often(self, limit: int = 1000, at_least: int = 2) -> list[tuple[int, int, int, float]]:
         """``(query row, target row, times, mean lead)``, the most frequent first."""
         self._settle()
@@ -77,7 +98,14 @@ class SuspectedNegatives:
         self._keys, self._counts, self._leads = (state[name].numpy().copy() for name in ("keys", "counts", "leads"))
         self._pending, self._num_pending = [], 0
 
-    def write(self, path: Path, dataset: RetrievalDataset, split: str = "train", limit: int = 1000) -> int:
+    def write(
+        self,
+        path: Path,
+        dataset: RetrievalDataset,
+        split: str = "train",
+        limit: int = 1000,
+        opinion: Callable[[int, int, Sequence[int]], dict[str, Any]] | None = None,
+    ) -> int:
         """Write the report as JSON lines, with texts; returns how many pairs it holds.
 
         Args:
@@ -85,6 +113,7 @@ class SuspectedNegatives:
             dataset: whose texts and positives are shown.
             split: whose positives.
             limit: pairs at most.
+            opinion: gives further entries for a query's row, a target's row and the rows of the query's positives.
         """
         rows = self.most_often(limit)
         known = dataset.known_positives(split)
@@ -99,6 +128,8 @@ class SuspectedNegatives:
                     "times_above_positive": times,
                     "mean_score_lead": round(lead, 4),
                 }
+                if opinion is not None:
+                    record |= opinion(query, target, known[query].tolist())
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
         return len(rows)
 

@@ -20,17 +20,22 @@ class Judgements:
         positives: ``m`` rows; row ``i`` has the rows of the targets with a grade above 0 for
             ``queries[i]``, ascending.
         grades: ``(len(positives.values),)`` int32, the grade of each of ``positives.values``.
+        negatives: ``m`` rows; row ``i`` has the targets that were judged with a grade of 0 or below for ``queries[i]``,
+            in the file's order. ``None``: no row has any.
+        negative_grades: ``(len(negatives.values),)`` int32, the grade of each of them.
     """
 
     queries: NDArray[np.int64]
     positives: RaggedRows
     grades: NDArray[np.int32]
+    negatives: RaggedRows | None = None
+    negative_grades: NDArray[np.int32] | None = None
 
     @classmethod
     def from_triples(
         cls, queries: NDArray[np.int64], targets: NDArray[np.int64], grades: NDArray[np.int32]
     ) -> Judgements:
-        """Group judgements ``(n,)`` of different pairs by query; grades of 0 and below are left out.
+        """Group judgements ``(n,)`` of different pairs by query.
 
         Queries without a grade above 0 are left out too: readers report them before.
         """
@@ -39,15 +44,20 @@ class Judgements:
         place = np.empty(len(distinct), dtype=np.int64)
         place[by_appearance] = np.arange(len(distinct))
         keep = grades > 0
-        places, targets, grades = place[inverse][keep], targets[keep], grades[keep]
-        order = np.lexsort((targets, places))
-        counts = np.bincount(places, minlength=len(distinct))
+        counts = np.bincount(place[inverse][keep], minlength=len(distinct))
         has_positive = counts > 0
-        offsets = np.concatenate([[0], np.cumsum(counts[has_positive])]).astype(np.int64)
+
+        def grouped(members: NDArray[np.bool_], *by: NDArray[np.int64]) -> tuple[RaggedRows, NDArray[np.int32]]:
+            at = np.flatnonzero(members & has_positive[place[inverse]])
+            order = at[np.lexsort((*(key[at] for key in by), place[inverse][at]))]  # stable: else in the file's order
+            sizes = np.bincount(place[inverse][order], minlength=len(distinct))[has_positive]
+            offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+            return RaggedRows(offsets, targets[order].astype(np.int64)), grades[order].astype(np.int32)
+
         return cls(
             distinct[by_appearance][has_positive].astype(np.int64),
-            RaggedRows(offsets, targets[order].astype(np.int64)),
-            grades[order].astype(np.int32),
+            *grouped(keep, targets),
+            *((None, None) if keep.all() else grouped(~keep)),
         )
 
     def __len__(self) -> int:

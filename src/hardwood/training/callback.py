@@ -13,6 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 from hardwood.errors import DataError
+from hardwood.training._announced import announce, training_ended
 from hardwood.training._best_model import compare_anew
 from hardwood.training._settings import changes, plain_settings
 from hardwood.training.checkpoints import LOSSES, STATE_FOLDER, loss_folder, read_description, read_seal, seal, unseal
@@ -36,7 +37,7 @@ class NegativesCallback(TrainerCallback):
     the newest is whole.
 
     A trainer with several losses (a dict, by dataset) has a callback for each that is a `CorpusSoftmaxLoss`; the state
-    of each is in its checkpoints.
+    of each is in its checkpoints. One without a callback beside others with one is an error when it first trains.
 
     Args:
         loss: the loss given to the trainer.
@@ -72,6 +73,7 @@ class NegativesCallback(TrainerCallback):
                 stacklevel=2,
             )
         self._join(state)
+        announce(self.loss.targets.model, self.loss, is_first=self._together[0] is self)
         self.loss.meet(kwargs.get("train_dataloader"), getattr(args, "prompts", None))
         self._num_resumed = 0
         self.loss.start_over()
@@ -108,6 +110,7 @@ class NegativesCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """What the source has under way is done, or its error raised; a run without this callback counts for itself."""
+        training_ended(self.loss.targets.model)
         self.loss.source.finish()
         self.loss.steps_are_announced = False
 

@@ -40,7 +40,9 @@ def _trainer(
     }
     sets = {"one": one.training_pairs(), "other": other.training_pairs()}
     names = options.pop("callbacks", ("one", "other"))
-    loss = options.pop("loss", None)
+    loss, only = options.pop("loss", None), options.pop("only", None)
+    if only is not None:
+        losses, sets = {only: losses[only]}, {only: sets[only]}
     arguments = SentenceTransformerTrainingArguments(
         str(folder), max_steps=steps, save_strategy="steps", save_steps=4, per_device_train_batch_size=8,
         learning_rate=0.1, report_to="none", disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False,
@@ -90,11 +92,25 @@ def test_a_checkpoint_of_other_losses_says_so(
     (tmp_path / "checkpoint-4" / "hardwood" / "loss-1" / "suspects.safetensors").unlink()
     assert last_checkpoint(tmp_path) is None
     shutil.rmtree(tmp_path)
-    _trainer(make_static, dataset, other, tmp_path, steps=4, callbacks=("one",)).train()
+    _trainer(make_static, dataset, other, tmp_path, steps=4, callbacks=("one",), only="one").train()
     with pytest.raises(ValueError, match=r"state of 1 of the trainer's losses, none of them with the data of this one"):
         _trainer(make_static, dataset, other, tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     with pytest.raises(ValueError, match="two NegativesCallbacks of one loss"):
         _trainer(make_static, dataset, other, tmp_path, callbacks=("one", "one")).train()
+
+
+def test_a_loss_without_a_callback_beside_one_that_has_is_refused(
+    make_static: Callable, dataset: RetrievalDataset, other: RetrievalDataset, tmp_path: Path
+) -> None:
+    """Its state would be missing in a checkpoint that counts as whole."""
+    for names in (("one",), ("other",)):
+        trainer = _trainer(make_static, dataset, other, tmp_path, callbacks=names)
+        with pytest.raises(ValueError, match=r"1 of the trainer's losses have .* and a CorpusSoftmaxLoss has none"):
+            trainer.train()
+        assert last_checkpoint(tmp_path) is None
+    # All have one, or none.
+    for names in (("one", "other"), ()):
+        _trainer(make_static, dataset, other, tmp_path, steps=2, callbacks=names).train()
 
 
 def test_one_loss_for_two_datasets_is_refused(

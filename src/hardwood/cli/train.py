@@ -25,6 +25,10 @@ MaxLength = Annotated[
     typer.Option(help="Tokens of a text that a transformer reads. \\[its own number]", rich_help_panel=_MODEL),
 ]
 NumNegatives = Annotated[int | None, typer.Option(help="Draws a query. [8]", rich_help_panel=_NEGATIVES)]
+GivenNegatives = Annotated[
+    int | None,
+    typer.Option(help="Targets judged 0 or below, so many a query, as candidates. [0]", rich_help_panel=_NEGATIVES),
+]
 UniformNegatives = Annotated[
     int | None,
     typer.Option(help="Uniform draws a query beside the source's, weighed together. [0]", rich_help_panel=_NEGATIVES),
@@ -165,6 +169,7 @@ def train(
         ),
     ] = None,
     num_negatives: NumNegatives = None,
+    given_negatives: GivenNegatives = None,
     uniform_negatives: UniformNegatives = None,
     refresh_every: RefreshEvery = None,
     start_step: StartStep = None,
@@ -247,6 +252,7 @@ def compare(
     seeds: Annotated[int, typer.Option(help="Runs a source and budget.")] = 3,
     split: Annotated[str, typer.Option(help="Split of the figure, and first in the table.")] = "test",
     num_negatives: NumNegatives = None,
+    given_negatives: GivenNegatives = None,
     uniform_negatives: UniformNegatives = None,
     margin: Margin = None,
     relative_margin: RelativeMargin = None,

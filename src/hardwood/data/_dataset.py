@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hardwood._ragged import RaggedRows
 from hardwood.data import _read
+from hardwood.data._given import judged_negatives
 from hardwood.data._judgements import Judgements
 from hardwood.data._labels import labelled
 from hardwood.data._left_out import UNJUDGED
@@ -77,8 +78,8 @@ class RetrievalDataset:
         (``corpus.jsonl.gz``). A line of the corpus is an object with ``_id`` (a string or integer; integers
         become strings), ``text`` and, if it has one, ``title``; a query has ``_id`` and ``text``. Qrels
         have three tab-separated columns, query id, target id and an integer score, with or without a
-        header, which may name them in another order; scores of 0 and below are no positives and are not kept.
-        Blank lines, a byte order mark and Windows line ends do no harm.
+        header, which may name them in another order; scores of 0 and below are no positives (see
+        `training_pairs`). Blank lines, a byte order mark and Windows line ends do no harm.
 
         Args:
             folder: the dataset's folder; its name becomes the dataset's.
@@ -203,24 +204,38 @@ class RetrievalDataset:
         }
         return RetrievalDataset(self.corpus, queries, splits, self.name, self.left_out)
 
-    def training_pairs(self, split: str = "train") -> datasets.Dataset:
+    def training_pairs(self, split: str = "train", given_negatives: int = 0) -> datasets.Dataset:
         """The positive pairs of a split as rows for sentence-transformers' trainer, in the split's order.
 
         Columns: ``anchor`` (query text), ``positive`` (target text), and ``label``, the two int64
         ``[query row, target row]``. The texts are copied once, in Arrow memory.
+
+        Args:
+            split: name of a split.
+            given_negatives: m columns ``negative``, ``negative_1``, ... of targets that were judged 0 or below for the
+                query: its first m in the file's order, repeated where it has fewer (a target counts once however often
+                it is given), with a warning. Their rows follow in ``label``.
+
+        Raises:
+            ValueError: ``given_negatives`` below 0, or no such split.
+            DataError: queries without a target that is judged 0 or below, with their count.
         """
         import datasets
 
-        query_rows, target_rows = self.split(split).pairs()
+        judgements = self.split(split)
+        query_rows, target_rows = judgements.pairs()
+        columns = {"anchor": (self.queries, query_rows), "positive": (self.corpus, target_rows)}
+        if given_negatives != 0:
+            chosen = judged_negatives(judgements, self.never_negatives(split), self.queries, split, given_negatives)
+            for i, rows in enumerate(chosen[judgements.positives.row_ids()].T):
+                columns[f"negative_{i}" if i else "negative"] = (self.corpus, rows)
         blocks = [slice(start, start + _PAIR_BLOCK) for start in range(0, len(query_rows), _PAIR_BLOCK)]
-        label = pa.FixedSizeListArray.from_arrays(pa.array(np.stack([query_rows, target_rows], axis=1).ravel()), 2)
-        table = pa.table(
-            {
-                "anchor": pa.chunked_array([self.queries.text_array(query_rows[block]) for block in blocks]),
-                "positive": pa.chunked_array([self.corpus.text_array(target_rows[block]) for block in blocks]),
-                "label": label,
-            }
-        )
+        texts = {
+            name: pa.chunked_array([table.text_array(rows[block]) for block in blocks])
+            for name, (table, rows) in columns.items()
+        }
+        labels = np.stack([rows for _, rows in columns.values()], axis=1)
+        table = pa.table({**texts, "label": pa.FixedSizeListArray.from_arrays(pa.array(labels.ravel()), len(columns))})
         # left to itself, datasets would hash every byte for a fingerprint that only caches on disk need
         return datasets.Dataset(table, fingerprint=uuid.uuid4().hex[:16])
 

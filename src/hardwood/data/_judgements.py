@@ -48,12 +48,17 @@ class Judgements:
             ``queries[i]``, ascending.
         grades: ``(len(positives.values),)`` int32, the grade of each of ``positives.values``.
         missing: positives that the corpus does not have; none of a dataset that was read strictly.
+        negatives: ``m`` rows; row ``i`` has the targets that were judged with a grade of 0 or below for ``queries[i]``,
+            in the file's order. ``None``: no row has any.
+        negative_grades: ``(len(negatives.values),)`` int32, the grade of each of them.
     """
 
     queries: NDArray[np.int64]
     positives: RaggedRows
     grades: NDArray[np.int32]
     missing: MissingPositives = field(default_factory=MissingPositives)
+    negatives: RaggedRows | None = None
+    negative_grades: NDArray[np.int32] | None = None
 
     @classmethod
     def from_triples(
@@ -63,7 +68,7 @@ class Judgements:
         grades: NDArray[np.int32],
         missing_ids: Sequence[str] = (),
     ) -> Judgements:
-        """Group judgements ``(n,)`` of different pairs by query; grades of 0 and below are left out.
+        """Group judgements ``(n,)`` of different pairs by query.
 
         Queries without a grade above 0 are left out too: readers report them before. ``missing_ids`` are those of the
         targets that are -1, which the corpus does not have.
@@ -74,23 +79,32 @@ class Judgements:
         place[by_appearance] = np.arange(len(distinct))
         places, is_positive, is_there = place[inverse], grades > 0, targets >= 0
         kept = np.bincount(places[is_positive], minlength=len(distinct)) > 0
+        is_kept = kept[places]
         places = (np.cumsum(kept) - 1)[places]  # of queries that stay
-        found = np.flatnonzero(is_positive & is_there)
-        found = found[np.lexsort((targets[found], places[found]))]
-        counts = np.bincount(places[found], minlength=int(kept.sum()))
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+        def grouped(members: NDArray[np.bool_], *by: NDArray[np.int64]) -> tuple[RaggedRows, NDArray[np.int32]]:
+            at = np.flatnonzero(members & is_there & is_kept)
+            at = at[np.lexsort((*(key[at] for key in by), places[at]))]  # stable: else in the file's order
+            counts = np.bincount(places[at], minlength=int(kept.sum()))
+            offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+            return RaggedRows(offsets, targets[at].astype(np.int64)), grades[at].astype(np.int32)
+
         absent = np.flatnonzero(is_positive & ~is_there)
         absent = absent[np.argsort(places[absent], kind="stable")]
         names = dict(zip(np.flatnonzero(~is_there).tolist(), missing_ids, strict=True))
+        positives, positive_grades = grouped(is_positive, targets)
+        negatives, negative_grades = (None, None) if is_positive.all() else grouped(~is_positive)
         return cls(
             distinct[by_appearance][kept].astype(np.int64),
-            RaggedRows(offsets, targets[found].astype(np.int64)),
-            grades[found].astype(np.int32),
+            positives,
+            positive_grades,
             MissingPositives(
                 places[absent].astype(np.int64),
                 tuple(names[row] for row in absent.tolist()),
                 grades[absent].astype(np.int32),
             ),
+            negatives,
+            negative_grades,
         )
 
     def __len__(self) -> int:

@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
+
 from hardwood._files import folder_written_whole
 from hardwood.data._judgements import Judgements
 from hardwood.data._table import TextTable
@@ -55,6 +57,11 @@ def _write_table(path: Path, table: TextTable, titles: bool) -> None:
 
 def _write_qrels(path: Path, judgements: Judgements, queries: TextTable, corpus: TextTable) -> None:
     query_rows, target_rows = judgements.pairs()
+    grades = judgements.grades
+    if judgements.negatives is not None and judgements.negative_grades is not None:
+        query_rows = np.concatenate([query_rows, judgements.queries[judgements.negatives.row_ids()]])
+        target_rows = np.concatenate([target_rows, judgements.negatives.values])
+        grades = np.concatenate([grades, judgements.negative_grades])
     with path.open("w", encoding="utf-8", newline="\n") as handle:
         handle.write("query-id\tcorpus-id\tscore\n")
         for start in range(0, len(query_rows), _BATCH):
@@ -62,7 +69,7 @@ def _write_qrels(path: Path, judgements: Judgements, queries: TextTable, corpus:
             columns = (
                 queries.ids(query_rows[block]),
                 corpus.ids(target_rows[block]),
-                judgements.grades[block],
+                grades[block],
             )
             handle.writelines(f"{query}\t{target}\t{grade}\n" for query, target, grade in zip(*columns, strict=True))
         missing = judgements.missing  # without them, measures of the folder would be better than those of the dataset

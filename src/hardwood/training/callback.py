@@ -12,6 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from hardwood.errors import DataError
+from hardwood.training._announced import announce, training_ended
 from hardwood.training._best_model import compare_anew
 from hardwood.training._fingerprint import weights_fingerprint
 from hardwood.training._requests import world_size
@@ -38,7 +39,7 @@ class NegativesCallback(TrainerCallback):
     the newest is whole.
 
     A trainer with several losses (a dict, by dataset) has a callback for each that is a `CorpusSoftmaxLoss`; the state
-    of each is in its checkpoints.
+    of each is in its checkpoints. One without a callback beside others with one is an error when it first trains.
 
     Args:
         loss: the loss given to the trainer.
@@ -74,6 +75,7 @@ class NegativesCallback(TrainerCallback):
                 stacklevel=2,
             )
         self._join(state)
+        announce(self.loss.targets.model, self.loss, is_first=self._together[0] is self)
         self.loss.meet(kwargs.get("train_dataloader"), getattr(args, "prompts", None))
         self._num_resumed = 0
         self.loss.start_over()
@@ -110,6 +112,7 @@ class NegativesCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """What the source has under way is done, or its error raised; a run without this callback counts for itself."""
+        training_ended(self.loss.targets.model)
         self.loss.source.finish()
         self.loss.steps_are_announced = False
 

@@ -60,6 +60,8 @@ class RunConfig:
         vocabulary_size: of a static encoder; ``None``: 8192. Others as for ``dimension``.
         max_length: tokens of a text that a transformer reads; ``None``: as many as it says itself.
         num_negatives: draws a query.
+        given_negatives: targets that the qrels judge 0 or below, so many for each query, as candidates beside the
+            positives (`RetrievalDataset.training_pairs`); 0: none.
         uniform_negatives: uniform draws a query beside the source's, weighed together with them.
         symmetric: the mean of two directions, query to targets and target to queries (those of the batch).
         matryoshka_dims: widths of the encodings at which the loss is taken; ``None``: the full one.
@@ -117,6 +119,7 @@ class RunConfig:
     vocabulary_size: int | None = None
     max_length: int | None = None
     num_negatives: int = 8
+    given_negatives: int = 0
     uniform_negatives: int = 0
     symmetric: bool = False
     matryoshka_dims: list[int] | None = None
@@ -166,8 +169,8 @@ class RunConfig:
         for name in ("steps", "mini_batch_size", "evaluate_every", "save_every", "threads", "max_length", "dimension"):
             if getattr(self, name) is not None:
                 _at_least_one(name, getattr(self, name))
-        if self.uniform_negatives < 0:
-            raise ValueError(f"uniform_negatives must be 0 or more, got {self.uniform_negatives}")
+        for name in ("uniform_negatives", "given_negatives"):
+            _zero_or_more(name, getattr(self, name))
         for name, kinds in (("matryoshka_dims", int), ("matryoshka_weights", (int, float))):
             members = getattr(self, name) or []
             if not all(isinstance(member, kinds) and not isinstance(member, bool) and member > 0 for member in members):
@@ -346,6 +349,11 @@ def _readable(name: str, text: str) -> None:
 def _at_least_one(name: str, value: int) -> None:
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def _zero_or_more(name: str, value: int) -> None:
+    if value < 0:
+        raise ValueError(f"{name} must be 0 or more, got {value}")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

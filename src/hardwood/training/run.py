@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 
 SUSPECTS = "suspected_false_negatives.jsonl"
+_PAIR_COLUMNS = ("anchor", "positive", "label")
 
 
 @dataclass(frozen=True)
@@ -219,10 +220,11 @@ def make_trainer(
     if config.evaluate_every is not None:
         data.split(config.curve_split)  # a clear error now rather than in mid-run
         evaluator = RetrievalEvaluator(data, config.curve_split, config.leave_out)
+    pairs = data.training_pairs(config.train_split, config.given_negatives)
     trainer = SentenceTransformerTrainer(
         model=model,
-        args=_training_arguments(model, config, quiet),
-        train_dataset=data.training_pairs(config.train_split),
+        args=_training_arguments(model, config, quiet, pairs.column_names),
+        train_dataset=pairs,
         loss=loss,
         evaluator=evaluator,
         callbacks=[callback],
@@ -234,7 +236,9 @@ def make_trainer(
     return trainer
 
 
-def _training_arguments(model: SentenceTransformer, config: RunConfig, quiet: bool) -> Any:
+def _training_arguments(
+    model: SentenceTransformer, config: RunConfig, quiet: bool, columns: Iterable[str] = _PAIR_COLUMNS
+) -> Any:
     from sentence_transformers import SentenceTransformerTrainingArguments
 
     length: dict[str, Any] = (
@@ -261,13 +265,11 @@ def _training_arguments(model: SentenceTransformer, config: RunConfig, quiet: bo
         use_cpu=model.device.type == "cpu",
         dataloader_pin_memory=False,
         **length,
-        **encoder_arguments(model),
+        **encoder_arguments(model, columns),
     )
 
 
-def encoder_arguments(
-    model: SentenceTransformer, columns: Iterable[str] = ("anchor", "positive", "label")
-) -> dict[str, Any]:
+def encoder_arguments(model: SentenceTransformer, columns: Iterable[str] = _PAIR_COLUMNS) -> dict[str, Any]:
     """What ``SentenceTransformerTrainingArguments`` must be told of a model, by the columns of the training pairs.
 
     Args:

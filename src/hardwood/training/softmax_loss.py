@@ -26,6 +26,7 @@ from hardwood.negatives import (
     make_source,
     seen_mask,
 )
+from hardwood.training._announced import check_announced
 from hardwood.training._arrivals import ArrivalCheck
 from hardwood.training._candidates import Candidates, drawn_beyond, unique
 from hardwood.training._citation import CITATION
@@ -276,7 +277,8 @@ class CorpusSoftmaxLoss(EncodingModule):
             is ``"query_log_partition"`` too), and the source's diagnostics, which the trainer logs beside them.
 
         Raises:
-            ValueError: labels or columns that are not those of ``training_pairs()``, texts that are not what they
+            ValueError: labels or columns that are not those of ``training_pairs()``, a loss that trains without a
+                `NegativesCallback` beside others that have one, texts that are not what they
                 would be as drawn targets, scores that overflow, or an encoding that is not finite; names the text. The
                 source has not been told of the step then.
         """
@@ -288,6 +290,8 @@ class CorpusSoftmaxLoss(EncodingModule):
         for features, rows in zip(target_features, target_rows.T, strict=True):
             self._arrivals.check(features, rows)
         is_training = torch.is_grad_enabled() and self.model.training
+        if is_training:
+            check_announced(self.targets.model, self)
         if is_training and not self.steps_are_announced:
             self._begin_step(self._step + 1)
         device = self.targets.device

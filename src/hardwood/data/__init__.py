@@ -15,6 +15,7 @@ from hardwood.data._table import TextTable
 from hardwood.data.beir import read_beir, write_beir
 from hardwood.data.code import read_code, write_code
 from hardwood.data.hpo import read_hpo, write_hpo
+from hardwood.data.read import read_dataset
 from hardwood.data.taxa import read_taxa, write_taxa
 from hardwood.data.unseen import split_unseen
 
@@ -25,6 +26,7 @@ __all__ = [
     "left_out_in_words",
     "read_beir",
     "read_code",
+    "read_dataset",
     "read_hpo",
     "read_taxa",
     "split_unseen",

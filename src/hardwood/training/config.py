@@ -10,13 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hardwood._files import written_whole
 from hardwood._version import __version__
 from hardwood.encoders import STATIC, Towers
 from hardwood.losses import WEIGHTINGS, Weighting
 from hardwood.negatives import SOURCES, MarginFilter, NegativeSource, make_source
+
+if TYPE_CHECKING:
+    from hardwood.data import RetrievalDataset
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -42,7 +45,7 @@ class RunConfig:
     """Settings of a training run. Defaults suit the static encoder on a CPU.
 
     Attributes:
-        data: BEIR folder.
+        data: BEIR folder, table of pairs, or what else `hardwood.data.read_dataset` reads.
         output: folder of the run; must be new or empty.
         negatives: name of the source.
         negatives_options: the source's own options, such as ``refresh_every``.
@@ -76,6 +79,12 @@ class RunConfig:
         curve_split: split of the training curve.
         save_every: steps between two checkpoints; ``None``: none.
         report_to: e.g. ``["tensorboard"]``, ``["wandb"]``.
+        query: column of query texts, where ``data`` is a table of pairs; ``None``: guessed if one alone can be meant.
+        positive: column of target texts; ``None``: likewise.
+        corpus: table of all targets, those that no pair names among them.
+        corpus_column: its column of texts; ``None``: guessed.
+        test_share: of the targets with a training query, held out as the split "test" where ``train_split`` is the only
+            one; 0: none. The choice depends on the data alone, not on ``seed``.
         unjudged: ``"error"`` or ``"ignore"`` queries that no split judges.
         lenient: leave out what is broken in ``data``, and count it (see `RetrievalDataset.load`).
         trust_remote_code: run code that comes with a hub model.
@@ -115,6 +124,11 @@ class RunConfig:
     curve_split: str = "dev"
     save_every: int | None = None
     report_to: list[str] = field(default_factory=list)
+    query: str | None = None
+    positive: str | None = None
+    corpus: str | None = None
+    corpus_column: str | None = None
+    test_share: float = 0.1
     unjudged: Literal["error", "ignore"] = "error"
     lenient: bool = False
     trust_remote_code: bool = False
@@ -123,8 +137,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         self._check_types()
-        for name in ("data", "output", "encoder"):
-            _readable(name, getattr(self, name))
+        for name in ("data", "output", "encoder", "corpus"):
+            _readable(name, getattr(self, name) or "")
         for name in ("num_negatives", "batch_size", "gradient_accumulation", "dimension", "encode_batch_size"):
             _at_least_one(name, getattr(self, name))
         for name in ("steps", "mini_batch_size", "evaluate_every", "save_every", "threads", "max_length"):
@@ -136,8 +150,9 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be positive and finite, got {value}")
-        if not 0 <= self.warmup_ratio < 1:
-            raise ValueError(f"warmup_ratio must lie in [0, 1), got {self.warmup_ratio}")
+        for name in ("warmup_ratio", "test_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         if self.weighting is not None:
             _one_of("weighting", self.weighting, WEIGHTINGS)
         _one_of("precision", self.precision, PRECISIONS)
@@ -165,6 +180,22 @@ class RunConfig:
             names.remove("weighting")
         return names
 
+    def read_data(self) -> RetrievalDataset:
+        """The dataset, read anew; it says on stderr which columns it guessed, and whether it made a test."""
+        from hardwood.data import read_dataset
+
+        return read_dataset(
+            self.data,
+            query=self.query,
+            positive=self.positive,
+            corpus=self.corpus,
+            corpus_column=self.corpus_column,
+            test_share=self.test_share,
+            train_split=self.train_split,
+            lenient=self.lenient,
+            unjudged=self.unjudged,
+        )
+
     def make_source(self) -> NegativeSource:
         """A new source of negatives with this run's options."""
         return make_source(self.negatives, **self.negatives_options)
@@ -186,9 +217,9 @@ class RunConfig:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
                 raise ValueError(f"unknown setting {name!r}{hint}")
-        for name in ("data", "output"):
-            if name not in settings:
-                raise ValueError(f"the setting {name!r} is missing")
+        if missing := [name for name in ("data", "output") if name not in settings]:
+            plural = "settings {} are" if len(missing) > 1 else "setting {} is"
+            raise ValueError(f"the {plural.format(' and '.join(map(repr, missing)))} missing")
         return cls(**{name: value for name, value in settings.items() if name not in _NO_SETTINGS})
 
     @classmethod

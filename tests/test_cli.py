@@ -83,6 +83,34 @@ def test_train_evaluate_and_mine(dataset_folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_from_a_table_of_pairs_to_measures_and_negatives(tmp_path: Path) -> None:
+    pairs, run = Path(__file__).parents[1] / "examples" / "pairs.csv", tmp_path / "run"
+    named = ["--query", "question", "--positive", "answer"]
+    shown = hardwood("train", pairs, *named, "--output", run, "--steps", 5, *TINY, "--start-step", 1)
+    assert "5 targets and all 10 queries that ask for them; 90 queries are left to train on" in shown
+    assert "test (10 queries)" in shown
+    metrics = json.loads((run / "metrics.json").read_text())
+    settings = yaml.safe_load((run / "run.yaml").read_text())
+    assert (settings["query"], settings["positive"], settings["test_share"]) == ("question", "answer", 0.1)
+    hardwood("evaluate", run / "model", pairs, "--output", tmp_path / "measures.json", "--quiet")
+    assert json.loads((tmp_path / "measures.json").read_text())["test"] == metrics["test"]
+    shown = hardwood("evaluate", run / "model", pairs, "--split", "train", "--quiet")
+    assert "train (100 queries)" in shown
+    assert "100 rows" in hardwood("mine", run / "model", pairs, "--num-negatives", 2, "--output", tmp_path / "n.jsonl",
+                                  "--quiet")  # fmt: skip
+    shown = hardwood("train", pairs, "--test-share", 0, "--output", tmp_path / "all", "--steps", 2, *TINY)
+    assert "nothing to measure" in shown
+
+
+def test_data_that_is_not_there_or_not_named() -> None:
+    assert "'data' and 'output' are missing" in hardwood("train", expect=2)
+    pairs = Path(__file__).parents[1] / "examples" / "pairs.csv"
+    said = hardwood("train", pairs, "--query", "anchor", "--output", "nowhere", expect=2)
+    assert "the columns are 'question', 'answer'" in said
+    assert "--query" in said
+
+
+@pytest.mark.slow
 def test_a_run_file_and_options_beside_it(dataset_folder: Path, tmp_path: Path) -> None:
     settings = {
         "data": str(dataset_folder),

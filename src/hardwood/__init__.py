@@ -23,6 +23,7 @@ _LAZY: dict[str, str] = {
     "evaluate": "hardwood.evaluation",
     "load_encoder": "hardwood.encoders",
     "mine": "hardwood.mining",
+    "read_dataset": "hardwood.data",
     "train": "hardwood.training",
     "Draw": "hardwood.tree",
     "Hits": "hardwood.tree",

@@ -7,13 +7,25 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
+from hardwood.cli._data_options import (
+    Corpus,
+    CorpusColumn,
+    IgnoreUnjudged,
+    Lenient,
+    Positive,
+    Query,
+    Source,
+    TestShare,
+)
 from hardwood.cli._errors import user_errors
 
 if TYPE_CHECKING:
     from hardwood.data import RetrievalDataset
 
-app = typer.Typer(help="Write a dataset as a BEIR folder.", no_args_is_help=True)
+app = typer.Typer(help="Write a dataset as a BEIR folder, or check one.", no_args_is_help=True)
 
 
 @app.command()
@@ -75,6 +87,88 @@ def beir(
     dataset = write_beir(output, source, lenient=lenient, unjudged=unjudged, overwrite=overwrite)
     print_left_out(dataset.left_out)
     _report(output, dataset)
+
+
+@app.command()
+@user_errors
+def convert(
+    data: Source,
+    output: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
+    query: Query = None,
+    positive: Positive = None,
+    corpus: Corpus = None,
+    corpus_column: CorpusColumn = None,
+    test_share: TestShare = None,
+    ignore_unjudged: IgnoreUnjudged = False,
+    lenient: Lenient = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace what the folder holds.")] = False,
+) -> None:
+    """Data in any form, written as a BEIR folder: texts, ids and splits that other tools read too."""
+    from hardwood.cli.evaluate import print_left_out
+    from hardwood.data import read_dataset
+    from hardwood.data.read import TEST_SHARE
+
+    dataset = read_dataset(
+        data,
+        query=query,
+        positive=positive,
+        corpus=corpus,
+        corpus_column=corpus_column,
+        test_share=TEST_SHARE if test_share is None else test_share,
+        unjudged="ignore" if ignore_unjudged else "error",
+        lenient=lenient,
+    )
+    dataset.save(output, overwrite=overwrite)
+    print_left_out(dataset.left_out)
+    _report(output, dataset)
+
+
+@app.command()
+@user_errors
+def check(
+    data: Source,
+    query: Query = None,
+    positive: Positive = None,
+    corpus: Corpus = None,
+    corpus_column: CorpusColumn = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Model whose tokens to count, a folder or a name on the hub. \\[words]")
+    ] = None,
+    train_split: Annotated[str, typer.Option(help="Split that others are held against.")] = "train",
+) -> None:
+    """What is there, and what to mend: exit code 0 if nothing, 1 with findings, 2 if the data can't be read."""
+    from hardwood.data import check_dataset, read_dataset
+
+    dataset = read_dataset(
+        data,
+        query=query,
+        positive=positive,
+        corpus=corpus,
+        corpus_column=corpus_column,
+        test_share=0,
+        lenient=True,
+    )
+    count_tokens = None
+    if tokenizer is not None:
+        from transformers import AutoTokenizer
+
+        encode = AutoTokenizer.from_pretrained(tokenizer)
+
+        def count_tokens(texts: list[str]) -> list[int]:
+            return [len(ids) for ids in encode(texts)["input_ids"]]
+
+    report = check_dataset(dataset, count_tokens, train_split)
+    table = Table("", "", "", title=escape(dataset.name), show_header=False)
+    for fact in report.facts:
+        style = "bold yellow" if fact.advice else None
+        table.add_row(fact.name, fact.value, escape(fact.example), style=style)
+    console = Console()
+    console.print(table)
+    for fact in report.findings:
+        console.print(f"{fact.name}: {fact.value}: {fact.advice}", highlight=False, markup=False, soft_wrap=True)
+    if report.findings:
+        raise typer.Exit(1)
+    console.print("nothing to mend")
 
 
 @app.command()

@@ -10,35 +10,61 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from hardwood.cli._data_options import (
+    Corpus,
+    CorpusColumn,
+    IgnoreUnjudged,
+    Lenient,
+    Positive,
+    Query,
+    Source,
+    TestShare,
+)
 from hardwood.cli._errors import user_errors
 
 
 @user_errors
 def evaluate(
     model: Annotated[str, typer.Argument(help="Sentence-transformers model: a folder, or a name on the hub.")],
-    data: Annotated[Path, typer.Argument(help="BEIR folder.")],
+    data: Source,
     split: Annotated[list[str] | None, typer.Option(help="Split to measure; repeatable.")] = None,
     train_split: Annotated[
         str | None, typer.Option(help="Split whose targets count as seen. \\[train, if there is one]")
     ] = None,
+    query: Query = None,
+    positive: Positive = None,
+    corpus: Corpus = None,
+    corpus_column: CorpusColumn = None,
+    test_share: TestShare = None,
     output: Annotated[Path | None, typer.Option(help="Also write the measures to this JSON file.")] = None,
     leave_out: Annotated[
         str, typer.Option(help="Of each query's ranking: own-id (the target with its id), own-text or nothing.")
     ] = "own-id",
-    ignore_unjudged: Annotated[bool, typer.Option(help="Accept queries that no split judges.")] = False,
-    lenient: Annotated[bool, typer.Option(help="Leave out what is broken in the data, and count it.")] = False,
+    ignore_unjudged: IgnoreUnjudged = False,
+    lenient: Lenient = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda; default: what there is.")] = None,
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:
     """Measure a model by exact retrieval over the whole corpus, in bounded memory."""
     from hardwood._files import written_whole
-    from hardwood.data import RetrievalDataset
+    from hardwood.data import read_dataset
+    from hardwood.data.read import TEST_SHARE
     from hardwood.encoders import load_encoder
     from hardwood.evaluation import evaluate_splits
 
-    dataset = RetrievalDataset.load(data, unjudged="ignore" if ignore_unjudged else "error", lenient=lenient)
     splits = split or ["test"]
+    dataset = read_dataset(
+        data,
+        query=query,
+        positive=positive,
+        corpus=corpus,
+        corpus_column=corpus_column,
+        test_share=0 if "test" not in splits else TEST_SHARE if test_share is None else test_share,
+        train_split=train_split or "train",
+        unjudged="ignore" if ignore_unjudged else "error",
+        lenient=lenient,
+    )
     for name in splits if train_split is None else [*splits, train_split]:
         dataset.split(name)
     if dataset.left_out is not None and "left_out" in splits:
@@ -66,6 +92,9 @@ def print_measures(measures: dict[str, dict[str, float]]) -> None:
     """A table of measures, a row a split; two more for one that asks for seen and unseen targets."""
     from hardwood.evaluation import MEASURES, OWN_LEFT_OUT
 
+    if not measures:
+        Console().print("nothing to measure: the data has no split but the one that was trained on")
+        return
     table = Table("split", *MEASURES)
     for split, values in measures.items():
         size = f" ({values['queries']:,} queries)" if "queries" in values else ""

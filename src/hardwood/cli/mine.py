@@ -8,14 +8,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from hardwood.cli._data_options import Corpus, CorpusColumn, IgnoreUnjudged, Lenient, Positive, Query, Source
 from hardwood.cli._errors import user_errors
 
 
 @user_errors
 def mine(
     model: Annotated[str, typer.Argument(help="Sentence-transformers model: a folder, or a name on the hub.")],
-    data: Annotated[Path, typer.Argument(help="BEIR folder.")],
+    data: Source,
     output: Annotated[Path, typer.Option(help="File to write; for triplets a name without .jsonl is a folder.")],
+    query: Query = None,
+    positive: Positive = None,
+    corpus: Corpus = None,
+    corpus_column: CorpusColumn = None,
     num_negatives: Annotated[int, typer.Option(help="Negatives a query.")] = 8,
     form: Annotated[
         str,
@@ -34,21 +39,30 @@ def mine(
     seed: Annotated[int, typer.Option(help="Of random sampling.")] = 0,
     scores: Annotated[bool, typer.Option(help="Write similarities.")] = True,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
-    ignore_unjudged: Annotated[bool, typer.Option(help="Accept queries that no split judges.")] = False,
-    lenient: Annotated[bool, typer.Option(help="Leave out what is broken in the data, and count it.")] = False,
+    ignore_unjudged: IgnoreUnjudged = False,
+    lenient: Lenient = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda; default: what there is.")] = None,
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:
     """Write a model's hard negatives for other trainers."""
     from hardwood.cli.evaluate import print_left_out
-    from hardwood.data import RetrievalDataset
+    from hardwood.data import read_dataset
     from hardwood.encoders import load_encoder
     from hardwood.mining import FORMATS, mine, write_negatives
 
     if form not in FORMATS:
         raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {form!r}")
-    dataset = RetrievalDataset.load(data, unjudged="ignore" if ignore_unjudged else "error", lenient=lenient)
+    dataset = read_dataset(
+        data,
+        query=query,
+        positive=positive,
+        corpus=corpus,
+        corpus_column=corpus_column,
+        test_share=0,  # a test is for measuring: all pairs get negatives
+        unjudged="ignore" if ignore_unjudged else "error",
+        lenient=lenient,
+    )
     encoder = load_encoder(model, device=device, trust_remote_code=trust_remote_code)
     mined = mine(
         encoder,

@@ -8,11 +8,21 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from hardwood.cli._data_options import (
+    DATA_HELP,
+    Corpus,
+    CorpusColumn,
+    IgnoreUnjudged,
+    Lenient,
+    Positive,
+    Query,
+    TestShare,
+)
 from hardwood.cli._errors import user_errors
 
 _MODEL, _NEGATIVES, _TRAINING = "Encoder", "Negatives", "Training"
 
-Data = Annotated[Path | None, typer.Argument(help="BEIR folder.", show_default=False)]
+Data = Annotated[str | None, typer.Argument(help=DATA_HELP, show_default=False)]
 Config = Annotated[Path | None, typer.Option(help="YAML run file; options given besides it win.")]
 Output = Annotated[Path | None, typer.Option(help="Folder of the run; must be new or empty.", show_default=False)]
 Encoder = Annotated[
@@ -145,8 +155,6 @@ LeaveOut = Annotated[
     str | None,
     typer.Option(help="Of each query's ranking: own-id (the target with its id), own-text or nothing. \\[own-id]"),
 ]
-IgnoreUnjudged = Annotated[bool, typer.Option(help="Accept queries that no split judges.")]
-Lenient = Annotated[bool, typer.Option(help="Leave out what is broken in the data, and count it.")]
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run code that comes with the model.", rich_help_panel=_MODEL)]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda; default: what there is.")]
 Threads = Annotated[
@@ -161,6 +169,11 @@ def train(
     data: Data = None,
     config: Config = None,
     output: Output = None,
+    query: Query = None,
+    positive: Positive = None,
+    corpus: Corpus = None,
+    corpus_column: CorpusColumn = None,
+    test_share: TestShare = None,
     negatives: Annotated[
         str | None,
         typer.Option(
@@ -246,6 +259,11 @@ def compare(
     data: Data = None,
     config: Config = None,
     output: Output = None,
+    query: Query = None,
+    positive: Positive = None,
+    corpus: Corpus = None,
+    corpus_column: CorpusColumn = None,
+    test_share: TestShare = None,
     negatives: Annotated[
         str, typer.Option(help="Sources, separated by commas.", rich_help_panel=_NEGATIVES)
     ] = "in-batch,uniform,static,periodic,cache,exact,dynamic",
@@ -327,7 +345,7 @@ def _run_config(options: dict[str, Any], *, refuse: bool = False) -> Any:
         given["unjudged"] = "ignore"
     if widths := given.pop("matryoshka_dim", None):
         given["matryoshka_dims"] = list(widths)
-    for name in ("data", "output"):
+    for name in ("data", "output", "corpus"):
         if name in given:
             given[name] = str(given[name])
     if "steps" in given:

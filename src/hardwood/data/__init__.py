@@ -13,18 +13,24 @@ from hardwood.data._judgements import Judgements
 from hardwood.data._left_out import left_out_in_words
 from hardwood.data._table import TextTable
 from hardwood.data.beir import read_beir, write_beir
+from hardwood.data.check import DataReport, Fact, check_dataset
 from hardwood.data.code import read_code, write_code
 from hardwood.data.hpo import read_hpo, write_hpo
+from hardwood.data.read import read_dataset
 from hardwood.data.taxa import read_taxa, write_taxa
 from hardwood.data.unseen import split_unseen
 
 __all__ = [
+    "DataReport",
+    "Fact",
     "Judgements",
     "RetrievalDataset",
     "TextTable",
+    "check_dataset",
     "left_out_in_words",
     "read_beir",
     "read_code",
+    "read_dataset",
     "read_hpo",
     "read_taxa",
     "split_unseen",

@@ -99,7 +99,10 @@ class RetrievalDataset:
             raise TypeError(f"splits must be a list of names; write splits=[{splits!r}]")
         folder = Path(folder)
         if not folder.is_dir():
-            raise DataError("there is no such folder", folder)
+            problem = (
+                "this is a file; hardwood.data.read_dataset reads it" if folder.exists() else "there is no such folder"
+            )
+            raise DataError(problem, folder)
         corpus_file, queries_file = find_file(folder, "corpus.jsonl"), find_file(folder, "queries.jsonl")
         qrels = find_qrels(folder, splits)
         left_out: Counter[str] | None = Counter() if lenient else None

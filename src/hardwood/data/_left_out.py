@@ -16,6 +16,7 @@ NO_POSITIVE_THERE = "queries whose every positive is missing, which count as not
 NOT_POSITIVE = "queries judged 0 only"
 REPEATED = "repeated judgements"
 UNJUDGED = "queries without a judgement"
+NO_PAIR_TEXT = "pairs without a query or a positive"
 
 
 def left_out_in_words(left_out: Mapping[str, int]) -> str:

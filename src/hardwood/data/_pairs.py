@@ -17,7 +17,7 @@ from hardwood.errors import DataError
 
 _BATCH = 65536
 _TEXT = pa.large_string()
-_LABELS = ("label", "labels", "score", "scores")  # as sentence-transformers' trainer knows them
+LABELS = ("label", "labels", "score", "scores")  # as sentence-transformers' trainer knows them
 
 
 def tables_from_pairs(
@@ -73,10 +73,10 @@ class _Rows(NamedTuple):
 def _read(where: str, data: Any, anchor: str, positive: str) -> _Rows:
     names = column_names(where, data)
     _check_columns(where, names, (anchor, positive))
-    labels = [column for column in _LABELS if column in names and column not in (anchor, positive)]
+    labels = [column for column in LABELS if column in names and column not in (anchor, positive)]
     columns = _columns(where, data, [anchor, positive, *labels])
     queries, targets = (_texts(where, column, columns[column]) for column in (anchor, positive))
-    labels = [column for column in labels if _is_number(columns[column].type)]
+    labels = [column for column in labels if is_number(columns[column].type)]
     if len(labels) > 1:
         raise DataError(f"{where} has labels in the columns {' and '.join(labels)}; remove all but one of them")
     is_positive = _is_labelled(where, labels[0], columns[labels[0]]) if labels else None
@@ -146,12 +146,12 @@ def _joined(where: str, name: str, arrays: list[pa.Array]) -> pa.ChunkedArray:
     if len(types) < 2:
         kind = types.pop() if types else pa.null()
         return pa.chunked_array([array.cast(kind) for array in arrays], type=kind)
-    if all(map(_is_number, types)):
+    if all(map(is_number, types)):
         return pa.chunked_array([array.cast(pa.float64()) for array in arrays], type=pa.float64())
     raise DataError(f"column {name!r} of {where} holds values of several kinds: {', '.join(sorted(map(str, types)))}")
 
 
-def _is_number(kind: pa.DataType) -> bool:
+def is_number(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
 
 

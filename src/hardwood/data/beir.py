@@ -20,7 +20,7 @@ from hardwood.data._lines import MOST_EXPANSION, SURELY_TEXT
 from hardwood.data._qrels import COLUMNS
 from hardwood.errors import DataError
 
-_OWNER = "BeIR"
+OWNER = "BeIR"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _TABLES = ("corpus", "queries")
 _TEXT_FILES = re.compile(r"(corpus|queries)\.jsonl(\.gz)?|qrels/[^/.][^/]*\.tsv(\.gz)?")
@@ -176,7 +176,7 @@ def _download(source: str | Path) -> tuple[Path, Path]:
     name = str(source)
     if not _HUB_NAME.fullmatch(name) or name.endswith(".zip") or name.startswith("."):
         raise DataError("there is no such folder or file", source)
-    repository = name if "/" in name else f"{_OWNER}/{name}"
+    repository = name if "/" in name else f"{OWNER}/{name}"
     wanted = {
         repository: [f"{table}{form}" for table in _TABLES for form in (".jsonl", ".jsonl.gz", "/*.parquet")],
         f"{repository}-qrels": ["*.tsv", "*.tsv.gz", "*.parquet"],

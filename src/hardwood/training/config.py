@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hardwood._files import written_whole
 from hardwood._version import __version__
@@ -21,6 +21,9 @@ from hardwood.negatives import SOURCES, MarginFilter, NegativeSource, make_sourc
 from hardwood.training.guide import DEFAULT_WITHIN, check_guide
 from hardwood.training.teacher import Teacher, TeacherForm
 from hardwood.training.unasked import DEFAULT_UNASKED_PRIOR, DEFAULT_UNASKED_PUSH, check_unasked
+
+if TYPE_CHECKING:
+    from hardwood.data import RetrievalDataset
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -50,7 +53,7 @@ class RunConfig:
     """Settings of a training run. Defaults suit the static encoder on a CPU.
 
     Attributes:
-        data: BEIR folder.
+        data: BEIR folder, table of pairs, or what else `hardwood.data.read_dataset` reads.
         output: folder of the run; must be new or empty.
         negatives: name of the source.
         negatives_options: the source's own options, such as ``refresh_every``.
@@ -101,6 +104,12 @@ class RunConfig:
             ``"nothing"``.
         save_every: steps between two checkpoints; ``None``: none.
         report_to: e.g. ``["tensorboard"]``, ``["wandb"]``.
+        query: column of query texts, where ``data`` is a table of pairs; ``None``: guessed if one alone can be meant.
+        positive: column of target texts; ``None``: likewise.
+        corpus: table of all targets, those that no pair names among them.
+        corpus_column: its column of texts; ``None``: guessed.
+        test_share: of the targets with a training query, held out as the split "test" where ``train_split`` is the only
+            one; 0: none. The choice depends on the data alone, not on ``seed``.
         unjudged: ``"error"`` or ``"ignore"`` queries that no split judges.
         lenient: leave out what is broken in ``data``, and count it (see `RetrievalDataset.load`).
         trust_remote_code: run code that comes with a hub model.
@@ -154,6 +163,11 @@ class RunConfig:
     leave_out: LeaveOut = "own-id"
     save_every: int | None = None
     report_to: list[str] = field(default_factory=list)
+    query: str | None = None
+    positive: str | None = None
+    corpus: str | None = None
+    corpus_column: str | None = None
+    test_share: float = 0.1
     unjudged: Literal["error", "ignore"] = "error"
     lenient: bool = False
     trust_remote_code: bool = False
@@ -162,27 +176,18 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         self._check_types()
-        for name in ("data", "output", "encoder", "guide"):
+        for name in ("data", "output", "encoder", "corpus", "guide"):
             _readable(name, getattr(self, name) or "")
-        for name in ("num_negatives", "batch_size", "gradient_accumulation", "encode_batch_size"):
-            _at_least_one(name, getattr(self, name))
-        for name in ("steps", "mini_batch_size", "evaluate_every", "save_every", "threads", "max_length", "dimension"):
-            if getattr(self, name) is not None:
-                _at_least_one(name, getattr(self, name))
-        for name in ("uniform_negatives", "given_negatives"):
-            _zero_or_more(name, getattr(self, name))
-        for name, kinds in (("matryoshka_dims", int), ("matryoshka_weights", (int, float))):
-            members = getattr(self, name) or []
-            if not all(isinstance(member, kinds) and not isinstance(member, bool) and member > 0 for member in members):
-                raise ValueError(f"{name} must be positive numbers, got {members!r}")
+        self._check_counts()
         if self.steps is not None and self.epochs is not None:
             raise ValueError(f"give steps or epochs, not both (got steps={self.steps}, epochs={self.epochs})")
         for name in ("scale", "learning_rate", "epochs"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be positive and finite, got {value}")
-        if not 0 <= self.warmup_ratio < 1:
-            raise ValueError(f"warmup_ratio must lie in [0, 1), got {self.warmup_ratio}")
+        for name in ("warmup_ratio", "test_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         if self.weighting is not None:
             _one_of("weighting", self.weighting, WEIGHTINGS)
         check_guide(self.guide_margin, self.guide_within)
@@ -196,6 +201,19 @@ class RunConfig:
         self.make_source()
         self.make_margin()
         self.make_teacher()
+
+    def _check_counts(self) -> None:
+        for name in ("num_negatives", "batch_size", "gradient_accumulation", "encode_batch_size"):
+            _at_least_one(name, getattr(self, name))
+        for name in ("steps", "mini_batch_size", "evaluate_every", "save_every", "threads", "max_length", "dimension"):
+            if getattr(self, name) is not None:
+                _at_least_one(name, getattr(self, name))
+        for name in ("uniform_negatives", "given_negatives"):
+            _zero_or_more(name, getattr(self, name))
+        for name, kinds in (("matryoshka_dims", int), ("matryoshka_weights", (int, float))):
+            members = getattr(self, name) or []
+            if not all(isinstance(member, kinds) and not isinstance(member, bool) and member > 0 for member in members):
+                raise ValueError(f"{name} must be positive numbers, got {members!r}")
 
     @property
     def peak_learning_rate(self) -> float:
@@ -217,6 +235,22 @@ class RunConfig:
             if name in names and all((getattr(run, name) or default) == default for run in (self, other)):
                 names.remove(name)
         return names
+
+    def read_data(self) -> RetrievalDataset:
+        """The dataset, read anew; it says on stderr which columns it guessed, and whether it made a test."""
+        from hardwood.data import read_dataset
+
+        return read_dataset(
+            self.data,
+            query=self.query,
+            positive=self.positive,
+            corpus=self.corpus,
+            corpus_column=self.corpus_column,
+            test_share=self.test_share,
+            train_split=self.train_split,
+            lenient=self.lenient,
+            unjudged=self.unjudged,
+        )
 
     def make_source(self) -> NegativeSource:
         """A new source of negatives with this run's options."""
@@ -254,9 +288,9 @@ class RunConfig:
                 f"{_LEFT_OUT!r} is what a run notes of its data, by kind, got {settings[_LEFT_OUT]!r}: what measures "
                 "leave out of a query's ranking is the setting 'leave_out'"
             )
-        for name in ("data", "output"):
-            if name not in settings:
-                raise ValueError(f"the setting {name!r} is missing")
+        if missing := [name for name in ("data", "output") if name not in settings]:
+            plural = "settings {} are" if len(missing) > 1 else "setting {} is"
+            raise ValueError(f"the {plural.format(' and '.join(map(repr, missing)))} missing")
         return cls(**{name: value for name, value in settings.items() if name not in _NO_SETTINGS})
 
     @classmethod

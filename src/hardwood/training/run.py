@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from hardwood._files import folder_written_whole, written_whole
 from hardwood._processors import set_threads
-from hardwood.data import RetrievalDataset
 from hardwood.encoders import document_prompt, has_router, load_encoder, query_prompt
 from hardwood.evaluation import evaluate_splits
 from hardwood.negatives.cost import reset_peaks
@@ -35,6 +34,8 @@ from hardwood.training.softmax_loss import CorpusSoftmaxLoss
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+
+    from hardwood.data import RetrievalDataset
 
 SUSPECTS = "suspected_false_negatives.jsonl"
 _PAIR_COLUMNS = ("anchor", "positive", "label")
@@ -95,10 +96,7 @@ def train(
         device = _device(config.device)
         reset_peaks()
         set_seed(config.seed)
-        if dataset is None:
-            data = RetrievalDataset.load(config.data, unjudged=config.unjudged, lenient=config.lenient)
-        else:
-            data = dataset
+        data = config.read_data() if dataset is None else dataset
         splits = _evaluation_splits(config, data)
         model = load_encoder(
             config.encoder,

@@ -88,14 +88,14 @@ def test_from_a_table_of_pairs_to_measures_and_negatives(tmp_path: Path) -> None
     named = ["--query", "question", "--positive", "answer"]
     shown = hardwood("train", pairs, *named, "--output", run, "--steps", 5, *TINY, "--start-step", 1)
     assert "5 targets and all 10 queries that ask for them; 90 queries are left to train on" in shown
-    assert "test (10 queries)" in shown
+    assert "mrr@10" in shown
     metrics = json.loads((run / "metrics.json").read_text())
     settings = yaml.safe_load((run / "run.yaml").read_text())
     assert (settings["query"], settings["positive"], settings["test_share"]) == ("question", "answer", 0.1)
     hardwood("evaluate", run / "model", pairs, "--output", tmp_path / "measures.json", "--quiet")
     assert json.loads((tmp_path / "measures.json").read_text())["test"] == metrics["test"]
     shown = hardwood("evaluate", run / "model", pairs, "--split", "train", "--quiet")
-    assert "train (100 queries)" in shown
+    assert "has no test split" not in shown  # all pairs are measured
     assert "100 rows" in hardwood("mine", run / "model", pairs, "--num-negatives", 2, "--output", tmp_path / "n.jsonl",
                                   "--quiet")  # fmt: skip
     shown = hardwood("train", pairs, "--test-share", 0, "--output", tmp_path / "all", "--steps", 2, *TINY)

@@ -152,6 +152,7 @@ def _joined(where: str, name: str, arrays: list[pa.Array]) -> pa.ChunkedArray:
 
 
 def is_number(kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold labels."""
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
 
 

@@ -59,8 +59,9 @@ def print_left_out(left_out: dict[str, int] | None) -> None:
 def print_measures(measures: dict[str, dict[str, float]]) -> None:
     """A table of measures, a row a split; two more for one that asks for seen and unseen targets."""
     names = list(next(iter(measures.values()), {}))
-    table = Table("split", *names)
+    has_parts = any("queries" in values for values in measures.values())
+    table = Table("split", *(["queries"] if has_parts else []), *names)
     for split, values in measures.items():
-        size = f" ({values['queries']:,} queries)" if "queries" in values else ""
-        table.add_row(f"{split}{size}", *(f"{values[name]:.4f}" for name in names))
+        size = [f"{values['queries']:,}" if "queries" in values else ""] if has_parts else []
+        table.add_row(split, *size, *(f"{values[name]:.4f}" for name in names))
     Console().print(table)

@@ -66,10 +66,11 @@ def print_measures(measures: dict[str, dict[str, float]]) -> None:
     """A table of measures, a row a split; two more for one that asks for seen and unseen targets."""
     from hardwood.evaluation import MEASURES, OWN_LEFT_OUT
 
-    table = Table("split", *MEASURES)
+    has_parts = any("queries" in values for values in measures.values())
+    table = Table("split", *(["queries"] if has_parts else []), *MEASURES)
     for split, values in measures.items():
-        size = f" ({values['queries']:,} queries)" if "queries" in values else ""
-        table.add_row(f"{split}{size}", *(f"{values[name]:.4f}" for name in MEASURES))
+        size = [f"{values['queries']:,}" if "queries" in values else ""] if has_parts else []
+        table.add_row(split, *size, *(f"{values[name]:.4f}" for name in MEASURES))
     console = Console()
     console.print(table)
     for split, values in measures.items():

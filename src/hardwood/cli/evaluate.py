@@ -95,10 +95,11 @@ def print_measures(measures: dict[str, dict[str, float]]) -> None:
     if not measures:
         Console().print("nothing to measure: the data has no split but the one that was trained on")
         return
-    table = Table("split", *MEASURES)
+    has_parts = any("queries" in values for values in measures.values())
+    table = Table("split", *(["queries"] if has_parts else []), *MEASURES)
     for split, values in measures.items():
-        size = f" ({values['queries']:,} queries)" if "queries" in values else ""
-        table.add_row(f"{split}{size}", *(f"{values[name]:.4f}" for name in MEASURES))
+        size = [f"{values['queries']:,}" if "queries" in values else ""] if has_parts else []
+        table.add_row(split, *size, *(f"{values[name]:.4f}" for name in MEASURES))
     console = Console()
     console.print(table)
     for split, values in measures.items():

@@ -184,20 +184,20 @@ def test_no_room_for_chunks_says_where(tmp_path: Path) -> None:
         TargetIndex.build(chunks, progress=False)
 
 
-def test_a_corpus_that_vanishes_while_it_is_read(
+def test_a_corpus_that_vanishes_while_it_is_dataset(
     dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hardwood.data import _read
+    from hardwood.data import _dataset
 
     folder = tmp_path / "data"
     shutil.copytree(dataset_folder, folder)
-    find = _read.find_qrels
+    find = _dataset.find_qrels
 
     def find_and_lose(*arguments: Any) -> Any:
         (folder / "corpus.jsonl").unlink()
         return find(*arguments)
 
-    monkeypatch.setattr(_read, "find_qrels", find_and_lose)
+    monkeypatch.setattr(_dataset, "find_qrels", find_and_lose)
     lost = hardwood("train", folder, "--output", tmp_path / "run", *TRAIN)
     assert lost.exit_code == 2
     (line,) = said(lost)

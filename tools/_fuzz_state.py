@@ -280,6 +280,7 @@ class _Matrix:
             vectors.shape[1],
             vectors.device,
         )
+        self.log_prior = None
 
     def encode(self, rows: Any = None) -> Any:
         import torch

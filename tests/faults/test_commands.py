@@ -184,7 +184,7 @@ def test_no_room_for_chunks_says_where(tmp_path: Path) -> None:
         TargetIndex.build(chunks, progress=False)
 
 
-def test_a_corpus_that_vanishes_while_it_is_dataset(
+def test_a_corpus_that_vanishes_while_it_is_read(
     dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hardwood.data import _dataset

@@ -66,3 +66,54 @@ def make_bert(folder: Path, seed: int = 0, prompts: dict[str, str] | None = None
     )
     model.save(str(folder / "model"))
     return SentenceTransformer(str(folder / "model"), device="cpu")
+
+
+def make_qwen(folder: Path, corpus_texts: list[str], seed: int = 0, **config: Any) -> Path:
+    """A random decoder of two layers as Qwen3-Embedding is made, saved to a folder: padded on the left, pooled at the
+    last token, with an instruction before queries.
+
+    Args:
+        folder: where to; new.
+        corpus_texts: texts of which the tokenizer is trained.
+        seed: of the weights.
+        config: further settings of ``Qwen3Config``.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+
+    from hardwood.encoders import train_tokenizer
+
+    tokenizer = train_tokenizer(corpus_texts, 300)
+    end = tokenizer.token_to_id("[UNK]")  # what stands for the end: the tokenizer has no token of its own for it
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A [UNK]", special_tokens=[("[UNK]", end)])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", padding_side="left", model_max_length=64
+    )
+    settings: dict[str, Any] = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+        "pad_token_id": fast.pad_token_id,
+        "bos_token_id": None,
+        "eos_token_id": end,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        Qwen3Model(Qwen3Config(**settings | config)).save_pretrained(folder / "transformer")
+    fast.save_pretrained(folder / "transformer")
+    transformer = Transformer(str(folder / "transformer"))
+    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
+    SentenceTransformer(
+        modules=[transformer, pooling, Normalize()],
+        prompts={"query": "Instruct: find what it is called\nQuery: ", "document": ""},
+        device="cpu",
+    ).save_pretrained(str(folder / "model"))
+    return folder / "model"

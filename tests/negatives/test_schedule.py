@@ -73,10 +73,26 @@ def test_noise_is_no_staleness() -> None:
     made.observe(Staleness(0.1, 0.0, 0.0))
     assert made.refresh_is_due(200)
     made.refreshed(200)
-    assert not made.wants_noise  # where there is none, none is looked for
+    assert not made.wants_noise  # where there is none, a refresh does not look for any
     made.noise_measured(0.1)
     made.refreshed(300)
     assert resumed(made, when=0.05, rebuild_when=0.05).wants_noise
+    assert made.noise == 0.1
+
+
+def test_noise_that_comes_later_is_found() -> None:
+    """Where there was none it is looked for again, ever more rarely, also by a run that was resumed in between."""
+    made = schedule()
+    made.built(100)
+    made.noise_measured(0.0)
+    looked = []
+    for step in range(100, 200):
+        made = resumed(made) if step == 120 else made
+        made.begin_step(step)
+        if made.wants_noise:
+            looked.append(step)
+            made.noise_measured(0.0 if step < 130 else 0.1)
+    assert looked == [101, 102, 104, 108, 116, 132, 164]
     assert made.noise == 0.1
 
 

@@ -20,9 +20,9 @@ class RefreshSchedule:
 
     Fresh encodings are those of training steps, and an encoder with dropout is off by its noise before it has moved at
     all. It is measured after each build, and where there is any after each refresh (`noise_measured`), since it grows
-    where an encoder learns from scratch. Where there is none none is looked for (that of LoRA, which does nothing at
-    first, is not found). Errors count from there on. (Of what is written back it is taken out:
-    `hardwood.negatives._staleness.settled`.)
+    where an encoder learns from scratch. It is looked for again 1, 2, 4, 8, ... steps after a build, since the noise of
+    LoRA does nothing at first: a thousand steps look ten times. Errors count from there on. (Of what is written back it
+    is taken out: `hardwood.negatives._staleness.settled`.)
 
     Args:
         every: steps between two refreshes; ``None``: none by the clock.
@@ -75,6 +75,11 @@ class RefreshSchedule:
         again."""
         self._last_refresh, self._measures = step, 0
         self.wants_noise = self.noise > 0
+
+    def begin_step(self, step: int) -> None:
+        """Look for noise again if it is time. No state is needed to resume: when it is follows from ``step``."""
+        since = step - self._last_build
+        self.wants_noise |= since > 0 and since & (since - 1) == 0  # a power of two
 
     def noise_measured(self, cosine: float) -> None:
         """What the encoder's noise alone is: mean of 1 - cosine between encodings of the same weights with and without

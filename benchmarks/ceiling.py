@@ -17,7 +17,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +29,7 @@ from hardwood.negatives import Draw, Request, UniformNegatives
 from hardwood.negatives.cost import reset_peaks
 from hardwood.training import CorpusSoftmaxLoss, RunConfig
 from hardwood.training._candidates import Candidates, unique
+from hardwood.training._weights import Strategy
 from hardwood.training.config import read_settings
 from hardwood.training.run import CHECKPOINTS, make_trainer
 
@@ -37,48 +37,29 @@ from hardwood.training.run import CHECKPOINTS, make_trainer
 class WholeSoftmaxLoss(CorpusSoftmaxLoss):
     """Cross entropy over all targets, every one encoded with gradient in every step; known positives excluded.
 
-    The same as ``CorpusSoftmaxLoss`` with as many draws as there are targets, less what that spends on texts that it
-    has tokenised before and on a draw that isn't one.
-
-    Raises:
-        ValueError: the encoder isn't one static embedding.
+    The same as ``CorpusSoftmaxLoss`` with as many draws as there are targets, less the time of a draw that isn't one.
     """
 
     def __init__(self, model: Any, dataset: RetrievalDataset, *, scale: float, split: str, seed: int) -> None:
-        super().__init__(model, dataset, UniformNegatives(), scale=scale, split=split, seed=seed)
-        bags = [model.preprocess(texts) for texts in dataset.corpus.iter_texts(4096)]
-        if set(bags[0]) - {"modality"} != {"input_ids", "offsets"}:
-            raise ValueError(
-                f"the whole softmax is for the static encoder, whose inputs are bags, not {sorted(bags[0])}"
-            )
-        self._others = {key: value for key, value in bags[0].items() if key not in ("input_ids", "offsets")}
-        self._tokens = torch.cat([bag["input_ids"] for bag in bags])
-        lengths = [torch.diff(bag["offsets"], append=torch.tensor([len(bag["input_ids"])])) for bag in bags]
-        self._lengths = torch.cat(lengths)
-        self._begins = torch.cumsum(self._lengths, 0) - self._lengths
+        super().__init__(model, dataset, UniformNegatives(), scale=scale, split=split, seed=seed, **PLAIN_SOFTMAX)
+        self.suspects.observe_scores = lambda *_: None  # at first nearly everything outranks the positive
 
-    def _draw(self, request: Request) -> Draw:
-        return Draw.nothing(len(request.queries), request.queries.device)
+    def _draw(self, request: Request) -> list[Strategy]:
+        draw = Draw.nothing(len(request.queries), request.queries.device)
+        return [Strategy(draw, lambda ids: self.source.log_proposal(request, draw, ids))]
 
-    def _candidates(self, positives: Tensor, request: Request, draw: Draw) -> Candidates:
-        ids, first, positive_columns = unique(request.positives)
+    def _candidates(self, given: Tensor, given_rows: Tensor, strategies: list[Strategy], batch_size: int) -> Candidates:
+        ids, first, columns = unique(given_rows)
         is_other = torch.ones(self.targets.num_targets, dtype=torch.bool)
         is_other[ids] = False
         others = is_other.nonzero()[:, 0]
-        encodings = torch.cat([positives[first], self._embed_targets(others, like=positives)])
-        return Candidates(torch.cat([ids, others]), others, positive_columns, encodings)
+        encodings = torch.cat([given[first], self._embed_targets(others, like=given)])
+        return Candidates(torch.cat([ids, others]), others, columns[:batch_size], encodings)
 
-    def _drawn_log_weights(self, request: Request, draw: Draw, drawn_ids: Tensor) -> Tensor:
-        return torch.zeros(len(drawn_ids))
-
-    def _note_suspects(self, query_rows: np.ndarray, candidates: Candidates, scores: Tensor, known: Tensor) -> None:
-        """None: at first nearly everything outranks the positive."""
-
-    def _features_of(self, rows: Tensor, device: torch.device) -> dict[str, Any]:
-        lengths = self._lengths[rows]
-        offsets = torch.cumsum(lengths, 0) - lengths
-        places = torch.arange(int(lengths.sum())) + torch.repeat_interleave(self._begins[rows] - offsets, lengths)
-        return {"input_ids": self._tokens[places], "offsets": offsets, **self._others}
+    def _weighed(
+        self, candidates: Candidates, strategies: list[Strategy], scores: Tensor
+    ) -> tuple[Tensor, None, list[Strategy]]:
+        return torch.zeros_like(scores), None, []
 
 
 def train_whole(config: RunConfig) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class DriftingTargets:
         skew = torch.randn(DIMENSION, DIMENSION, generator=generator)
         self.skew = 0.01 * (skew - skew.T)
         self.num_targets, self.dimension, self.device = TARGETS, DIMENSION, torch.device("cpu")
-        self.log_prior = None
+        self.log_prior, self.has_dropout = None, False
         self.cost = cost
         self.move(0)
 

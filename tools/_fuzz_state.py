@@ -280,7 +280,7 @@ class _Matrix:
             vectors.shape[1],
             vectors.device,
         )
-        self.log_prior = None
+        self.log_prior, self.has_dropout = None, False
 
     def encode(self, rows: Any = None) -> Any:
         import torch

@@ -204,3 +204,9 @@ def test_bad_arguments() -> None:
         RetrievalDataset.from_pairs({})
     with pytest.raises(TypeError, match=r"'train' must be a datasets\.Dataset, not a list"):
         RetrievalDataset.from_pairs([("a", "b")])  # type: ignore[arg-type]
+
+
+def test_the_corpus_may_be_an_iterator() -> None:
+    pairs = datasets.Dataset.from_dict({"anchor": ["a", "b"], "positive": ["one", "two"]})
+    dataset = RetrievalDataset.from_pairs(pairs, corpus=(text for text in ["three", "one"]))
+    assert sorted(dataset.corpus.texts()) == ["one", "three", "two"]

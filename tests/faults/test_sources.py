@@ -30,7 +30,7 @@ class FailingTargets:
     def __init__(self) -> None:
         self.vectors = torch.nn.functional.normalize(torch.randn(40, 6, generator=torch.Generator().manual_seed(7)))
         self.num_targets, self.dimension, self.device = 40, 6, torch.device("cpu")
-        self.log_prior = None
+        self.log_prior, self.has_dropout = None, False
         self.fail_at: int | None = None
 
     def encode(self, rows: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:

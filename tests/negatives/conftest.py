@@ -24,6 +24,7 @@ class ArrayTargets:
     ) -> None:
         self.vectors = vectors
         self.log_prior = log_prior
+        self.has_dropout = False
         self.num_targets = len(vectors)
         self.cost = cost
         self.block_size = block_size

@@ -31,6 +31,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*pin_memory.*:UserWarning",
     "ignore:.*lr_scheduler.step.*:UserWarning",
     "ignore::DeprecationWarning:torch.*",
+    "ignore:.*gradient_checkpointing.*:FutureWarning",
 )
 
 

@@ -149,8 +149,26 @@ def test_with_a_prior_few_draws_estimate_its_softmax(
     assert abs(values.mean() - log_z.exp()) < 4.5 * values.std() / 20 + 1e-4 * log_z.exp()
 
 
+def test_what_the_batch_brings_along_counts_and_is_moved_asked_for_or_not(
+    make_static: Callable, dataset: RetrievalDataset
+) -> None:
+    pairs = dataset.training_pairs("train")[list(range(20))]
+    negatives = [(target + 7) % NUM_TARGETS for _, target in pairs["label"]]
+    labels = torch.tensor([[*label, negative] for label, negative in zip(pairs["label"], negatives, strict=True)])
+    found = []
+    for prior, push in ((0.1, 0.0), (1.0, 1.0)):
+        model = make_static()
+        texts = [pairs["anchor"], pairs["positive"], dataset.corpus.texts(negatives)]
+        options = {"split": "dev", "unasked_prior": prior, "unasked_push": push}
+        loss = CorpusSoftmaxLoss(model, dataset, "in-batch", **options)  # dev asks for few of these
+        total = sum(loss([model.preprocess(column) for column in texts], labels).values())
+        found.append((total.detach(), gradient_of(model, total)))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+    assert found[0][1].abs().max() > 1e-3
+
+
 def test_an_unasked_prior_out_of_range_is_an_error(make_static: Callable, dataset: RetrievalDataset) -> None:
-    for value in (0.0, -1.0, 1.5, float("nan")):
+    for value in (0.0, -1.0, 1e-50, 1.5, float("nan")):
         with pytest.raises(ValueError, match="unasked_prior must be above 0 and at most 1, got"):
             CorpusSoftmaxLoss(make_static(), dataset, unasked_prior=value)
     for value in (-0.1, 1.5, float("nan")):

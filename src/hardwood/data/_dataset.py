@@ -310,7 +310,8 @@ class RetrievalDataset:
         not show that unseen targets are found.
 
         Returns:
-            ``"seen"`` and ``"unseen"``, both int64, ascending, together all places of ``split(split).queries``.
+            ``"seen"`` and ``"unseen"``, both int64, ascending, together all places of ``split(split).queries`` but for
+            queries none of whose positives the corpus has (a lenient load keeps these): nothing is known of them.
         """
         judgements = self.split(split)
         _, asked = self.split(train_split).pairs()
@@ -323,7 +324,7 @@ class RetrievalDataset:
         hits = np.bincount(
             judgements.positives.row_ids(), weights=is_seen[judgements.positives.values], minlength=len(judgements)
         )
-        return {"seen": np.flatnonzero(hits), "unseen": np.flatnonzero(hits == 0)}
+        return {"seen": np.flatnonzero(hits), "unseen": np.flatnonzero((hits == 0) & (judgements.positives.counts > 0))}
 
     @property
     def same_text(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

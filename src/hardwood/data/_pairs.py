@@ -190,9 +190,10 @@ def _corpus_texts(corpus: Any, positive: str) -> pa.ChunkedArray:
         if column not in names:
             raise DataError(f"{where} has no column {positive!r}; it has {', '.join(names)}: select one of them")
         return _texts(where, column, _columns(where, corpus, [column])[column])
-    if isinstance(corpus, str) or not all(isinstance(text, str) for text in corpus):
+    texts = [] if isinstance(corpus, str) else list(corpus)  # once: an iterator has no second time
+    if isinstance(corpus, str) or not all(isinstance(text, str) for text in texts):
         raise TypeError(f"corpus must be a list of texts or a datasets.Dataset, not {type(corpus).__name__} of others")
-    return _texts(where, "text", pa.chunked_array([pa.array(list(corpus), type=_TEXT)]))
+    return _texts(where, "text", pa.chunked_array([pa.array(texts, type=_TEXT)]))
 
 
 def _distinct(columns: list[pa.ChunkedArray]) -> pa.Array:

@@ -33,6 +33,11 @@ class Targets(Protocol):
     log_prior: NDArray[np.float32] | None
 
     @property
+    def has_dropout(self) -> bool:
+        """Whether encodings of a training step may differ from those made here by dropout, now or later."""
+        ...
+
+    @property
     def dimension(self) -> int:
         """Length of an encoding."""
         ...

@@ -20,9 +20,9 @@ class RefreshSchedule:
 
     Fresh encodings are those of training steps, and an encoder with dropout is off by its noise before it has moved at
     all. It is measured after each build, and where there is any after each refresh (`noise_measured`), since it grows
-    where an encoder learns from scratch. It is looked for again 1, 2, 4, 8, ... steps after a build, since the noise of
-    LoRA does nothing at first: a thousand steps look ten times. Errors count from there on. (Of what is written back it
-    is taken out: `hardwood.negatives._staleness.settled`.)
+    where an encoder learns from scratch. It is looked for again 1, 2, 4, 8, ... steps after the build of an encoder
+    that has dropout, since LoRA's does nothing at first: a thousand steps look ten times. Errors count from there on.
+    (Of what is written back it is taken out: `hardwood.negatives._staleness.settled`.)
 
     Args:
         every: steps between two refreshes; ``None``: none by the clock.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,13 @@ def loaded_index(folder: str, targets: Targets, cost: Cost, *, leaf_size: int) -
         index = saved_index(folder, targets)
         encodings = index.vectors(np.arange(len(index)))
         if not has_prior_of(index, targets):
-            index = TargetIndex.build(
-                encodings, log_prior=targets.log_prior, leaf_size=leaf_size, dtype=index.dtype, progress=False
+            warnings.warn(
+                f"the index in {folder} has another prior over targets than this run, so a tree is built anew from its "
+                "vectors; save one with TargetIndex.build(log_prior=) to save that time",
+                stacklevel=2,
             )
+            options: dict[str, Any] = {"leaf_size": leaf_size, "dtype": index.dtype, "metric": index.metric}
+            index = TargetIndex.build(encodings, log_prior=targets.log_prior, progress=False, **options)
         return index, encodings
 
 

@@ -206,7 +206,8 @@ class DynamicNegatives(NegativeSource):
         elif self._schedule.refresh_is_due(step):
             self._refresh(self._moving, step)
             self._schedule.refreshed(step)
-        self._schedule.begin_step(step)
+        if self._attached().has_dropout:
+            self._schedule.begin_step(step)
         self._moving.begin_step()
 
     def is_ready(self, step: int) -> bool:

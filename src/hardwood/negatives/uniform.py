@@ -26,7 +26,7 @@ class UniformNegatives(NegativeSource):
 
     def attach(self, targets: Targets, cost: Cost) -> None:
         super().attach(targets, cost)
-        self._prior = None if targets.log_prior is None else np.exp(targets.log_prior.astype(np.float64))
+        self._prior = None if targets.log_prior is None else _Masses(np.exp(targets.log_prior.astype(np.float64)))
 
     def sample(self, request: Request) -> Draw:
         with self.cost.timed("sample"):
@@ -65,15 +65,22 @@ class UniformNegatives(NegativeSource):
         return (log_q if log_prior is None else log_q + log_prior).masked_fill(forbidden, -torch.inf)
 
 
-def _mass_allowed(prior: np.ndarray, exclude: RaggedRows) -> np.ndarray:
-    """The sum of ``prior`` ``(n,)`` over what each query may be given."""
-    gone = np.bincount(exclude.row_ids(), prior[exclude.values], minlength=len(exclude))
-    return np.maximum(prior.sum() - gone, np.finfo(np.float64).tiny)
+class _Masses:
+    """A prior over targets, ``(n,)``, and its cumulative sums, made once."""
+
+    def __init__(self, prior: np.ndarray) -> None:
+        self.prior, self.ends = prior, prior.cumsum()
 
 
-def _draw_by_mass(prior: np.ndarray, masses: np.ndarray, exclude: RaggedRows) -> np.ndarray:
+def _mass_allowed(masses: _Masses, exclude: RaggedRows) -> np.ndarray:
+    """The sum of the prior over what each query may be given."""
+    gone = np.bincount(exclude.row_ids(), masses.prior[exclude.values], minlength=len(exclude))
+    return np.maximum(masses.ends[-1] - gone, np.finfo(np.float64).tiny)
+
+
+def _draw_by_mass(known: _Masses, masses: np.ndarray, exclude: RaggedRows) -> np.ndarray:
     """The target at each of ``masses`` ``(B, k)`` of the cumulative prior over those not excluded."""
-    ends = prior.cumsum()
+    prior, ends = known.prior, known.ends
     places = masses.copy()
     # Excluded rows are ascending within a query, so each one that begins at or below the running answer pushes it up.
     for depth in range(int(exclude.counts.max(initial=0))):

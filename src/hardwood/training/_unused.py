@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 _OF_GUIDES = ("guide_margin", "guide_within")
 _OF_TEACHERS = ("teacher_weight", "teacher_temperature")
 _OF_DRAWS = ("num_negatives", "weighting")
+_OF_UNASKED = ("unasked_prior", "unasked_push")
 
 
 def refuse_unused(given: Iterable[str], config: RunConfig) -> None:
@@ -28,6 +29,8 @@ def refuse_unused(given: Iterable[str], config: RunConfig) -> None:
     reasons: dict[str, str] = {}
     if config.negatives == InBatchNegatives.name:
         reasons |= dict.fromkeys(_OF_DRAWS, "in-batch negatives draw nothing")
+        if not config.uniform_negatives:
+            reasons |= dict.fromkeys(_OF_UNASKED, "in-batch negatives draw nothing")
     if config.negatives in (InBatchNegatives.name, UniformNegatives.name):
         reasons["encode_batch_size"] = f"{config.negatives} negatives have no target encoded"
     if config.guide is None:

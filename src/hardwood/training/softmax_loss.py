@@ -373,8 +373,7 @@ class CorpusSoftmaxLoss(EncodingModule):
         drawn = drawn_beyond([strategy.draw for strategy in strategies], ids)
         embedded = self._unasked.embed(drawn, lambda rows: self._embed_targets(rows, like=given))
         ids = torch.cat([ids, drawn])
-        encodings = self._unasked.held_back(ids, torch.cat([given[first], embedded]))
-        return Candidates(ids, drawn, columns[:batch_size], encodings)
+        return Candidates(ids, drawn, columns[:batch_size], torch.cat([given[first], embedded]))
 
     def _cross_entropy(
         self,
@@ -416,18 +415,17 @@ class CorpusSoftmaxLoss(EncodingModule):
     def _weighed(
         self, candidates: Candidates, strategies: list[Strategy], scores: Tensor
     ) -> tuple[Tensor, DrawnWeights | None, list[Strategy]]:
-        """What each candidate counts in each query's Z, ``(B, C)``: its prior, times the weight of its draws if it was
-        drawn; that weight by itself; and the strategies that have drawn."""
+        """What each candidate counts in each query's Z, ``(B, C)``: 1 for what the batch brings along, prior times the
+        weight of its draws for what was drawn; that weight by itself; and the strategies that have drawn."""
         log_weights = torch.zeros_like(scores)
-        log_prior = log_prior_of(self.targets, candidates.ids)
-        if log_prior is not None:
-            log_weights += log_prior
         drawing = [strategy for strategy in strategies if strategy.num_draws]
         num_drawn = len(candidates.drawn)
         if not num_drawn:
             return log_weights, None, drawing
         weights = weigh_draws(drawing, candidates.drawn, self.weighting)
-        if self.weighting == "none" and not any(strategy.draw.exhaustive for strategy in drawing):
-            log_weights[:, -num_drawn:] = 0.0  # all count once, and the prior acts by how often they are drawn
-        log_weights[:, -num_drawn:] += weights.log_weights
+        log_weights[:, -num_drawn:] = weights.log_weights
+        log_prior = log_prior_of(self.targets, candidates.drawn)
+        all_once = self.weighting == "none" and not any(strategy.draw.exhaustive for strategy in drawing)
+        if log_prior is not None and not all_once:  # else the prior acts by how often they are drawn
+            log_weights[:, -num_drawn:] += log_prior
         return log_weights, weights, drawing

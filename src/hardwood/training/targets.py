@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from hardwood.data import TextTable
 
+_Dropout = torch.nn.modules.dropout._DropoutNd
 _WORTH_A_BAR = 100_000
 """Texts from which an encoding shows its progress."""
 
@@ -64,6 +65,11 @@ class CorpusTargets:
     def dimension(self) -> int:
         """Length of an encoding."""
         return int(self.model.get_embedding_dimension())
+
+    @property
+    def has_dropout(self) -> bool:
+        """See `hardwood.negatives.Targets.has_dropout`; LoRA's counts from the first step on."""
+        return any(getattr(module, "p", 0) > 0 for module in self.model.modules() if isinstance(module, _Dropout))
 
     @property
     def device(self) -> torch.device:

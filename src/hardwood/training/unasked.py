@@ -9,6 +9,9 @@ options here weaken that push, and nothing else:
   priors (Menon et al., ICLR 2021, arXiv:2007.07314).
 - ``unasked_push`` is the share of the gradient that reaches such a target's own encoding. The query learns to turn away
   from it all the same.
+
+Both are for drawn targets. What the batch brings along, positives and given negatives, counts 1 and is moved, asked for
+or not.
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ from hardwood._ragged import RaggedRows
 
 DEFAULT_UNASKED_PRIOR = 0.1
 DEFAULT_UNASKED_PUSH = 0.0
+
+_LEAST_PRIOR = 1e-40
+"""What a tree can hold (`hardwood.tree.arrays.prior.LARGEST`), and far less than makes a difference."""
 
 
 class UnaskedTargets:
@@ -65,21 +71,17 @@ class UnaskedTargets:
             rows: int64.
             embed: encodes some of them with gradient.
         """
-        if not (self._any and self.push == 0 and torch.is_grad_enabled()):
+        if not self._any or self.push == 1 or not torch.is_grad_enabled():
             return embed(rows)
         is_unasked = self.among(rows)
+        if self.push > 0:
+            encodings = embed(rows)
+            slowed = self.push * encodings + (1 - self.push) * encodings.detach()
+            return torch.where(is_unasked[:, None], slowed, encodings)
         with torch.no_grad():  # without gradient there is nothing to keep for a backward pass
             still = embed(rows[is_unasked])
         order = torch.argsort(is_unasked.long(), stable=True)
         return torch.cat([embed(rows[~is_unasked]), still])[torch.argsort(order)]
-
-    def held_back(self, rows: Tensor, encodings: Tensor) -> Tensor:
-        """The same ``encodings`` ``(m, d)``, through which ``push`` of the gradient passes where no training query asks
-        for the target."""
-        if not self._any or self.push == 1:
-            return encodings
-        slowed = self.push * encodings + (1 - self.push) * encodings.detach()
-        return torch.where(self.among(rows)[:, None], slowed, encodings)
 
 
 def check_unasked(prior: float, push: float) -> None:
@@ -88,7 +90,7 @@ def check_unasked(prior: float, push: float) -> None:
     Raises:
         ValueError: ``prior`` is not above 0 and at most 1, or ``push`` is not from 0 to 1.
     """
-    if not 0 < prior <= 1:
+    if not _LEAST_PRIOR <= prior <= 1:
         raise ValueError(
             f"unasked_prior must be above 0 and at most 1, got {prior}: 1 counts all targets alike, and 0.001 all but "
             "leaves out those that no training query asks for"

@@ -27,12 +27,15 @@ from tiny_models import make_qwen
 
 from .test_softmax_loss import NUM_TARGETS, batch_of, gradient_of
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*pin_memory.*:UserWarning",
-    "ignore:.*lr_scheduler.step.*:UserWarning",
-    "ignore::DeprecationWarning:torch.*",
-    "ignore:.*gradient_checkpointing.*:FutureWarning",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore:.*pin_memory.*:UserWarning",
+        "ignore:.*lr_scheduler.step.*:UserWarning",
+        "ignore::DeprecationWarning:torch.*",
+        "ignore:.*gradient_checkpointing.*:FutureWarning",
+    ),
+]
 
 
 @pytest.fixture(scope="module")

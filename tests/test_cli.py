@@ -99,7 +99,7 @@ def test_from_a_table_of_pairs_to_measures_and_negatives(tmp_path: Path) -> None
     assert "100 rows" in hardwood("mine", run / "model", pairs, "--num-negatives", 2, "--output", tmp_path / "n.jsonl",
                                   "--quiet")  # fmt: skip
     shown = hardwood("train", pairs, "--test-share", 0, "--output", tmp_path / "all", "--steps", 2, *TINY)
-    assert "nothing to measure" in shown
+    assert "nothing was measured" in shown
 
 
 def test_data_that_is_not_there_or_not_named() -> None:

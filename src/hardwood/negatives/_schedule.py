@@ -77,9 +77,9 @@ class RefreshSchedule:
         self.wants_noise = self.noise > 0
 
     def begin_step(self, step: int) -> None:
-        """Look for noise again if it is time. No state is needed to resume: when it is follows from ``step``."""
+        """Look for noise again, where none was found, if it is time. No state is needed to resume: when it is follows from ``step``."""
         since = step - self._last_build
-        self.wants_noise |= since > 0 and since & (since - 1) == 0  # a power of two
+        self.wants_noise |= self.noise <= 0 and since > 0 and since & (since - 1) == 0  # a power of two
 
     def noise_measured(self, cosine: float) -> None:
         """What the encoder's noise alone is: mean of 1 - cosine between encodings of the same weights with and without

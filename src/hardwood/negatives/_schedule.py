@@ -77,7 +77,7 @@ class RefreshSchedule:
         self.wants_noise = self.noise > 0
 
     def begin_step(self, step: int) -> None:
-        """Look for noise again, where none was found, if it is time: that follows from ``step``, so no state keeps it."""
+        """Look for noise again, where none was found, if it is time. It follows from ``step``: no state keeps it."""
         since = step - self._last_build
         self.wants_noise |= self.noise <= 0 and since > 0 and since & (since - 1) == 0  # a power of two
 

@@ -113,7 +113,7 @@ def evaluate_splits(
         dataset: as for `evaluate`.
         splits: names of splits; none: an empty answer, and nothing is encoded.
         leave_out: as for `evaluate`.
-        train_split: the split whose targets are seen; None, or one that the dataset doesn't have: nothing is told
+        train_split: the split whose targets are seen; ``None``, or one that the dataset lacks: nothing is divided
             apart.
         settings: ``batch_size``, ``block``, ``similarity`` and ``progress`` of `evaluate`.
 
@@ -202,7 +202,7 @@ def _measure_block(
         run[query] = {str(row): score for row, score in pairs if row >= 0}
         grades = judgements.grades[offsets[i] : offsets[i + 1]].tolist()
         qrels[query] = {str(row): grade for row, grade in zip(positives[i].tolist(), grades, strict=True)}
-        missing = judgements.missing.grades_of(i)  # nobody can find them
+        missing = judgements.missing.grades_of(i)  # no search can find them
         qrels[query].update({f"missing {number}": grade for number, grade in enumerate(missing)})
     for result in ir_measures.iter_calc(list(measures), qrels, run):
         out[measures[result.measure]][int(result.query_id)] = result.value

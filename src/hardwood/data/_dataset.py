@@ -280,7 +280,7 @@ class RetrievalDataset:
         """The targets that are each query itself, by query row: those with its id, or with its text (under any id).
 
         Items that are searched by themselves, duplicate questions, and pairs in both directions have such targets. A
-        text that more than 100 targets have is a filler, and nobody's own.
+        text that more than 100 targets have is a filler, and no query's own.
 
         Raises:
             ValueError: for another ``by``.

@@ -13,7 +13,7 @@ from hardwood._ragged import RaggedRows
 
 @dataclass(frozen=True, eq=False)
 class MissingPositives:
-    """Positives that the corpus does not have: nobody can find them, but they count as not found.
+    """Positives that the corpus does not have. No search can find them, and they count as not found.
 
     Attributes:
         places: ``(p,)`` int64, ascending: the query of each, as a place in ``Judgements.queries``.

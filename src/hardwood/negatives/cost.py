@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 PARTS = ("encode", "index", "sample", "judge", "forward_backward")
-_LATER = "judge"  # checkpoints of before guides lack it
+_LATER = "judge"  # absent from checkpoints that were written before guides existed
 
 
 class Cost:

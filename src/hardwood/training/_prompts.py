@@ -51,7 +51,7 @@ def agreed_target_prompt(given: str | None, model: SentenceTransformer, query: s
     """The prompt for drawn targets, by what the trainer puts before ``target``\\ s and the model before documents.
 
     Args:
-        given: by whoever made the loss; ``None``: nobody.
+        given: ``target_prompt`` of the loss; ``None``: not given.
         model: whose own prompts evaluation and `encode_document` use.
         query: what the trainer puts before queries.
         target: what it puts before targets.

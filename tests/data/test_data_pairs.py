@@ -210,3 +210,16 @@ def test_the_corpus_may_be_an_iterator() -> None:
     pairs = datasets.Dataset.from_dict({"anchor": ["a", "b"], "positive": ["one", "two"]})
     dataset = RetrievalDataset.from_pairs(pairs, corpus=(text for text in ["three", "one"]))
     assert sorted(dataset.corpus.texts()) == ["one", "three", "two"]
+
+
+def test_own_pairs_that_are_labelled_as_wrong_are_refused() -> None:
+    pairs = {"anchor": ["a", "b", "b"], "positive": ["one", "two", "one"]}
+    dataset = RetrievalDataset.from_pairs(
+        datasets.Dataset.from_dict({"anchor": ["a", "b"], "positive": ["one", "two"]})
+    )
+    labelled = datasets.Dataset.from_dict({**pairs, "label": [1, 1, 0]})
+    with pytest.raises(DataError, match="of 3 pairs 1 have 0 as 'label'"):
+        dataset.label_pairs(labelled)
+    for scores in ([1, 1, 1], [0.5, 0.0, 0.25]):  # all right, and similarities
+        found = dataset.label_pairs(datasets.Dataset.from_dict({**pairs, "label": scores}))
+        assert found["label"] == [[0, 0], [1, 1], [1, 0]]

@@ -258,8 +258,8 @@ class RetrievalDataset:
             These columns and ``label``, int64 ``[query row, target row, a row for each negative]``.
 
         Raises:
-            DataError: texts that are not in the dataset, with a count; an empty text, or a column that is missing or
-                holds no strings.
+            DataError: texts that are not in the dataset, or rows labelled 0, with a count; an empty text, or a column
+                that is missing or holds no strings.
         """
         return labelled(pairs, self.queries, self.corpus, self.never_negatives(*self.splits), columns)
 

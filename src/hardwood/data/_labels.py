@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hardwood._ragged import RaggedRows
-from hardwood.data._pairs import column_names, text_columns
+from hardwood.data._pairs import LABELS, column_names, columns_of, is_number, text_columns
 from hardwood.data._table import TextTable
 from hardwood.errors import DataError
 
@@ -33,6 +33,7 @@ def labelled(
     names = _text_names(there) if columns is None else list(columns)
     if len(names) < 2:
         raise DataError(f"pairs need a column of queries and one of targets; there are {', '.join(there)}")
+    _refuse_wrong_pairs(pairs, [name for name in LABELS if name in there and name not in names])
     texts = text_columns("pairs", pairs, names)
     tables = [queries.text_array()] + [corpus.text_array()] * (len(names) - 1)
     rows = [_rows_of(texts[name], table) for name, table in zip(names, tables, strict=True)]
@@ -59,6 +60,20 @@ def _text_names(columns: Sequence[str]) -> list[str]:
     first = ["anchor", "positive"] if {"anchor", "positive"} <= set(columns) else list(columns[:2])
     negatives = [name for name in columns if name == "negative" or name.startswith("negative_")]
     return [*first, *(name for name in negatives if name not in first)]
+
+
+def _refuse_wrong_pairs(pairs: datasets.Dataset, labels: Sequence[str]) -> None:
+    """Rows labelled 0 among rows labelled 1 are no positives; scores of other kinds say nothing of the sort."""
+    for name, values in (columns_of("pairs", pairs, labels) if labels else {}).items():
+        if not is_number(values.type):
+            continue
+        numbers = np.asarray(pc.fill_null(values.cast(pa.float64()), np.nan))
+        wrong = int((numbers == 0).sum())
+        if wrong and np.isin(numbers, (0, 1)).all():
+            raise DataError(
+                f"of {len(numbers):,} pairs {wrong:,} have 0 as {name!r}, so their second text is no positive: keep "
+                f"the rows that have 1, or remove the column {name!r} if it says something else"
+            )
 
 
 def _rows_of(texts: pa.ChunkedArray, table: Any) -> np.ndarray:

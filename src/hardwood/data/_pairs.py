@@ -74,7 +74,7 @@ def _read(where: str, data: Any, anchor: str, positive: str) -> _Rows:
     names = column_names(where, data)
     _check_columns(where, names, (anchor, positive))
     labels = [column for column in LABELS if column in names and column not in (anchor, positive)]
-    columns = _columns(where, data, [anchor, positive, *labels])
+    columns = columns_of(where, data, [anchor, positive, *labels])
     queries, targets = (_texts(where, column, columns[column]) for column in (anchor, positive))
     labels = [column for column in labels if is_number(columns[column].type)]
     if len(labels) > 1:
@@ -107,10 +107,10 @@ def _check_columns(where: str, names: Sequence[str], needed: Sequence[str]) -> N
 def text_columns(where: str, data: Any, columns: Sequence[str]) -> dict[str, pa.ChunkedArray]:
     """Columns of texts, stripped; ``DataError`` for one that is missing, and for anything but texts."""
     _check_columns(where, column_names(where, data), columns)
-    return {name: _texts(where, name, values) for name, values in _columns(where, data, columns).items()}
+    return {name: _texts(where, name, values) for name, values in columns_of(where, data, columns).items()}
 
 
-def _columns(where: str, data: Any, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
+def columns_of(where: str, data: Any, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
     """Some columns as Arrow has them, read in batches that respect a selection, a mapping and a transform."""
     chunks: dict[str, list[pa.Array]] = {name: [] for name in names}
     for batch in _batches(data, list(names)):
@@ -189,7 +189,7 @@ def _corpus_texts(corpus: Any, positive: str) -> pa.ChunkedArray:
         column = names[0] if len(names) == 1 else positive
         if column not in names:
             raise DataError(f"{where} has no column {positive!r}; it has {', '.join(names)}: select one of them")
-        return _texts(where, column, _columns(where, corpus, [column])[column])
+        return _texts(where, column, columns_of(where, corpus, [column])[column])
     texts = [] if isinstance(corpus, str) else list(corpus)  # once: an iterator has no second time
     if isinstance(corpus, str) or not all(isinstance(text, str) for text in texts):
         raise TypeError(f"corpus must be a list of texts or a datasets.Dataset, not {type(corpus).__name__} of others")

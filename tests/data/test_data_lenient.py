@@ -188,3 +188,14 @@ def test_the_commands_say_what_was_left_out(dataset_folder: Path, tmp_path: Path
     mining = ("--lenient", "--split", "test", "--format", "tevatron", "--output", mined)
     assert words in invoke("mine", model, broken, *mining)
     assert words in invoke("data", "split", broken, "--lenient", "--output", tmp_path / "new")
+
+
+def test_queries_whose_positives_are_all_missing_are_neither_seen_nor_unseen(make_folder: MakeFolder) -> None:
+    test = "query-id\tcorpus-id\tscore\nq1\td1\t1\nq2\tgone\t1\n3\td3\t1\n"
+    train = "query-id\tcorpus-id\tscore\nq1\td1\t1\n"
+    files = {name: text for name, text in FILES.items() if not name.startswith("qrels/")}
+    folder = make_folder({**files, "qrels/train.tsv": train, "qrels/test.tsv": test})
+    dataset = RetrievalDataset.load(folder, lenient=True)
+    judged = dataset.split("test")
+    ids = {name: dataset.queries.ids(judged.queries[rows]) for name, rows in dataset.seen_and_unseen("test").items()}
+    assert ids == {"seen": ["q1"], "unseen": ["3"]}

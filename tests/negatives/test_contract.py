@@ -90,6 +90,8 @@ def test_draws_are_in_proportion_to_prior_and_score(
     name: str, attached: Attached, request_for: RequestFor, vectors: Tensor, log_prior: NDArray[np.float32] | None
 ) -> None:
     source = attached(name, **({"probes": 100} if name == "dynamic" else {}))
+    for step in range(1, 7):  # whatever is refreshed or replaced meanwhile
+        source.begin_step(source.start_step + step)
     request = request_for()
     log_q = source.log_proposal(request, source.sample(request), torch.arange(NUM_TARGETS))
     wanted = torch.zeros(BATCH, NUM_TARGETS) if name == "uniform" else request.scale * request.queries @ vectors.T

@@ -151,6 +151,7 @@ def test_run_files_of_before_are_read(tmp_path: Path) -> None:
     [
         (["--negatives", "in-batch", "--num-negatives", "4"], "num_negatives 4 (in-batch negatives draw nothing)"),
         (["--negatives", "in-batch", "--weighting", "own"], "weighting 'own' (in-batch negatives draw nothing)"),
+        (["--negatives", "in-batch", "--unasked-prior", "0.5"], "unasked_prior 0.5 (in-batch negatives draw nothing)"),
         (["--negatives", "in-batch", "--start-step", "9"], "'in-batch' negatives have no option 'start_step'"),
         (["--negatives", "uniform", "--encode-batch-size", "9"], "uniform negatives have no target encoded"),
         (["--encoder", "a/b", "--dimension", "64"], "dimension is 64, but the encoder 'a/b' has its own"),

@@ -27,7 +27,7 @@ from dynamic_study import ROOT, data_folder
 from hardwood.data import RetrievalDataset
 from hardwood.encoders import load_encoder
 from hardwood.negatives import DynamicNegatives
-from hardwood.negatives._staleness import settled
+from hardwood.negatives.dynamic.staleness import settled
 from hardwood.training import RunConfig
 from hardwood.training.run import make_loss, make_trainer
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from hardwood._ragged import RaggedRows
 from hardwood.losses import shared_log_weights
 from hardwood.negatives import SOURCES, Cost, NegativeSource, Request, make_source
-from hardwood.negatives._draws import NO_TARGET
+from hardwood.negatives.records import NO_TARGET
 
 from .conftest import BATCH, NUM_TARGETS, ArrayTargets, allowed_mask
 

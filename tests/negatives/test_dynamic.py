@@ -14,11 +14,11 @@ from torch import Tensor
 from hardwood._ragged import RaggedRows
 from hardwood.errors import DataError
 from hardwood.negatives import Cost, Draw, Request, dynamic, make_source
-from hardwood.negatives._fits import DriftFits
-from hardwood.negatives._motion import TrueEncodings
-from hardwood.negatives._staleness import Staleness, measure_staleness
-from hardwood.negatives._state import read_state, write_state
 from hardwood.negatives.base import STATE_FILE
+from hardwood.negatives.checkpoint_tensors import read_state, write_state
+from hardwood.negatives.dynamic.drift_fits import DriftFits
+from hardwood.negatives.dynamic.staleness import Staleness, measure_staleness
+from hardwood.negatives.dynamic.true_encodings import TrueEncodings
 from hardwood.tree import TargetIndex
 
 from .conftest import ArrayTargets

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hardwood.negatives._landmarks import oldest, spread_over
+from hardwood.negatives.dynamic.landmarks import oldest, spread_over
 from hardwood.tree import TargetIndex
 
 

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from hardwood.negatives import Cost, _moving, make_source
-from hardwood.negatives._beside import Beside
-from hardwood.negatives._fits import DriftFits
-from hardwood.negatives._schedule import RefreshSchedule
+from hardwood.negatives.dynamic.background import Beside
+from hardwood.negatives.dynamic.drift_fits import DriftFits
+from hardwood.negatives.dynamic.schedule import RefreshSchedule
 
 from .conftest import ArrayTargets
 from .test_dynamic import NUM_TARGETS, MovingCorpus, request, run

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hardwood.negatives._schedule import RefreshSchedule
-from hardwood.negatives._staleness import Staleness
+from hardwood.negatives.dynamic.schedule import RefreshSchedule
+from hardwood.negatives.dynamic.staleness import Staleness
 
 FAR, NEAR = Staleness(0.5, 0.0, 0.0), Staleness(0.0, 0.0, 0.0)
 

@@ -11,9 +11,8 @@ from scipy.stats import chi2, chisquare
 from torch import Tensor
 
 from hardwood._ragged import RaggedRows
-from hardwood.negatives import Cost, MarginFilter, NegativeSource, Request, make_source, seen_mask
-from hardwood.negatives import _softmax_index as softmax_index
-from hardwood.negatives._draws import NO_TARGET
+from hardwood.negatives import Cost, MarginFilter, NegativeSource, Request, make_source, seen_mask, softmax_matrix
+from hardwood.negatives.records import NO_TARGET
 
 from .conftest import BATCH, NUM_TARGETS, ArrayTargets, allowed_mask, exact_probabilities
 
@@ -28,7 +27,7 @@ def test_exact_draws_follow_the_softmax(
 ) -> None:
     # Null: draws of each query are distributed as the float64 softmax over what it may be given. 5 queries x 40 000
     # draws each, chi-squared over cells with an expectation above 5, p < 1e-5 rejects: false alarm 5e-5 over the five.
-    monkeypatch.setattr(softmax_index, "SCORES_IN_FLIGHT", scores_in_flight)
+    monkeypatch.setattr(softmax_matrix, "SCORES_IN_FLIGHT", scores_in_flight)
     generator = torch.Generator().manual_seed(3)
     vectors = torch.randn(700, 6, generator=generator)  # three chunks of 256 when scores are scarce
     source, cost = make_source("exact"), Cost()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tools.fuzz import TARGETS, one
 
-from hardwood.negatives import _moving
+from hardwood.negatives.dynamic import moving_index
 
 COUNTS = {"dataset": 40, "pairs": 20, "run-file": 20, "metrics": 30, "drift": 20}
 
@@ -37,7 +37,7 @@ def test_damaged_files_are_refused_or_read_right(name: str, tmp_path: Path) -> N
 def test_damaged_indexes_and_checkpoints_are_refused_or_found(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_moving, "_SMALLEST_SHARE", 1)  # as the fuzzer sets it, and put back afterwards
+    monkeypatch.setattr(moving_index, "_SMALLEST_SHARE", 1)  # as the fuzzer sets it, and put back afterwards
     found = outcomes(name, tmp_path, 250)
     assert found["refused"] > 100
     assert sum(found.values()) > found["refused"]

@@ -17,7 +17,7 @@ from hardwood.drift import DRIFT_MODELS, make_drift
 from hardwood.encoders import load_encoder
 from hardwood.evaluation import evaluate
 from hardwood.negatives import SOURCES, Cost, Request, make_source
-from hardwood.negatives._fits import DriftFits
+from hardwood.negatives.dynamic.drift_fits import DriftFits
 from hardwood.training import train
 from hardwood.training.config import PRECISIONS
 from hardwood.training.targets import CorpusTargets

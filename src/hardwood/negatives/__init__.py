@@ -5,15 +5,15 @@ vectors and answers with targets, the probability with which it drew each, and i
 them.
 """
 
-from hardwood.negatives._draws import Draw, Request, Targets, log_prior_of, seen_mask
 from hardwood.negatives.base import NegativeSource
 from hardwood.negatives.cache import CacheNegatives
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.dynamic import DynamicNegatives
+from hardwood.negatives.exact import ExactNegatives, PeriodicNegatives, StaticNegatives
 from hardwood.negatives.in_batch import InBatchNegatives
-from hardwood.negatives.indexed import ExactNegatives, PeriodicNegatives, StaticNegatives
 from hardwood.negatives.margin import MarginFilter
 from hardwood.negatives.pool import PoolNegatives
+from hardwood.negatives.records import Draw, Request, Targets, log_prior_of, seen_mask
 from hardwood.negatives.registry import SOURCES, make_source
 from hardwood.negatives.uniform import UniformNegatives
 

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hardwood._ragged import RaggedRows
-from hardwood.negatives._draws import Draw, Request, Targets, log_prior_of
-from hardwood.negatives._softmax_index import SoftmaxIndex
-from hardwood.negatives._state import FLOATS, INTEGERS, Wanted, expect
 from hardwood.negatives.base import NegativeSource
+from hardwood.negatives.checkpoint_tensors import FLOATS, INTEGERS, Wanted, expect
 from hardwood.negatives.cost import Cost
-from hardwood.negatives.indexed import masked_log_proposal
+from hardwood.negatives.exact import masked_log_proposal
+from hardwood.negatives.records import Draw, Request, Targets, log_prior_of
+from hardwood.negatives.softmax_matrix import SoftmaxIndex
 
 
 class PartNegatives(NegativeSource):

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from hardwood._files import written_whole
-from hardwood.negatives._draws import Draw, Request, Targets
-from hardwood.negatives._state import read_state, write_state
+from hardwood.negatives.checkpoint_tensors import read_state, write_state
 from hardwood.negatives.cost import Cost
+from hardwood.negatives.records import Draw, Request, Targets
 
 STATE_FILE = "source.safetensors"
 

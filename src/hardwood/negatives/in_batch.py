@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hardwood.negatives._draws import NO_TARGET, Draw, Request, seen_mask
 from hardwood.negatives.base import NegativeSource
+from hardwood.negatives.records import NO_TARGET, Draw, Request, seen_mask
 
 
 class InBatchNegatives(NegativeSource):

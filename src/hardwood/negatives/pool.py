@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hardwood.negatives._draws import Targets
 from hardwood.negatives._part import PartNegatives
 from hardwood.negatives.cost import Cost
+from hardwood.negatives.records import Targets
 
 
 class PoolNegatives(PartNegatives):

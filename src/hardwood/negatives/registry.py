@@ -8,8 +8,8 @@ from typing import Any
 from hardwood.negatives.base import NegativeSource
 from hardwood.negatives.cache import CacheNegatives
 from hardwood.negatives.dynamic import DynamicNegatives
+from hardwood.negatives.exact import ExactNegatives, PeriodicNegatives, StaticNegatives
 from hardwood.negatives.in_batch import InBatchNegatives
-from hardwood.negatives.indexed import ExactNegatives, PeriodicNegatives, StaticNegatives
 from hardwood.negatives.pool import PoolNegatives
 from hardwood.negatives.uniform import UniformNegatives
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from hardwood._ragged import RaggedRows
-from hardwood.negatives._draws import NO_TARGET, Draw, Request, Targets, log_prior_of, seen_mask
 from hardwood.negatives.base import NegativeSource
 from hardwood.negatives.cost import Cost
+from hardwood.negatives.records import NO_TARGET, Draw, Request, Targets, log_prior_of, seen_mask
 
 
 class UniformNegatives(NegativeSource):

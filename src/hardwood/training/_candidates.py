@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hardwood.negatives import Draw
-from hardwood.negatives._draws import NO_TARGET
+from hardwood.negatives.records import NO_TARGET
 
 
 @dataclass(frozen=True)

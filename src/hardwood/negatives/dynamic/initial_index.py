@@ -1,4 +1,4 @@
-"""Encodings by the model as it is, and the tree that a dynamic run begins with: of these, or read from a folder."""
+"""The tree that a dynamic run begins with: of the model's encodings, or read from a folder."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from hardwood.negatives._draws import Targets
 from hardwood.negatives.cost import Cost
+from hardwood.negatives.records import Targets
 
 Floats = NDArray[np.float32]
 
@@ -38,23 +37,6 @@ def encoded_index(targets: Targets, cost: Cost, *, leaf_size: int, dtype: str) -
             encodings, log_prior=targets.log_prior, leaf_size=leaf_size, dtype=dtype, progress=False
         )
         return index, encodings
-
-
-def encoded_rows(targets: Targets, rows: NDArray[np.int64]) -> Floats:
-    """Current encodings of some targets.
-
-    Args:
-        targets: the corpus.
-        rows: ``(m,)``, each once.
-
-    Returns:
-        ``(m, d)`` float32, in the order of ``rows``.
-    """
-    encodings = np.empty((len(rows), targets.dimension), dtype=np.float32)
-    order = np.argsort(rows)
-    for block, vectors in targets.encode(torch.from_numpy(rows)):
-        encodings[order[np.searchsorted(rows[order], block.numpy())]] = vectors.numpy()
-    return encodings
 
 
 def loaded_index(folder: str, targets: Targets, cost: Cost, *, leaf_size: int) -> tuple[Any, Floats]:

@@ -13,19 +13,19 @@ from torch import Tensor
 from hardwood import losses
 from hardwood._ragged import RaggedRows
 from hardwood.errors import DataError
-from hardwood.negatives._draws import NO_TARGET, Draw, Request, Targets, log_prior_of
-from hardwood.negatives._exclusions import exclusions
-from hardwood.negatives._fits import DriftFits
-from hardwood.negatives._landmarks import oldest, spread_over
-from hardwood.negatives._motion import TRUE_DTYPES, TrueEncodings
-from hardwood.negatives._moving import MovingIndex
-from hardwood.negatives._schedule import RefreshSchedule
-from hardwood.negatives._staleness import measure_noise, measure_staleness
-from hardwood.negatives._start import encoded_index, encoded_rows, has_prior_of, loaded_index, saved_index
-from hardwood.negatives._state import expect, read_state
 from hardwood.negatives.base import STATE_FILE, NegativeSource
+from hardwood.negatives.checkpoint_tensors import expect, read_state
 from hardwood.negatives.cost import Cost
-from hardwood.negatives.indexed import masked_log_proposal
+from hardwood.negatives.dynamic.drift_fits import DriftFits
+from hardwood.negatives.dynamic.exclusions import exclusions
+from hardwood.negatives.dynamic.initial_index import encoded_index, has_prior_of, loaded_index, saved_index
+from hardwood.negatives.dynamic.landmarks import oldest, spread_over
+from hardwood.negatives.dynamic.moving_index import MovingIndex
+from hardwood.negatives.dynamic.schedule import RefreshSchedule
+from hardwood.negatives.dynamic.staleness import measure_noise, measure_staleness
+from hardwood.negatives.dynamic.true_encodings import TRUE_DTYPES, TrueEncodings
+from hardwood.negatives.exact import masked_log_proposal
+from hardwood.negatives.records import NO_TARGET, Draw, Request, Targets, encoded_rows, log_prior_of
 
 _INDEX_FOLDER = "index"
 _MANY = 100_000

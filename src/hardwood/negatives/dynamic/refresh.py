@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hardwood.negatives._fits import DriftFits, Predict
-from hardwood.negatives._motion import TrueEncodings
+from hardwood.negatives.dynamic.drift_fits import DriftFits, Predict
+from hardwood.negatives.dynamic.true_encodings import TrueEncodings
 
 
 class Refresh:

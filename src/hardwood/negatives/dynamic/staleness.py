@@ -9,8 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hardwood.negatives._draws import Draw, Request, Targets
-from hardwood.negatives._start import encoded_rows
+from hardwood.negatives.records import Draw, Request, Targets, encoded_rows
 
 Floats = NDArray[np.float32]
 

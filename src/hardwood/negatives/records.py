@@ -149,3 +149,20 @@ def seen_mask(rows: RaggedRows, ids: Tensor) -> Tensor:
         unique_mask[rows.row_ids()[held], position[held]] = True
         mask = unique_mask[:, inverse]
     return torch.from_numpy(mask).to(ids.device)
+
+
+def encoded_rows(targets: Targets, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Current encodings of some targets.
+
+    Args:
+        targets: the corpus.
+        rows: ``(m,)``, each once.
+
+    Returns:
+        ``(m, d)`` float32, in the order of ``rows``.
+    """
+    encodings = np.empty((len(rows), targets.dimension), dtype=np.float32)
+    order = np.argsort(rows)
+    for block, vectors in targets.encode(torch.from_numpy(rows)):
+        encodings[order[np.searchsorted(rows[order], block.numpy())]] = vectors.numpy()
+    return encodings

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hardwood.negatives._state import FLOATS, INTEGERS, Wanted
+from hardwood.negatives.checkpoint_tensors import FLOATS, INTEGERS, Wanted
 
 Floats = NDArray[np.float32]
 
@@ -103,7 +103,7 @@ class TrueEncodings:
 
     @staticmethod
     def layout(num_targets: int, dimension: int) -> dict[str, Wanted]:
-        """What `state_dict` gives, for `hardwood.negatives._state.expect`."""
+        """What `state_dict` gives, for `hardwood.negatives.checkpoint_tensors.expect`."""
         return {
             "encodings": (FLOATS, (num_targets, dimension)),
             "period": ((torch.int16,), (num_targets,)),

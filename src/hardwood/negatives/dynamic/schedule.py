@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hardwood.negatives._staleness import Staleness
-from hardwood.negatives._state import INTEGERS, Wanted
+from hardwood.negatives.checkpoint_tensors import INTEGERS, Wanted
+from hardwood.negatives.dynamic.staleness import Staleness
 
 _LEAST_NOISE = 1e-4
 STEPS_AVERAGED = 10
@@ -22,7 +22,7 @@ class RefreshSchedule:
     all. It is measured after each build, and where there is any after each refresh (`noise_measured`), since it grows
     where an encoder learns from scratch. It is looked for again 1, 2, 4, 8, ... steps after the build of an encoder
     that has dropout, since LoRA's does nothing at first: a thousand steps look ten times. Errors count from there on.
-    (Of what is written back it is taken out: `hardwood.negatives._staleness.settled`.)
+    (Of what is written back it is taken out: `hardwood.negatives.dynamic.staleness.settled`.)
 
     Args:
         every: steps between two refreshes; ``None``: none by the clock.
@@ -42,7 +42,7 @@ class RefreshSchedule:
         "schedule": (INTEGERS, (4,)),
         "noise": ((torch.float64,), (2,)),
     }
-    """What `state_dict` gives, for `hardwood.negatives._state.expect`."""
+    """What `state_dict` gives, for `hardwood.negatives.checkpoint_tensors.expect`."""
 
     def __init__(
         self, *, every: int | None, when: float | None, spacing: int, growth: float, rebuild_when: float | None

@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hardwood.negatives._beside import Beside
-from hardwood.negatives._fits import DriftFits
-from hardwood.negatives._landmarks import leaf_order
-from hardwood.negatives._motion import Floats, TrueEncodings
-from hardwood.negatives._refresh import Refresh
-from hardwood.negatives._staleness import settled
-from hardwood.negatives._state import ANY, INTEGERS, Wanted
+from hardwood.negatives.checkpoint_tensors import ANY, INTEGERS, Wanted
 from hardwood.negatives.cost import Cost
+from hardwood.negatives.dynamic.background import Beside
+from hardwood.negatives.dynamic.drift_fits import DriftFits
+from hardwood.negatives.dynamic.landmarks import leaf_order
+from hardwood.negatives.dynamic.refresh import Refresh
+from hardwood.negatives.dynamic.staleness import settled
+from hardwood.negatives.dynamic.true_encodings import Floats, TrueEncodings
 
 Ints = NDArray[np.int64]
 
@@ -43,7 +43,7 @@ class MovingIndex:
     """
 
     layout: ClassVar[dict[str, Wanted]] = {"refresh": (INTEGERS, (2,)), "refresh_order": (INTEGERS, (ANY,))}
-    """What `state_dict` gives, for `hardwood.negatives._state.expect`."""
+    """What `state_dict` gives, for `hardwood.negatives.checkpoint_tensors.expect`."""
 
     def __init__(
         self, index: Any, true: TrueEncodings, fits: DriftFits, cost: Cost, *, repair: bool, overlap: bool

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hardwood._ragged import RaggedRows
-from hardwood.negatives._draws import Request
+from hardwood.negatives.records import Request
 
 _SEARCHED = 64
 """Best targets of a query among which the margin filter looks for false negatives before the draw."""

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hardwood.negatives._draws import Draw, Request, Targets, log_prior_of, seen_mask
-from hardwood.negatives._softmax_index import SoftmaxIndex
-from hardwood.negatives._state import FLOATS, expect
 from hardwood.negatives.base import NegativeSource
+from hardwood.negatives.checkpoint_tensors import FLOATS, expect
 from hardwood.negatives.cost import Cost
+from hardwood.negatives.records import Draw, Request, Targets, log_prior_of, seen_mask
+from hardwood.negatives.softmax_matrix import SoftmaxIndex
 
 INDEX_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

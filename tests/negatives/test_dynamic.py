@@ -13,9 +13,10 @@ from torch import Tensor
 
 from hardwood._ragged import RaggedRows
 from hardwood.errors import DataError
-from hardwood.negatives import Cost, Draw, Request, dynamic, make_source
+from hardwood.negatives import Cost, Draw, Request, make_source
 from hardwood.negatives.base import STATE_FILE
 from hardwood.negatives.checkpoint_tensors import read_state, write_state
+from hardwood.negatives.dynamic import source as dynamic_source
 from hardwood.negatives.dynamic.drift_fits import DriftFits
 from hardwood.negatives.dynamic.staleness import Staleness, measure_staleness
 from hardwood.negatives.dynamic.true_encodings import TrueEncodings
@@ -250,7 +251,7 @@ def test_a_refresh_without_predictions_leaves_all_others_where_they_are() -> Non
 def test_refreshes_by_need_are_rarer_of_many_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     few = run(steps=200, refresh_when=1e-9)[0].cost.targets_reencoded
     asked = run(steps=200, refresh_when=1e-9, refresh_growth=0.5)[0].cost.targets_reencoded
-    monkeypatch.setattr(dynamic, "_MANY", NUM_TARGETS)
+    monkeypatch.setattr(dynamic_source, "_MANY", NUM_TARGETS)
     many = run(steps=200, refresh_when=1e-9)[0].cost.targets_reencoded
     assert many == asked < few
     with pytest.raises(ValueError, match="refresh_growth is a share of the steps so far"):

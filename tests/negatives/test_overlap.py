@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from hardwood.negatives import Cost, _moving, make_source
+from hardwood.negatives import Cost, make_source
+from hardwood.negatives.dynamic import moving_index
 from hardwood.negatives.dynamic.background import Beside
 from hardwood.negatives.dynamic.drift_fits import DriftFits
 from hardwood.negatives.dynamic.schedule import RefreshSchedule
@@ -30,7 +31,7 @@ Draws = list[torch.Tensor]
 @pytest.fixture(autouse=True)
 def small_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     """A corpus of a few hundred targets is refreshed in several steps."""
-    monkeypatch.setattr(_moving, "_SMALLEST_SHARE", 1)
+    monkeypatch.setattr(moving_index, "_SMALLEST_SHARE", 1)
 
 
 def begun(corpus: MovingCorpus, **options: Any) -> Any:
@@ -196,7 +197,7 @@ def test_micro_batches_of_a_step_do_one_share() -> None:
 
 def test_shares_are_no_smaller_than_what_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     for smallest, shares in ((100, 5), (200, 3), (NUM_TARGETS, 0), (10 * NUM_TARGETS, 0)):
-        monkeypatch.setattr(_moving, "_SMALLEST_SHARE", smallest)
+        monkeypatch.setattr(moving_index, "_SMALLEST_SHARE", smallest)
         corpus = MovingCorpus()
         source = begun(corpus, overlap=True, refresh_every=10)
         steps_of(source, corpus, range(10))

@@ -17,7 +17,8 @@ from transformers import TrainerCallback
 
 from hardwood._json import stamped, without_stamp
 from hardwood.data import RetrievalDataset
-from hardwood.negatives import DynamicNegatives, MarginFilter, _moving
+from hardwood.negatives import DynamicNegatives, MarginFilter
+from hardwood.negatives.dynamic import moving_index
 from hardwood.training import (
     CachedCorpusSoftmaxLoss,
     CorpusSoftmaxLoss,
@@ -73,7 +74,7 @@ def test_a_run_with_overlap_ends_the_same_wherever_it_is_broken_off(
     drift: str, dataset: RetrievalDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on an accelerator, in mid-refresh, with an evaluation there and two micro-batches a step."""
-    monkeypatch.setattr(_moving, "_SMALLEST_SHARE", 1)
+    monkeypatch.setattr(moving_index, "_SMALLEST_SHARE", 1)
     source = {**OPTIONS["dynamic"], "overlap": True, "refresh_every": 8, "drift": drift}
     options = {"negatives": "dynamic", "negatives_options": source, "gradient_accumulation": 2, "evaluate_every": 3}
     train(config(tmp_path / "whole", steps=20, **options), quiet=True, dataset=dataset)

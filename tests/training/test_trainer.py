@@ -21,7 +21,8 @@ from hardwood import _processors
 from hardwood.data import RetrievalDataset
 from hardwood.encoders import separate_towers
 from hardwood.evaluation import evaluate
-from hardwood.negatives import SOURCES, _moving, make_source
+from hardwood.negatives import SOURCES, make_source
+from hardwood.negatives.dynamic import moving_index
 from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RunConfig, encoder_arguments, train
 from hardwood.training.config import read_settings
 from hardwood.tree import TargetIndex
@@ -199,7 +200,7 @@ def test_staleness_is_in_the_trainers_log(make_static: Callable, dataset: Retrie
 def test_at_the_end_a_refresh_is_complete_and_no_error_lost(
     make_static: Callable, dataset: RetrievalDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_moving, "_SMALLEST_SHARE", 1)
+    monkeypatch.setattr(moving_index, "_SMALLEST_SHARE", 1)
     options = {**OPTIONS["dynamic"], "start_step": 0, "refresh_every": 5, "overlap": True}
     model = make_static()
     loss = CorpusSoftmaxLoss(model, dataset, make_source("dynamic", **options))
@@ -208,14 +209,14 @@ def test_at_the_end_a_refresh_is_complete_and_no_error_lost(
     _train_by_hand(model, loss, dataset, tmp_path, [NegativesCallback(loss)])
     assert loss.source.state_dict()["refresh"].tolist() == [0, 0]
 
-    learn = _moving.MovingIndex.learn
+    learn = moving_index.MovingIndex.learn
 
     def fail_at_last(moving: Any, *args: Any, **kwargs: Any) -> None:
         if loss._step == 5:
             monkeypatch.setattr(moving.index, "update", lambda *_: 1 / 0)
         learn(moving, *args, **kwargs)
 
-    monkeypatch.setattr(_moving.MovingIndex, "learn", fail_at_last)
+    monkeypatch.setattr(moving_index.MovingIndex, "learn", fail_at_last)
     with pytest.raises(ZeroDivisionError):
         _train_by_hand(model, loss, dataset, tmp_path, [NegativesCallback(loss)])
 

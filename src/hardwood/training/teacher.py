@@ -212,8 +212,8 @@ class Teaching:
         if self.teacher.scores is not None and self._batches == _PATIENCE:
             raise ValueError(
                 f"in the first {_PATIENCE} batches no query has two of the {len(self.teacher.scores):,} given "
-                "teacher's scores (with one of its positive for margin-mse): make them of the pairs that are trained on, "
-                "TeacherScores.from_pairs(pairs, scores)"
+                "teacher's scores (for margin-mse its positive's and another): make them of the pairs that are trained "
+                "on, TeacherScores.from_pairs(pairs, scores)"
             )
         if self._num_scored and self.teacher.form == "kl" and not self._has_looked:
             self._has_looked = True

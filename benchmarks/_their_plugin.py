@@ -22,7 +22,10 @@ _PURPOSE = "another objective"
 _RANKS = "no gathering across processes: each process draws from the whole corpus"
 _STATIC = "ours takes static embeddings in mini-batches"
 _LAYERS = "of AdaptiveLayerLoss itself, whatever is in it"
-_BUDGET = "no budget of tokens: mini-batches are cut by length, mini_batch_size texts each"
+_MARGIN = "calls internals; tests/negatives/test_sources.py has the same of MarginFilter"
+_HALF = "asks for a loss in bfloat16; ours takes scores in float32 (test_cached_loss.py)"
+_HELD = "asks that features are held; ours holds parts of them (test_cached_loss.py)"
+_WORDS = "asks for their words in the log; ours is a warning"
 
 NOT_OURS: dict[str, str] = {
     "test_contrastive.py": _PURPOSE,
@@ -35,11 +38,11 @@ NOT_OURS: dict[str, str] = {
     "test_adaptive_layer.py::test_adaptive_layer_loss_invalid_layer_weighting": _LAYERS,
     "test_cached_gist_embed.py::test_gather": _RANKS,
     "test_cached_gist_embed.py::test_positive_mask": _RANKS,
-    "test_cached_gist_embed.py::test_relative": "calls internals; tests/negatives has the same of MarginFilter",
+    "test_cached_gist_embed.py::test_relative": _MARGIN,
     "test_cached_gist_embed.py::test_cached_gist_rejects_static": _STATIC,
     "test_gist_embed.py::test_gather": _RANKS,
     "test_gist_embed.py::test_positive_mask": _RANKS,
-    "test_gist_embed.py::test_relative": "calls internals; tests/negatives has the same of MarginFilter",
+    "test_gist_embed.py::test_relative": _MARGIN,
     "test_cmnrl.py::test_rand_context": _ENGINE,
     "test_cmnrl.py::TestCreateMinibatchMixedModality": "texts only",
     "test_cmnrl.py::test_cmnrl_attributes": "names of their attributes",
@@ -50,9 +53,9 @@ NOT_OURS: dict[str, str] = {
     "test_gradcache.py::test_create_minibatch": _ENGINE,
     "test_gradcache.py::test_gradcache_names_the_unused_column": _ENGINE,
     "test_gradcache.py::test_adaptive_layer_warns": "ours is refused in the first step instead of warned about",
-    "test_gradcache.py::test_gradcache_under_autocast": "asks for a loss in bfloat16; ours takes scores in float32",
-    "test_gradcache.py::test_gradcache_backward_releases": "asks that features are held; ours holds copies of rows",
-    "test_matryoshka.py::test_model_dimension_not": "asks for their words in the log; ours is a warning",
+    "test_gradcache.py::test_gradcache_under_autocast": _HALF,
+    "test_gradcache.py::test_gradcache_backward_releases": _HELD,
+    "test_matryoshka.py::test_model_dimension_not": _WORDS + " (test_widths.py)",
     "test_matryoshka.py::test_model_dimension_none": "a model without a dimension can't be encoded with",
     "test_matryoshka.py::test_mse": _PURPOSE,
     "test_mega_batch_margin.py::test_mega_batch_margin_rejects": _STATIC,
@@ -62,7 +65,7 @@ NOT_OURS: dict[str, str] = {
     "test_merged_forward.py::test_anchor_losses": "not so, and slower: ours encodes each column by itself",
     "test_merged_forward.py::test_pair_losses": _PURPOSE,
     "test_merged_forward.py::test_losses_merged_forward_matches_per_column[triplet]": _PURPOSE,
-    "test_distill_kl_div.py::test_distill_kl_div_warns_once": "asks for their words in the log; ours is a warning",
+    "test_distill_kl_div.py::test_distill_kl_div_warns_once": _WORDS + " (test_teacher.py)",
     "test_distill_kl_div.py::test_distill_kl_div_separate": "asks for names of their settings",
     "test_distill_kl_div.py::test_distill_kl_div_does_not_warn_on_excluded": "what has no score is left out instead",
 }

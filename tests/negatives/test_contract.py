@@ -85,6 +85,27 @@ def test_log_proposal_is_nil_exactly_where_a_query_cannot_draw(
     assert torch.isfinite(log_proposal.gather(1, ids.clamp(min=0))[ids != NO_TARGET]).all()
 
 
+@ALL
+@pytest.mark.parametrize("num_negatives", [8, NUM_TARGETS])
+def test_log_proposal_is_a_function_of_its_arguments(
+    name: str, num_negatives: int, attached: Attached, request_for: RequestFor
+) -> None:
+    """Another draw in between, of fewer queries with other exclusions and another filter, changes nothing."""
+    source = attached(name)
+    ceiling = torch.full((BATCH,), 0.6)  # false negatives, which the tree excludes as it draws
+    request = request_for(num_negatives=num_negatives, ceiling=ceiling)
+    draw = source.sample(request)
+    everything = torch.arange(NUM_TARGETS)
+    wanted = source.log_proposal(request, draw, everything)
+    most = RaggedRows.from_pairs(np.repeat([0, 1], 30), np.tile(np.arange(30), 2), 2)
+    further = request_for(
+        queries=-request.queries[:2], positives=torch.tensor([38, 37]), exclude=most, ceiling=None, seed=9
+    )
+    other = source.sample(further)
+    assert torch.equal(source.log_proposal(request, draw, everything), wanted)
+    assert (source.log_proposal(further, other, everything)[:, :30] == -torch.inf).all()
+
+
 @DRAWING
 def test_draws_are_in_proportion_to_prior_and_score(
     name: str, attached: Attached, request_for: RequestFor, vectors: Tensor, log_prior: NDArray[np.float32] | None

@@ -71,6 +71,7 @@ class NegativeSource(ABC):
             In agreement with ``draw.log_q`` up to what the source estimates for speed: it decides how the queries of a
             batch share candidates, and any such function leaves the estimate of Z unbiased
             (`hardwood.losses.shared_log_weights`); the nearer the truth, the smaller its variance.
+            A function of its arguments and of what the source holds now: other draws in between change nothing.
         """
 
     def observe(self, request: Request, draw: Draw, rows: Tensor, vectors: Tensor) -> None:

@@ -99,6 +99,8 @@ class Draw:
         log_share: log of the share of the drawable targets that the proposal covers; 0 unless a source holds but a part
             of the corpus (the cache), in which case each draw stands for ``exp(-log_share)`` times as much mass.
         exhaustive: the draw is no sample but every target that each query may be given, once, with weight 1.
+        exclude: for each of the B queries, the rows that this draw left out, where they are more than the request's
+            own (a source that searches for false negatives); ``None``: those of the request.
     """
 
     ids: Tensor
@@ -107,6 +109,7 @@ class Draw:
     log_weights: Tensor = field(repr=False)
     log_share: float = 0.0
     exhaustive: bool = False
+    exclude: RaggedRows | None = field(default=None, repr=False)
 
     @classmethod
     def plain(cls, ids: Tensor, log_q: Tensor, log_z: Tensor, log_share: float = 0.0) -> Draw:

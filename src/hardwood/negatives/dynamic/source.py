@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from hardwood import losses
-from hardwood._ragged import RaggedRows
 from hardwood.errors import DataError
 from hardwood.negatives.base import STATE_FILE, NegativeSource
 from hardwood.negatives.checkpoint_tensors import expect, read_state
@@ -170,8 +169,6 @@ class DynamicNegatives(NegativeSource):
         self._moving: MovingIndex | None = None
         self._is_lost = False  # the last build failed, with what was there before given up
         self._is_exact = False  # the tree holds what the very weights of this step gave
-        self._excluded = RaggedRows.empty(0)
-        self._has_targets = torch.zeros(0, dtype=torch.bool)
         self._schedule = self._new_schedule(num_targets=0)
 
     def attach(self, targets: Targets, cost: Cost) -> None:
@@ -215,29 +212,24 @@ class DynamicNegatives(NegativeSource):
 
     def sample(self, request: Request) -> Draw:
         self._wait()
+        index, queries, device = self._built(), request.queries.cpu(), request.queries.device
         with self.cost.timed("sample"):
-            self._excluded, self._has_targets = exclusions(self._built(), request, self.probes)
-            drawn = self._built().sample(
-                request.queries.cpu(),
-                request.num_negatives,
-                scale=request.scale,
-                exclude=self._excluded,
-                probes=self.probes,
-                bounds=False,
-                seed=request.seed,
-            )
-            device = request.queries.device
-            nothing = ~self._has_targets.to(device)[:, None]
+            exclude, has_targets = exclusions(index, request, self.probes)
+            options = {"scale": request.scale, "exclude": exclude, "probes": self.probes}
+            drawn = index.sample(queries, request.num_negatives, bounds=False, seed=request.seed, **options)
+            nothing = ~has_targets.to(device)[:, None]
             ids = drawn.ids.to(device).masked_fill(nothing, NO_TARGET)
             log_q, log_weights = (
                 part.float().to(device).masked_fill(nothing, -torch.inf) for part in (drawn.log_q, drawn.log_weights)
             )
             log_z = drawn.log_z.float().to(device).masked_fill(nothing[:, 0], -torch.inf)
-            draw = Draw(ids, log_q, log_z, log_weights)
         num_targets = self._attached().num_targets
         if request.num_negatives < num_targets:
-            return draw
-        return Draw.everything(self._true_log_proposal(request).to(device), log_z)
+            return Draw(ids, log_q, log_z, log_weights, exclude=exclude)
+        with self.cost.timed("sample"):
+            true_log_q = index.log_proposal(queries, np.arange(num_targets), **options).float().to(device)
+            everything = Draw.everything(true_log_q.masked_fill(nothing, -torch.inf), log_z)
+        return dataclasses.replace(everything, exclude=exclude)
 
     def log_proposal(self, request: Request, draw: Draw, ids: Tensor) -> Tensor:
         """``s + log π - log Z_hat`` with the stored encodings, as if every leaf had been opened.
@@ -248,8 +240,9 @@ class DynamicNegatives(NegativeSource):
         with self.cost.timed("sample"):
             stored = self.stored_vectors(ids).to(request.queries.device)
             scores = losses.scores(request.queries, stored, request.scale)
-            # The exclusions of the draw hold what the filter found; the ceiling itself forbids nothing more.
-            drawn_with = dataclasses.replace(request, exclude=self._excluded, ceiling=None)
+            # What the draw left out holds what the filter found; the ceiling itself forbids nothing more.
+            exclude = request.exclude if draw.exclude is None else draw.exclude
+            drawn_with = dataclasses.replace(request, exclude=exclude, ceiling=None)
             log_prior = log_prior_of(self._attached(), ids)
             return masked_log_proposal(scores, draw.log_z, drawn_with, ids, log_prior).to(ids.device)
 
@@ -390,15 +383,6 @@ class DynamicNegatives(NegativeSource):
         """Until nothing is under way in the thread; a refresh may have shares left for the steps to come."""
         if self._moving is not None:
             self._moving.wait()
-
-    def _true_log_proposal(self, request: Request) -> Tensor:
-        """``(B, n)`` float32: the exact log-probability of every target for each query."""
-        with self.cost.timed("sample"):
-            everything = np.arange(self._attached().num_targets)
-            log_q = self._built().log_proposal(
-                request.queries.cpu(), everything, scale=request.scale, exclude=self._excluded, probes=self.probes
-            )
-            return log_q.float().masked_fill(~self._has_targets[:, None], -torch.inf)
 
     def _built(self) -> Any:
         if self._moving is None:

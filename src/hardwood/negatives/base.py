@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
 
+from hardwood._checkpoint_tensors import Wanted, expect, read_state, write_state
 from hardwood._files import written_whole
-from hardwood.negatives.checkpoint_tensors import read_state, write_state
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.records import Draw, Request, Targets
 
@@ -130,6 +131,10 @@ class NegativeSource(ABC):
     def __repr__(self) -> str:
         options = ", ".join(f"{key}={value!r}" for key, value in self.settings().items())
         return f"{type(self).__name__}({options})"
+
+    def _expect(self, state: Mapping[str, Tensor], wanted: Mapping[str, Wanted]) -> None:
+        """Whether a checkpoint's tensors are those that this source needs."""
+        expect(state, wanted, f"resume with the data, model and options that these {self.name!r} negatives had")
 
     def _attached(self) -> Targets:
         if self.targets is None:

@@ -281,7 +281,11 @@ class DynamicNegatives(NegativeSource):
         self._moving = moving
 
     def settings(self) -> dict[str, Any]:
-        return flat_options({name: getattr(self, name) for name in parameters_of(type(self))})
+        return flat_options(self._arguments())
+
+    def _arguments(self) -> dict[str, Any]:
+        """The constructor's arguments, each kept under its own name."""
+        return {name: getattr(self, name) for name in parameters_of(DynamicNegatives)}
 
     def _build(self) -> MovingIndex:
         """Encode the corpus, or read its encodings of this step, and make tree and true encodings of them."""
@@ -320,8 +324,7 @@ class DynamicNegatives(NegativeSource):
         return torch.from_numpy(self._built().vectors(ids.cpu().numpy()))
 
     def __repr__(self) -> str:
-        arguments = ", ".join(f"{name}={getattr(self, name)!r}" for name in parameters_of(type(self)))
-        return f"{type(self).__name__}({arguments})"
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._arguments().items())})"
 
     def _wait(self) -> None:
         """Until nothing is under way in the thread; a refresh may have shares left for the steps to come."""

@@ -42,15 +42,17 @@ def constructor_arguments(source: type, options: Mapping[str, Any], name: str) -
     Raises:
         ValueError: an option that the source does not have, or a value of another type.
     """
-    parameters = parameters_of(source)
-    records: dict[str, Any] = {key: p.default for key, p in parameters.items() if dataclasses.is_dataclass(p.default)}
-    place = {  # of each flat option: argument, field, type
-        f"{key}_{field.name}": (key, field.name, str(field.type))
-        for key, record in records.items()
-        for field in dataclasses.fields(record)
-    }
-    types = {key: str(p.annotation) for key, p in parameters.items() if key not in records}
-    types |= {flat: annotation for flat, (_, _, annotation) in place.items()}
+    types: dict[str, str] = {}
+    place: dict[str, tuple[str, str]] = {}  # argument and field, of options that are fields of a record
+    records: dict[str, Any] = {}
+    for key, parameter in parameters_of(source).items():
+        if not dataclasses.is_dataclass(parameter.default):
+            types[key] = str(parameter.annotation)
+            continue
+        records[key] = parameter.default
+        for field in dataclasses.fields(parameter.default):
+            types[f"{key}_{field.name}"] = str(field.type)
+            place[f"{key}_{field.name}"] = key, field.name
     arguments: dict[str, Any] = {}
     fields: dict[str, dict[str, Any]] = {}
     for option, value in options.items():
@@ -64,8 +66,8 @@ def constructor_arguments(source: type, options: Mapping[str, Any], name: str) -
                 f"the option {option!r} of {name!r} negatives must be of type {types[option]}, got {repr(value)[:200]}"
             )
         if option in place:
-            record, field, _ = place[option]
-            fields.setdefault(record, {})[field] = value
+            record, name_in_it = place[option]
+            fields.setdefault(record, {})[name_in_it] = value
         else:
             arguments[option] = value
     return arguments | {key: dataclasses.replace(records[key], **given) for key, given in fields.items()}

@@ -144,7 +144,7 @@ class Judge:
             "scores": ((torch.float32,), ("pairs",)),
             "guide": ((torch.uint8,), ("bytes",)),
         }
-        expect(state, wanted, "resume from another checkpoint, or start anew")
+        expect(state, wanted, "it is damaged, so resume from another checkpoint or start anew")
         keys, scores, guide = state["keys"], state["scores"], state["guide"]
         if bytes(guide.tolist()).hex() != self._own_fingerprint():
             raise ValueError(

@@ -100,8 +100,9 @@ class SuspectedNegatives:
         Raises:
             ValueError: it is something else; the counts are as they were.
         """
-        pairs: dict[str, Wanted] = dict.fromkeys(("keys", "counts"), (INTEGERS, ("pairs",)))
-        expect(state, {**pairs, "leads": ((torch.float64,), ("pairs",))}, "resume from another checkpoint")
+        counts: dict[str, Wanted] = dict.fromkeys(("keys", "counts"), (INTEGERS, ("pairs",)))
+        wanted = {**counts, "leads": ((torch.float64,), ("pairs",))}
+        expect(state, wanted, "it is damaged, so resume from another checkpoint or start anew")
         self._keys, self._counts, self._leads = (state[name].numpy().copy() for name in ("keys", "counts", "leads"))
         self._pending, self._num_pending = [], 0
 

@@ -31,7 +31,7 @@ class NegativeSource(ABC):
 
     name: ClassVar[str]
     weighting: ClassVar[str] = "shared"
-    """How the loss weighs what it draws, unless told otherwise (`hardwood.losses`)."""
+    """How the loss weighs what it draws, by default (`hardwood.losses`)."""
 
     def __init__(self, *, start_step: int = 0) -> None:
         if start_step < 0:
@@ -76,7 +76,7 @@ class NegativeSource(ABC):
         """
 
     def observe(self, request: Request, draw: Draw, rows: Tensor, vectors: Tensor) -> None:
-        """Told what a training step has encoded anyway, when it has no more questions about its draw.
+        """Learn from what a training step has encoded anyway, once it has no more questions about its draw.
 
         Args:
             request: the step's request.
@@ -101,7 +101,7 @@ class NegativeSource(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up what `state_dict` gave; called after `attach`.
+        """Go on from what `state_dict` gave; called after `attach`.
 
         Raises:
             ValueError: it is the state of another source, corpus or model, or not all that this source needs (then
@@ -116,7 +116,7 @@ class NegativeSource(ABC):
             write_state(self.state_dict(), temporary)
 
     def load_state(self, folder: Path) -> None:
-        """Take up what `save_state` wrote; called after `attach`.
+        """Go on from what `save_state` wrote; called after `attach`.
 
         Raises:
             DataError: the file is missing or damaged.

@@ -68,7 +68,7 @@ class MovingIndex:
         if ``write_back``, into the tree, less what the encoder's ``noise`` explains (`settled`); a refresh under way
         goes on, by a share in each step."""
         share, self._share_is_due = self._share_is_due, False
-        if self.overlap:  # with copies: nobody knows what becomes of these arrays meanwhile
+        if self.overlap:  # with copies: the caller may write these arrays over meanwhile
             self._beside.start(partial(self._learn, ids.copy(), fresh.copy(), write_back, noise, share))
             return
         with self._cost.timed("index"):

@@ -284,10 +284,10 @@ def test_errors_say_what_to_do(
 def test_options_of_a_source_by_name() -> None:
     from hardwood.cli.train import _named_values
 
-    assert _named_values(["write_back=false", "probes=64", "drift=linear", "refresh_every=null"]) == {
+    assert _named_values(["write_back=false", "probes=64", "refresh_drift=linear", "refresh_every=null"]) == {
         "write_back": False,
         "probes": 64,
-        "drift": "linear",
+        "refresh_drift": "linear",
         "refresh_every": None,
     }
     for word in ("probes", "=3"):

@@ -16,13 +16,14 @@ from hardwood.errors import DataError
 from hardwood.negatives.base import STATE_FILE, NegativeSource
 from hardwood.negatives.checkpoint_tensors import expect, read_state
 from hardwood.negatives.cost import Cost
+from hardwood.negatives.dynamic.divergence import Divergence, measure_divergence
 from hardwood.negatives.dynamic.drift_fits import DriftFits
 from hardwood.negatives.dynamic.exclusions import exclusions
 from hardwood.negatives.dynamic.initial_index import encoded_index, has_prior_of, loaded_index, saved_index
 from hardwood.negatives.dynamic.landmarks import oldest, spread_over
 from hardwood.negatives.dynamic.moving_index import MovingIndex
 from hardwood.negatives.dynamic.schedule import RefreshSchedule
-from hardwood.negatives.dynamic.staleness import measure_noise, measure_staleness
+from hardwood.negatives.dynamic.staleness import measure_noise, measure_staleness, scores_of_draws
 from hardwood.negatives.dynamic.true_encodings import TRUE_DTYPES, TrueEncodings
 from hardwood.negatives.exact import masked_log_proposal
 from hardwood.negatives.records import NO_TARGET, Draw, Request, Targets, encoded_rows, log_prior_of
@@ -169,6 +170,7 @@ class DynamicNegatives(NegativeSource):
         self.seed = seed
         self._moving: MovingIndex | None = None
         self._is_lost = False  # the last build failed, with what was there before given up
+        self._divergence: Divergence | None = None  # of the last step
         self._is_exact = False  # the tree holds what the very weights of this step gave
         self._excluded = RaggedRows.empty(0)
         self._has_targets = torch.zeros(0, dtype=torch.bool)
@@ -260,7 +262,9 @@ class DynamicNegatives(NegativeSource):
         with self.cost.timed("index"):
             ids, fresh = rows.cpu(), vectors.float().cpu()
             stored = self.stored_vectors(rows).to(vectors.device)
-            measured = measure_staleness(request, draw, rows, stored, vectors.float())
+            old, new = (scores_of_draws(request, draw, rows, one) for one in (stored, vectors))
+            measured = measure_staleness(stored, vectors.float(), old, new)
+            self._divergence = measure_divergence(draw, old, new, log_prior_of(self._attached(), draw.ids))
         if self._schedule.wants_noise:
             is_it = self._is_exact  # then that is all there is between stored and fresh
             self._schedule.noise_measured(measured.cosine if is_it else measure_noise(self._attached(), ids, fresh))
@@ -270,7 +274,8 @@ class DynamicNegatives(NegativeSource):
 
     def diagnostics(self) -> dict[str, float]:
         cosine, score, rank = self._schedule.staleness.astuple()
-        return {"stale_cosine_error": cosine, "stale_score_error": score, "stale_rank_changes": rank}
+        figures = {"stale_cosine_error": cosine, "stale_score_error": score, "stale_rank_changes": rank}
+        return figures | ({} if self._divergence is None else self._divergence.figures())
 
     def finish(self) -> None:
         if self._moving is not None:

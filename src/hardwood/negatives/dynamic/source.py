@@ -15,6 +15,7 @@ from hardwood._checkpoint_tensors import read_state
 from hardwood.errors import DataError
 from hardwood.negatives.base import STATE_FILE, NegativeSource
 from hardwood.negatives.cost import Cost
+from hardwood.negatives.dynamic.divergence import Divergence, measure_divergence
 from hardwood.negatives.dynamic.drift_fits import DriftFits
 from hardwood.negatives.dynamic.exclusions import exclusions
 from hardwood.negatives.dynamic.initial_index import encoded_index, has_prior_of, loaded_index, saved_index
@@ -23,7 +24,7 @@ from hardwood.negatives.dynamic.moving_index import MovingIndex
 from hardwood.negatives.dynamic.noise import Noise, measure_noise
 from hardwood.negatives.dynamic.policy import RefreshPolicy
 from hardwood.negatives.dynamic.schedule import RefreshSchedule
-from hardwood.negatives.dynamic.staleness import measure_staleness
+from hardwood.negatives.dynamic.staleness import measure_staleness, scores_of_draws
 from hardwood.negatives.dynamic.true_encodings import TRUE_DTYPES, TrueEncodings
 from hardwood.negatives.options import flat_options, parameters_of
 from hardwood.negatives.records import (
@@ -118,6 +119,7 @@ class DynamicNegatives(NegativeSource):
         self.overlap = overlap
         self.seed = seed
         self._moving: MovingIndex | None = None
+        self._divergence: Divergence | None = None  # of the last step
         self._is_exact = False  # the tree holds what the very weights of this step gave
         self._schedule, self._noise = RefreshSchedule(refresh, num_targets=0), Noise()
 
@@ -207,7 +209,9 @@ class DynamicNegatives(NegativeSource):
         with self.cost.timed("index"):
             ids, fresh = rows.cpu(), vectors.float().cpu()
             stored = self.stored_vectors(rows).to(vectors.device)
-            measured = measure_staleness(request, draw, rows, stored, vectors.float())
+            old, new = (scores_of_draws(request, draw, rows, one) for one in (stored, vectors))
+            measured = measure_staleness(stored, vectors.float(), old, new)
+            self._divergence = measure_divergence(draw, old, new, log_prior_of(self._attached(), draw.ids))
         if self._noise.is_wanted:
             is_it = self._is_exact  # then that is all there is between stored and fresh
             self._noise.measured(measured.cosine if is_it else measure_noise(self._attached(), ids, fresh))
@@ -217,7 +221,8 @@ class DynamicNegatives(NegativeSource):
 
     def diagnostics(self) -> dict[str, float]:
         cosine, score, rank = self._schedule.staleness.astuple()
-        return {"stale_cosine_error": cosine, "stale_score_error": score, "stale_rank_changes": rank}
+        figures = {"stale_cosine_error": cosine, "stale_score_error": score, "stale_rank_changes": rank}
+        return figures | ({} if self._divergence is None else self._divergence.figures())
 
     def finish(self) -> None:
         if self._moving is not None:

@@ -33,36 +33,44 @@ class Staleness:
         return self.cosine, self.score, self.rank
 
 
-def measure_staleness(request: Request, draw: Draw, rows: Tensor, stored: Tensor, fresh: Tensor) -> Staleness:
+def measure_staleness(stored: Tensor, fresh: Tensor, old: Tensor, new: Tensor) -> Staleness:
     """Compare stored encodings with fresh ones.
 
     Args:
-        request: whose queries and scale give the scores.
-        draw: the draws whose scores and ranks are compared; those among the ``rows`` count.
-        rows: ``(m,)`` int64.
         stored: ``(m, d)``, the encodings that the draw was made with.
         fresh: ``(m, d)``, those of the current model.
+        old: ``(B, k)`` scores of the draws by stored encodings; NaN where they are unknown.
+        new: ``(B, k)``, by fresh ones (`scores_of_draws`).
     """
-    cosine = torch.nn.functional.cosine_similarity(stored, fresh, dim=1)
-    order = torch.argsort(rows)
-    if not draw.ids.shape[1]:
-        return Staleness(cosine=float(1 - cosine.mean()))
-    columns = order[torch.searchsorted(rows[order], draw.ids).clamp(max=len(rows) - 1)]
-    known = rows[columns] == draw.ids
-    old, new = (_scores_of_draws(request, y[columns]) for y in (stored, fresh))
+    cosine = float(1 - torch.nn.functional.cosine_similarity(stored, fresh, dim=1).mean())
+    known = torch.isfinite(old)
     changed = _ranks(old.masked_fill(~known, -torch.inf)) != _ranks(new.masked_fill(~known, -torch.inf))
     count = max(int(known.sum()), 1)
     return Staleness(
-        cosine=float(1 - cosine.mean()),
+        cosine=cosine,
         score=float((old - new).abs()[known].sum()) / count,
         rank=float((changed & known).sum()) / count,
     )
 
 
-def _scores_of_draws(request: Request, drawn: Tensor) -> Tensor:
-    """``(B, k)`` from the draws' encodings ``(B, k, d)``; of a product with all rows the rest would be thrown away."""
-    with torch.autocast(drawn.device.type, enabled=False):
-        return request.scale * torch.bmm(drawn.float(), request.queries.float()[:, :, None])[:, :, 0]
+def scores_of_draws(request: Request, draw: Draw, rows: Tensor, vectors: Tensor) -> Tensor:
+    """The scores of what each query has drawn, by some encodings of it.
+
+    Args:
+        request: whose queries and scale give the scores.
+        draw: what was drawn.
+        rows: ``(m,)`` int64, whose encodings are given.
+        vectors: ``(m, d)``.
+
+    Returns:
+        ``(B, k)`` float32, times the scale; NaN for draws that are not among ``rows``.
+    """
+    order = torch.argsort(rows)
+    columns = order[torch.searchsorted(rows[order], draw.ids).clamp(max=len(rows) - 1)]
+    with torch.autocast(vectors.device.type, enabled=False):
+        # Of a product with all rows most would be thrown away.
+        scores = torch.bmm(vectors[columns].float(), request.queries.float()[:, :, None])[:, :, 0]
+    return (request.scale * scores).masked_fill(rows[columns] != draw.ids, torch.nan)
 
 
 def _ranks(scores: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ MAY_KNOW = {
 DYNAMIC_MAY_KNOW = {
     "policy": set(),
     "background": set(),
+    "divergence": set(),
     "exclusions": set(),
     "initial_index": set(),
     "landmarks": set(),
@@ -37,7 +38,16 @@ DYNAMIC_MAY_KNOW = {
     "drift_fits": {"true_encodings"},
     "refresh": {"drift_fits", "true_encodings"},
     "moving_index": {"background", "drift_fits", "landmarks", "noise", "refresh", "true_encodings"},
-    "source": {"drift_fits", "exclusions", "initial_index", "landmarks", "moving_index", "noise", "policy"}
+    "source": {
+        "divergence",
+        "drift_fits",
+        "exclusions",
+        "initial_index",
+        "landmarks",
+        "moving_index",
+        "noise",
+        "policy",
+    }
     | {"schedule", "staleness", "true_encodings"},
 }
 NEVER = {"data", "encoders", "encoding", "training", "evaluation", "mining", "comparison", "cli"}

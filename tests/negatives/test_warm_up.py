@@ -21,7 +21,7 @@ from hardwood._ragged import RaggedRows
 from hardwood.negatives import Cost, Request, make_source
 from tests.negatives.conftest import ArrayTargets
 
-source = make_source("dynamic", index_dtype=DTYPE, landmarks=60, leaf_size=16, refresh_every=3, reencode=20)
+source = make_source("dynamic", index_dtype=DTYPE, landmarks=60, leaf_size=16, refresh_every=3, refresh_reencode=20)
 source.warm_up()
 names = [module.name for module in pkgutil.walk_packages(hardwood.tree.__path__, "hardwood.tree.")]
 modules = [importlib.import_module(name) for name in names]

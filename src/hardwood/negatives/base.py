@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -12,6 +12,9 @@ from hardwood._files import written_whole
 from hardwood.negatives._draws import Draw, Request, Targets
 from hardwood.negatives._state import read_state, write_state
 from hardwood.negatives.cost import Cost
+
+if TYPE_CHECKING:
+    from hardwood.tree import TargetIndex
 
 STATE_FILE = "source.safetensors"
 
@@ -31,6 +34,8 @@ class NegativeSource(ABC):
     name: ClassVar[str]
     weighting: ClassVar[str] = "shared"
     """How the loss weighs what it draws, unless told otherwise (`hardwood.losses`)."""
+    knows_scores: ClassVar[bool] = True
+    """Whether it draws by stored encodings, so that `log_proposal` and `Draw.log_z` tell their scores."""
 
     def __init__(self, *, start_step: int = 0) -> None:
         if start_step < 0:
@@ -92,6 +97,10 @@ class NegativeSource(ABC):
     def diagnostics(self) -> dict[str, float]:
         """Figures for the trainer's log, the same names from the first step on; none by default."""
         return {}
+
+    def tree(self) -> TargetIndex | None:
+        """The tree that it draws from, for looking at; ``None``: it has none, or has not built it yet."""
+        return None
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors that a checkpoint must hold so that a resumed run draws the same; a source may keep more, which

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from hardwood.negatives._state import expect, read_state
 from hardwood.negatives.base import STATE_FILE, NegativeSource
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.indexed import masked_log_proposal
+
+if TYPE_CHECKING:
+    from hardwood.tree import TargetIndex
 
 _INDEX_FOLDER = "index"
 _MANY = 100_000
@@ -295,6 +298,10 @@ class DynamicNegatives(NegativeSource):
             raise DataError("is missing or empty, and the rest is there: the checkpoint is not whole.", missing)
         if state:
             self._take_up(state, saved_index(inside, self._attached()))
+
+    def tree(self) -> TargetIndex | None:
+        self._wait()
+        return None if self._moving is None else self._moving.index
 
     def state_dict(self) -> dict[str, Tensor]:
         """All but the tree, which `save_state` writes beside it."""

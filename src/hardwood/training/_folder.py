@@ -15,7 +15,10 @@ from hardwood.training.config import RunConfig, read_settings
 CHECKPOINTS, RUN_FILE, METRICS = "checkpoints", "run.yaml", "metrics.json"
 BESIDE_SPLITS = ("cost", "training", "left_out")
 """What the metrics have beside the measures of each split."""
-_MAY_DIFFER = ("output", "data", "steps", "epochs", "save_every", "evaluate_every", "report_to", "device", "threads")
+_MAY_DIFFER = (
+    *("output", "data", "steps", "epochs", "save_every", "evaluate_every", "report_to", "device", "threads"),
+    *("report", "report_base", "report_texts"),
+)
 _LITTLE_ROOM = 16 << 20
 
 

@@ -80,6 +80,8 @@ def won_and_lost(rows: Sequence[tuple[str, Mapping[str, Any]]], colour: str) -> 
             drawing.box((start, top), (size, 22), f"bar {kind}", words)
             if size > 7.2 * len(words) + 6:
                 drawing.text((start + size / 2, top + 15), words, f"in {kind}", "middle")
+            elif kind == "lost":
+                drawing.text((right, top - 6), words, "name lost", "end")
             start += size
     return str(drawing)
 
@@ -146,6 +148,7 @@ def over_steps(
     marks: Sequence[float] = (),
     from_zero: bool = True,
     dots: bool = False,
+    last: float = 0.0,
 ) -> tuple[str, bool]:
     """Lines against optimiser steps, named at their right ends.
 
@@ -156,6 +159,7 @@ def over_steps(
         marks: steps of refreshes.
         from_zero: whether y begins at 0 (or lower, where values do).
         dots: whether the points are drawn too.
+        last: step at which the axis ends, unless there are later ones.
 
     Returns:
         The drawing, and whether its axis begins at 0.
@@ -169,9 +173,11 @@ def over_steps(
         low, high = min(low, 0.0), round_above(high) if high > 0 else 0.0
     else:
         low, high = low - 0.08 * (high - low), high + 0.05 * (high - low)
-    last = max((x for _, _, points in drawn for x, _ in points), default=1.0)
+    last = max([last, *marks, *(x for _, _, points in drawn for x, _ in points)])
+    margins = (48, 104 if any(name for name, _, _ in drawn) else 16, 26, 40)
     drawing = Drawing(250, f"{label} against optimiser steps", colour)
-    axes = Axes(drawing, (0, max(last, *marks) if marks else last), (low, high), ("optimiser step", label), whole=True)
+    labels = ("optimiser step", label)
+    axes = Axes(drawing, (0, last), (low, high), labels, whole=True, margins=margins)
     axes.marks(marks)
     for _, kind, points in drawn:
         axes.series(points, kind, dots=dots or len(points) < 3)
@@ -192,7 +198,7 @@ def costs(seconds: Mapping[str, float], of_report: Mapping[str, float], colour: 
     rows += [(name, value, "base") for name, value in of_report.items() if value > 0]
     height = 46 + 26 * max(len(rows), 1)
     drawing = Drawing(height, "seconds by part", colour)
-    left, right = 150.0, WIDTH - 96.0
+    left, right = 160.0, WIDTH - 96.0
     end, total = round_above(max((value for _, value, _ in rows), default=1.0)), sum(seconds.values())
 
     def across(value: float) -> float:
@@ -218,9 +224,9 @@ def seconds_in_words(seconds: float) -> str:
 
 
 def tree_map(tree: Mapping[str, Any], colour: str) -> str:
-    """The leaves of a tree in the plane in which their means vary most: as large as their targets are many, as dark as
-    their share of the softmax is large; ``data-leaf`` is each one's place in ``tree["leaves"]``."""
-    drawing = Drawing(400, "leaves of the tree in two dimensions", colour, width=640)
+    """The leaves of a tree in the plane in which their means vary most: as large as their targets are many, as strong
+    in colour as their share of the softmax is large; ``data-leaf`` is each one's place in ``tree["leaves"]``."""
+    drawing = Drawing(380, "leaves of the tree in two dimensions", colour, width=560)
     leaves = tree["leaves"]
     if not leaves:
         return str(drawing)
@@ -228,20 +234,17 @@ def tree_map(tree: Mapping[str, Any], colour: str) -> str:
     ends = [(min(values) - 0.02, max(values) + 0.02) for values in (xs, ys)]
     middles = [(low + high) / 2 for low, high in ends]
     # One scale for both, so that distances are the same in all directions.
-    unit = min(600 / (ends[0][1] - ends[0][0]), 344 / (ends[1][1] - ends[1][0]))
+    unit = min(520 / (ends[0][1] - ends[0][0]), 344 / (ends[1][1] - ends[1][0]))
     largest, order = max(leaf[2] for leaf in leaves), sorted(range(len(leaves)), key=lambda place: -leaves[place][2])
     masses = sorted(leaf[3] for leaf in leaves)
     bounds = [masses[min(len(masses) - 1, int(len(masses) * share))] for share in (0.5, 0.8, 0.95)]
     for place in order:
         x, y, size, mass, _ = leaves[place]
-        centre = (320 + unit * (x - middles[0]), 186 - unit * (y - middles[1]))
+        centre = (280 + unit * (x - middles[0]), 190 - unit * (y - middles[1]))
         strength = 1 + sum(mass > bound for bound in bounds)
         radius = max(3.0, (4 + 400 / len(leaves) ** 0.75) * (size / largest) ** 0.5)
         hint = f"{size:,} targets, {mass:.2%} of the softmax"
         drawing.circle(centre, min(radius, 16), f"leaf strength{strength}", hint, leaf=str(place))
-    shares = tree["explained"]
-    words = f"first two principal directions of the leaf means ({shares[0]:.0%} and {shares[1]:.0%} of their variance)"
-    drawing.text((320, 392), words, "label", "middle")
     return str(drawing)
 
 

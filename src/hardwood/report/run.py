@@ -54,6 +54,7 @@ def write_report(folder: str | Path) -> Path:
     split = str(settings.get("train_split") or (trace or {}).get("split") or "train")
     splits = _splits(metrics, trace)
     marks = _refreshes(trace)
+    last = float((trace or {}).get("steps") or 0)
     return write_page(
         folder / PAGE,
         "run.html.j2",
@@ -63,18 +64,19 @@ def write_report(folder: str | Path) -> Path:
         colour=colour,
         measured=_measured(splits, colour),
         compared=_compared(splits, trace, colour),
-        curves=_curves(history, marks, splits, settings, colour),
+        curves=_curves(history, marks, splits, colour, last),
         refreshes=_refreshes_in_words(trace, marks),
-        negatives=_negatives(trace, colour),
+        negatives=_negatives(trace, colour, last),
         num_suspects=len(suspects),
         has_texts=has_texts,
-        staleness=_staleness(history, trace, marks, colour),
+        staleness=_staleness(history, trace, marks, colour, last),
         costs=_costs(metrics, trace, colour),
         tree=_tree(trace, colour),
         settings={name: value for name, value in settings.items() if name != "made_with"},
         versions=settings.get("made_with") or {},
         command=_command(folder, settings),
         has_trace=trace is not None,
+        num_watched=len((trace or {}).get("watched") or []),
     )
 
 
@@ -200,14 +202,14 @@ def _curves(
     history: list[dict[str, Any]],
     marks: list[float],
     splits: Mapping[str, Mapping[str, Any]],
-    settings: Mapping[str, Any],
     colour: str,
+    last: float,
 ) -> list[dict[str, Any]]:
     """The drawings of the log: the loss, the measures on the way, and the learning rate."""
     found = []
     if loss := _series(history, "loss"):
         drawing, from_zero = charts.over_steps(
-            [("loss", "own", loss)], "loss", colour=colour, marks=marks, from_zero=False
+            [("loss", "own", loss)], "loss", colour=colour, last=last, marks=marks, from_zero=False
         )
         found.append({"chart": safe(drawing), "note": "" if from_zero else "The loss axis does not begin at 0."})
     keys = dict.fromkeys(key for record in history for key in record if key.endswith("_mrr@10"))
@@ -218,18 +220,16 @@ def _curves(
         if base is not None and points and points[0][0] > 0:
             points = [(0.0, base), *points]
         if points:
-            drawing, _ = charts.over_steps(
-                [(split, "own", points)], f"MRR@10, {split}", colour=colour, marks=marks, dots=len(points) < 40
-            )
+            options: dict[str, Any] = {"colour": colour, "last": last, "marks": marks, "dots": len(points) < 40}
+            drawing, _ = charts.over_steps([(split, "own", points)], f"MRR@10, {split}", **options)
             found.append({"chart": safe(drawing), "note": ""})
     parts = [(name, kind, _series(history, key)) for name, kind, key in _LOSS_PARTS]
     if all(points for _, _, points in parts):
         parts = [
             (name, kind, points if name != "positive" else [(x, -y) for x, y in points]) for name, kind, points in parts
         ]
-        drawing, from_zero = charts.over_steps(
-            parts, "parts of the loss: log Z less the positive's score", colour=colour, marks=marks, from_zero=False
-        )
+        label = "parts of the loss: log Z less the positive's score"
+        drawing, from_zero = charts.over_steps(parts, label, colour=colour, last=last, marks=marks, from_zero=False)
         found.append({"chart": safe(drawing), "note": "" if from_zero else "The axis does not begin at 0."})
     return found
 
@@ -238,7 +238,7 @@ _LOSS_PARTS = (("log Z", "base", "log_partition"), ("positive", "own", "positive
 """What the trainer logs of the loss; it logs the positive's score with a minus."""
 
 
-def _negatives(trace: Mapping[str, Any] | None, colour: str) -> dict[str, Any]:
+def _negatives(trace: Mapping[str, Any] | None, colour: str, last: float) -> dict[str, Any]:
     snapshots = (trace or {}).get("snapshots") or []
     if not snapshots:
         return {}
@@ -255,9 +255,9 @@ def _negatives(trace: Mapping[str, Any] | None, colour: str) -> dict[str, Any]:
         ("hardest drawn", "lost", charts.mean_by_step(snapshots, hardest)),
         ("mean drawn", "base", charts.mean_by_step(snapshots, mean)),
     ]
-    drawing, _ = charts.over_steps(lines, "similarity, mean over queries", colour=colour, dots=True)
+    drawing, _ = charts.over_steps(lines, "similarity, mean over queries", colour=colour, last=last, dots=True)
     share = [("", "own", charts.mean_by_step(snapshots, lambda query: query["mass"]))]
-    second, _ = charts.over_steps(share, "the positive's share of the softmax", colour=colour, dots=True)
+    second, _ = charts.over_steps(share, "the positive's share of the softmax", colour=colour, last=last, dots=True)
     return {
         "chart": safe(drawing),
         "second": safe(second),
@@ -267,7 +267,7 @@ def _negatives(trace: Mapping[str, Any] | None, colour: str) -> dict[str, Any]:
 
 
 def _staleness(
-    history: list[dict[str, Any]], trace: Mapping[str, Any] | None, marks: list[float], colour: str
+    history: list[dict[str, Any]], trace: Mapping[str, Any] | None, marks: list[float], colour: str, last: float
 ) -> list[dict[str, Any]]:
     found = []
     for key, label in (
@@ -276,7 +276,7 @@ def _staleness(
         ("stale_rank_changes", "share of draws that change rank"),
     ):
         if points := _series(history, key):
-            drawing, _ = charts.over_steps([("", "own", points)], label, colour=colour, marks=marks)
+            drawing, _ = charts.over_steps([("", "own", points)], label, colour=colour, last=last, marks=marks)
             found.append({"chart": safe(drawing)})
 
     def error(query: Mapping[str, Any]) -> float | None:
@@ -285,7 +285,7 @@ def _staleness(
 
     if points := charts.mean_by_step((trace or {}).get("snapshots") or [], error):
         label = "|stale − fresh| similarity, watched queries"
-        drawing, _ = charts.over_steps([("", "own", points)], label, colour=colour, marks=marks, dots=True)
+        drawing, _ = charts.over_steps([("", "own", points)], label, colour=colour, last=last, marks=marks, dots=True)
         found.append({"chart": safe(drawing)})
     return found
 
@@ -301,7 +301,7 @@ def _costs(metrics: Mapping[str, Any], trace: Mapping[str, Any] | None, colour: 
         ("targets encoded outside the loss", cost.get("targets_reencoded"), "{:,}"),
         ("texts encoded by the loss", cost.get("texts_encoded"), "{:,}"),
         ("pairs judged by a guide", cost.get("pairs_judged") or None, "{:,}"),
-        ("wall clock of training", training.get("seconds"), "s"),
+        ("wall clock of training, evaluations included", training.get("seconds"), "s"),
         ("for this report", training.get("report_seconds"), "s"),
         ("most memory", cost.get("peak_host_bytes"), "bytes"),
         ("most memory of the accelerator", cost.get("peak_accelerator_bytes") or None, "bytes"),
@@ -319,6 +319,7 @@ def _tree(trace: Mapping[str, Any] | None, colour: str) -> dict[str, Any]:
     return {
         "chart": safe(charts.tree_map(tree, colour)),
         "total": tree["total"],
+        "explained": tree["explained"],
         "shown": len(leaves),
         "heaviest": [(place, leaves[place][2], leaves[place][3]) for place in heaviest],
     }

@@ -93,12 +93,13 @@ class Trace:
 
     # What `NegativesCallback` calls
 
-    def start(self, loss: CorpusSoftmaxLoss, num_steps: int) -> None:
-        """A training begins, or goes on once `load_state` is called."""
+    def start(self, loss: CorpusSoftmaxLoss, num_steps: int, first_step: int = 0) -> None:
+        """A training of ``num_steps`` begins, or goes on at ``first_step``: then `load_state` follows."""
         base_seconds = self.seconds["base_evaluation"]
         self._begin()
         self.seconds["base_evaluation"] = base_seconds
-        self._loss, self._num_steps, self._reencoded = loss, num_steps, loss.cost.targets_reencoded
+        self._loss, self._num_steps, self._first_step = loss, num_steps, first_step
+        self._reencoded = loss.cost.targets_reencoded
         known = self.dataset.never_negatives(self.split).take(self._queries)
         rows = np.concatenate([known.row_ids(), np.arange(len(self._positives))])
         self._exclude = RaggedRows.from_pairs(
@@ -169,12 +170,13 @@ class Trace:
         with written_whole(folder / STATE) as temporary:
             temporary.write_text(json.dumps(stamped(state)), encoding="utf-8")
 
-    def load_state(self, folder: Path, step: int) -> None:
-        """Take up what `save_state` wrote. A checkpoint without it, or of other queries, is no error: the report then
-        begins at ``step``, and a warning says so."""
+    def load_state(self, folder: Path) -> None:
+        """Take up what `save_state` wrote, after the loss has taken up its own costs. A checkpoint without it, or of other queries, is no error: the report then
+        begins here, and a warning says so."""
+        if self._loss is not None:
+            self._reencoded = self._loss.cost.targets_reencoded
         state = self._read(folder / STATE)
         if state is None:
-            self._first_step = step
             return
         self._snapshots, self._refreshes = state["snapshots"], state["refreshes"]
         self._refreshes_seen, self._noted_each = state["refreshes_seen"], state["noted_each"]

@@ -86,7 +86,7 @@ class NegativesCallback(TrainerCallback):
         self.loss.start_over()
         self.loss.source.warm_up()
         if self.trace is not None:
-            self.trace.start(self.loss, state.max_steps)
+            self.trace.start(self.loss, state.max_steps, state.global_step)
         if state.global_step > 0:
             self._load(self.resume_from or _checkpoint(args, state.global_step))
 
@@ -252,12 +252,12 @@ class NegativesCallback(TrainerCallback):
             if not judgements.is_file():
                 raise ValueError(f"{checkpoint} was made without a guide: resume without one, or start anew")
             self.loss.judge.load_state_dict(load_file(judgements))
-        if self.trace is not None:
-            self.trace.load_state(folder, int(checkpoint.name.rsplit("-", 1)[-1]))
         try:
             self.loss.cost.load_state_dict(description["cost"])
         except ValueError as error:
             raise DataError(f"{error}: it is damaged.", folder) from None
+        if self.trace is not None:
+            self.trace.load_state(folder)
 
     def _settings(self) -> dict[str, Any]:
         """What a resumed run must share. Each process draws for itself, and batches are divided among them: with

@@ -76,15 +76,16 @@
 
   /** Which words of two texts are not in their longest common subsequence: two arrays of [word, changed]. */
   function differences(one, other) {
-    const words = (text) => text.split(/(\s+)/).filter((word) => word !== "").slice(0, 600);
-    const a = words(one), b = words(other), same = (i, j) => a[i].toLowerCase() === b[j].toLowerCase();
+    const words = (text) => text.split(/(\s+|[^\p{L}\p{N}]+)/u).filter((word) => word !== "").slice(0, 900);
+    const a = words(one), b = words(other);
+    const [left, right] = [a, b].map((all) => all.map((word) => [word, /[\p{L}\p{N}]/u.test(word)]));
+    const same = (i, j) => a[i].toLowerCase() === b[j].toLowerCase();
     const lengths = Array.from({ length: a.length + 1 }, () => new Uint16Array(b.length + 1));
     for (let i = a.length - 1; i >= 0; i--) {
       for (let j = b.length - 1; j >= 0; j--) {
         lengths[i][j] = same(i, j) ? lengths[i + 1][j + 1] + 1 : Math.max(lengths[i + 1][j], lengths[i][j + 1]);
       }
     }
-    const left = a.map((word) => [word, word.trim() !== ""]), right = b.map((word) => [word, word.trim() !== ""]);
     for (let i = 0, j = 0; i < a.length && j < b.length;) {
       if (same(i, j)) { left[i++][1] = false; right[j++][1] = false; }
       else if (lengths[i + 1][j] >= lengths[i][j + 1]) i++;
@@ -128,10 +129,14 @@
         byId("suspect-positive").textContent = "(no texts on this page)";
       } else {
         const pairs = positives.slice(0, 20).map((positive) => differences(one.target, positive));
-        const common = ([left]) => left.filter(([, changed]) => !changed).length;
+        const counted = (words) => words.filter(([word]) => /[\p{L}\p{N}]/u.test(word)).length;
+        const changed = (words) => words.filter(([, is]) => is).length;
+        const common = ([left, right]) => (counted(left) - changed(left)) / Math.max(1, counted(left), counted(right));
         const best = pairs.reduce((a, b) => (a && common(a) >= common(b) ? a : b), null);
-        write(byId("suspect-text"), best ? best[0] : [[one.target, false]]);
-        write(byId("suspect-positive"), best ? best[1] : [["(none in the corpus)", false]]);
+        // Where most differs, marks would say nothing.
+        const marked = best && common(best) >= 0.25 ? best : best && best.map((words) => words.map(([word]) => [word, false]));
+        write(byId("suspect-text"), marked ? marked[0] : [[one.target, false]]);
+        write(byId("suspect-positive"), marked ? marked[1] : [["(none in the corpus)", false]]);
       }
       const rest = Object.entries(one).filter(([name, value]) =>
         typeof value !== "string" && typeof value !== "object" && name !== "times_above_positive" && name !== "mean_score_lead");

@@ -26,6 +26,7 @@ class Drawing:
 
     def __init__(self, height: float, label: str, colour: str = "", width: float = WIDTH) -> None:
         self.width, self.height = width, height
+        label = printable(label)
         attributes = {"viewBox": f"0 0 {_number(width)} {_number(height)}", "role": "img", "aria-label": label}
         self._root = ElementTree.Element("svg", {**attributes, "class": f"chart {colour}".strip()})
         self._add("title", {}).text = label
@@ -44,7 +45,7 @@ class Drawing:
         place = {"cx": _number(centre[0]), "cy": _number(centre[1]), "r": _number(radius), "class": kind}
         disc = self._add("circle", {**place, **{f"data-{name}": value for name, value in data.items()}})
         if hint:
-            ElementTree.SubElement(disc, "title").text = hint
+            ElementTree.SubElement(disc, "title").text = printable(hint)
 
     def box(self, corner: Point, size: Point, kind: str, hint: str = "") -> None:
         """A rectangle by its upper left corner."""
@@ -52,7 +53,7 @@ class Drawing:
         values = dict(zip(names, map(_number, (*corner, max(size[0], 0), max(size[1], 0))), strict=True))
         rectangle = self._add("rect", {**values, "class": kind})
         if hint:
-            ElementTree.SubElement(rectangle, "title").text = hint
+            ElementTree.SubElement(rectangle, "title").text = printable(hint)
 
     def text(self, place: Point, words: str, kind: str = "", anchor: str = "start") -> None:
         """Words that begin, end or are centred at a place (``start``, ``end``, ``middle``)."""

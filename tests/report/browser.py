@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -140,9 +141,13 @@ def browser(profile: Path) -> Iterator[Browser]:
     assert CHROMIUM is not None
     browser_reads, to_browser = os.pipe()
     from_browser, browser_writes = os.pipe()
-    # The browser takes its two pipes as 3 and 4; a shell puts them there.
-    script = f'exec "$0" "$@" 3<&{browser_reads} 4>&{browser_writes}'
-    command = ["sh", "-c", script, CHROMIUM, *_FLAGS, f"--user-data-dir={profile}"]
+    # The browser takes its two pipes as 3 and 4: a process that puts them there becomes it.
+    script = (
+        "import os, sys; one, two = (os.dup(os.dup(int(n))) for n in sys.argv[1:3]); "
+        "os.dup2(one, 3); os.dup2(two, 4); os.execv(sys.argv[3], sys.argv[3:])"
+    )
+    pipes = [str(browser_reads), str(browser_writes)]
+    command = [sys.executable, "-c", script, *pipes, CHROMIUM, *_FLAGS, f"--user-data-dir={profile}"]
     with profile.with_suffix(".log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, pass_fds=(browser_reads, browser_writes))
     os.close(browser_reads)

@@ -58,6 +58,31 @@ def visits() -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
+CONTRAST = r"""(() => {
+  const part = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  const light = (colour) => {
+    const [r, g, b] = colour.match(/[\d.]+/g).map((v) => part(v / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = light(getComputedStyle(document.querySelector("section")).backgroundColor);
+  const texts = [...document.querySelectorAll("p, th, td, dt, dd, svg text, .quiet")];
+  return Math.min(...texts.filter((e) => !e.matches(".in, .count")).map((e) => {
+    const one = light(getComputedStyle(e)[e.tagName === "text" ? "fill" : "color"]);
+    return (Math.max(one, ground) + 0.05) / (Math.min(one, ground) + 0.05);
+  }));
+})()"""
+"""The least contrast of a text and its ground, by WCAG 2."""
+
+WITHIN = """[...document.querySelectorAll("svg.chart")].every((svg) => {
+  const box = svg.getBoundingClientRect();
+  return !box.width || [...svg.querySelectorAll("text")].every((text) => {
+    const one = text.getBoundingClientRect();
+    return one.left >= box.left - 1 && one.right <= box.right + 1;
+  });
+})"""
+"""Whether no text of a drawing is cut off by its edge."""
+
+
 def hostile_texts(address: str) -> list[str]:
     return [
         f'</script><script>window.owned=1;fetch("{address}/script")</script>',
@@ -78,14 +103,10 @@ def hostile_run(visits: tuple[str, list[str]], tmp_path_factory: pytest.TempPath
     """A run on data all of whose texts, ids and names attack the page."""
     texts = hostile_texts(visits[0])
     count = 60
-    corpus = TextTable.from_columns(
-        [f"{texts[i % 10][:40]} {i}" for i in range(count)],
-        [f"{i} {texts[i % 10]} {texts[i * 7 % 10]}" for i in range(count)],
-    )
-    queries = TextTable.from_columns(
-        [f"q {texts[i % 10][:40]} {i}" for i in range(2 * count)],
-        [f"{texts[i % 10]} {i // 2}" for i in range(2 * count)],
-    )
+    answers = [f"{i} {texts[i % 10]} {texts[i * 7 % 10]}" for i in range(count)]
+    questions = [f"{texts[i % 10]} {i // 2}" for i in range(2 * count)]
+    corpus = TextTable.from_columns([f"{texts[i % 10][:40]} {i}" for i in range(count)], answers)
+    queries = TextTable.from_columns([f"q {texts[i % 10][:40]} {i}" for i in range(2 * count)], questions)
     rows = np.arange(count)
     ones = np.ones(count, dtype=np.int32)
     splits = {"train": Judgements.from_triples(2 * rows, rows, ones)}
@@ -104,24 +125,18 @@ def test_no_text_runs_and_nothing_leaves(
     page.open(report)
     # Everything that a click can show is shown.
     page.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-    page.run(
-        "document.querySelectorAll('[data-leaf]').forEach((one) => one.dispatchEvent(new MouseEvent('click', {bubbles: true})))"
-    )
+    click = "one.dispatchEvent(new MouseEvent('click', {bubbles: true}))"
+    page.run(f"document.querySelectorAll('[data-leaf]').forEach((one) => {click})")
     page.run("document.querySelectorAll('#steps button').forEach((one) => one.click())")
     page.run("document.getElementById('judge').scrollIntoView()")
     page.press("jjyjnku")
     assert page.run("document.querySelectorAll('#rows tr').length") > 0
-    assert page.run("document.getElementById('suspect-text').textContent").count("<") + 1
     time.sleep(0.5)
     assert page.run("typeof window.owned") == "undefined"
     assert page.errors == []
     assert page.requests == [report.as_uri()]
     assert came == []
-    tags = (
-        page.run("[...new Set([...document.querySelectorAll('*')].map((one) => one.tagName))].join(' ')")
-        .lower()
-        .split()
-    )
+    tags = page.run("[...document.querySelectorAll('*')].map((one) => one.tagName).join(' ')").lower().split()
     assert not {"img", "iframe", "base", "link", "image", "object", "embed", "form"} & set(tags)
     assert page.run("document.scripts.length") == 2
     shown = page.run("document.body.innerText")
@@ -207,27 +222,10 @@ def test_empty_sections_do_not_break_the_rest(missing: str, page: Browser, run_f
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [390, 1200])
-def test_it_fits_the_window_and_can_be_read(
-    width: int, dark: bool, page: Browser, run_folder: Path, tmp_path: Path
-) -> None:
+def test_it_fits_the_window_and_can_be_read(width: int, dark: bool, page: Browser, run_folder: Path) -> None:
     page.open(run_folder / "report.html", width=width, dark=dark)
     assert page.run("document.documentElement.scrollWidth") <= width
-    # Contrast of text and ground, by WCAG 2: 4.5 at least.
-    contrast = page.run(
-        """(() => {
-          const light = (colour) => { const [r, g, b] = colour.match(/[\\d.]+/g).map((v) => { v /= 255;
-            return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-          const ground = light(getComputedStyle(document.querySelector('section')).backgroundColor);
-          const texts = [...document.querySelectorAll('p, th, td, dt, dd, svg text, .quiet')].filter((e) => !e.matches('.in, .count'));
-          return Math.min(...texts.map((e) => { const one = light(getComputedStyle(e)[e.tagName === 'text' ? 'fill' : 'color']);
-            return (Math.max(one, ground) + 0.05) / (Math.min(one, ground) + 0.05); })); })()"""
-    )
-    assert contrast >= 4.5
-    # No text of a drawing is cut off by its edge.
-    assert page.run(
-        """[...document.querySelectorAll('svg.chart')].every((svg) => { const box = svg.getBoundingClientRect();
-          return !box.width || [...svg.querySelectorAll('text')].every((text) => { const one = text.getBoundingClientRect();
-            return one.left >= box.left - 1 && one.right <= box.right + 1; }); })"""
-    )
+    assert page.run(CONTRAST) >= 4.5
+    assert page.run(WITHIN)
     if folder := os.environ.get("HARDWOOD_SCREENSHOTS"):
         page.picture(Path(folder) / f"report-{width}-{'dark' if dark else 'light'}.png")

@@ -30,7 +30,7 @@ def test_counts_and_moves_are_those_by_hand() -> None:
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
-    """400 sets of 200 queries, a fifth of which gain a place: the true mean is inside 95 % of the intervals, within four
+    """400 sets of 200 queries, a fifth of which gain a place: the truth is inside 95 % of the intervals, within four
     standard errors of that count (0.9 to 1; a false alarm in some ten thousand, and the seed is fixed)."""
     generator = np.random.Generator(np.random.PCG64(0))
     truth, inside = 0.2 * 0.5, 0

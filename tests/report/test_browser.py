@@ -170,7 +170,7 @@ def test_judging_by_keys_and_the_way_back_into_the_data(
 ) -> None:
     """Report, keys, export, clean, load: the pairs that were accepted are positives."""
     run = tmp_path / "run"
-    train(config(run, data=str(dataset_folder), steps=60), quiet=True)
+    train(config(run, data=str(dataset_folder), steps=40, learning_rate=0.01), quiet=True)
     suspects = [json.loads(line) for line in (run / "suspected_false_negatives.jsonl").read_text().splitlines()]
     assert len(suspects) > 4
     downloads = tmp_path / "downloads"

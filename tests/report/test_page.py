@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner
 
+from hardwood._palette import colour_of
 from hardwood.cli.app import app
 from hardwood.errors import DataError
 from hardwood.report import charts, write_report
@@ -154,3 +155,19 @@ def test_a_page_that_fails_does_not_take_the_run_with_it(run_folder: Path, tmp_p
     (tmp_path / "run" / "trace.json").write_text("{")
     with pytest.warns(UserWarning, match="the run is complete, but its report.html could not be made"):
         try_to_write_report(tmp_path / "run")
+
+
+def test_each_source_has_a_colour_of_its_own_that_words_can_be_set_in() -> None:
+    from hardwood.negatives import SOURCES
+
+    def light(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        r, g, b = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    for dark, ground in ((False, "#ffffff"), (True, "#1c2024")):
+        colours = [colour_of(name, dark=dark) for name in (*SOURCES, "somebody's")]
+        assert len(set(colours)) == len(SOURCES) + 1
+        for colour in colours:
+            one, other = sorted((light(colour), light(ground)))
+            assert (other + 0.05) / (one + 0.05) >= 4.5

@@ -242,9 +242,9 @@ def tree_map(tree: Mapping[str, Any], colour: str) -> str:
         x, y, size, mass, _ = leaves[place]
         centre = (280 + unit * (x - middles[0]), 190 - unit * (y - middles[1]))
         strength = 1 + sum(mass > bound for bound in bounds)
-        radius = max(3.0, (4 + 400 / len(leaves) ** 0.75) * (size / largest) ** 0.5)
+        radius = max(2.5, min(4 + 400 / len(leaves) ** 0.75, 16) * (size / largest) ** 0.5)
         hint = f"{size:,} targets, {mass:.2%} of the softmax"
-        drawing.circle(centre, min(radius, 16), f"leaf strength{strength}", hint, leaf=str(place))
+        drawing.circle(centre, radius, f"leaf strength{strength}", hint, leaf=str(place))
     return str(drawing)
 
 

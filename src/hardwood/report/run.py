@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import warnings
 from collections.abc import Mapping
@@ -10,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from hardwood._json import read_object
-from hardwood.errors import DataError
 from hardwood.report import charts
-from hardwood.report._texts import FORMAT, LOG, METRICS, RUN_FILE, SUSPECTS, TRACE, VERSION
+from hardwood.report._run_files import number, read_log, read_run_file, read_trace, series, splits_of
+from hardwood.report._texts import LOG, METRICS, RUN_FILE, SUSPECTS, TRACE
 from hardwood.report.decisions import pair_check, read_suspects
 from hardwood.report.page import class_of, safe, write_page
-from hardwood.report.svg import Point
 
 PAGE = "report.html"
-_BESIDE_SPLITS = ("cost", "training", "left_out")
 _MEASURES = ("mrr@10", "ndcg@10", "recall@1", "recall@10", "recall@100")
 _SUSPECTS_SHOWN = 200
 
@@ -43,16 +40,16 @@ def write_report(folder: str | Path) -> Path:
         near = [parent for parent in folder.resolve().parents if (parent / RUN_FILE).is_file()][:1]
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"{folder} holds no run: there is no {RUN_FILE}, {METRICS} or {TRACE} in it{hint}")
-    settings = _settings(folder / RUN_FILE)
+    settings = read_run_file(folder / RUN_FILE)
     metrics = read_object(folder / METRICS) if (folder / METRICS).is_file() else {}
-    history = _history(folder / LOG)
-    trace = _trace(folder / TRACE)
+    history = read_log(folder / LOG)
+    trace = read_trace(folder / TRACE)
     source = str(settings.get("negatives") or (trace or {}).get("negatives") or "unknown")
     colour = class_of(source)
     suspects = read_suspects(folder / SUSPECTS, _SUSPECTS_SHOWN)
     has_texts = bool((trace or {}).get("has_texts", settings.get("report_texts", True)))
     split = str(settings.get("train_split") or (trace or {}).get("split") or "train")
-    splits = _splits(metrics, trace)
+    splits = splits_of(metrics, trace)
     marks = _refreshes(trace)
     last = float((trace or {}).get("steps") or 0)
     return write_page(
@@ -93,57 +90,12 @@ def try_to_write_report(folder: Path) -> None:
         )
 
 
-def _settings(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    from hardwood.training.config import read_settings
-
-    return read_settings(path)
-
-
-def _history(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    try:
-        records = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"is not readable JSON ({error}): the file is damaged.", path) from None
-    if not isinstance(records, list):
-        raise DataError(f"holds a JSON {type(records).__name__}, not a list of log records.", path)
-    return [record for record in records if isinstance(record, dict) and _number(record.get("step")) is not None]
-
-
-def _trace(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    trace = read_object(path)
-    if trace.get("format") != FORMAT or trace.get("version") != VERSION:
-        raise DataError(
-            f"is a {trace.get('format')!r} of version {trace.get('version')!r}, and this version of Hardwood reads "
-            f"{FORMAT!r} of version {VERSION}: remove the file to have a page without it.",
-            path,
-        )
-    return trace
-
-
-def _splits(metrics: Mapping[str, Any], trace: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
-    """By split, ``base``, ``trained`` and ``compared``, as far as there are any; the trace's go first."""
-    found: dict[str, dict[str, Any]] = {
-        name: dict(entry) for name, entry in ((trace or {}).get("splits") or {}).items()
-    }
-    for name, measures in metrics.items():
-        if name not in _BESIDE_SPLITS and isinstance(measures, dict):
-            found.setdefault(name, {}).setdefault("trained", measures)
-    order = {"test": 0, "dev": 1}
-    return dict(sorted(found.items(), key=lambda item: (order.get(item[0].split("/")[0], 2), item[0])))
-
-
 def _measured(splits: Mapping[str, Mapping[str, Any]], colour: str) -> dict[str, Any]:
     if not splits:
         return {}
 
     def of(entry: Mapping[str, Any], which: str, measure: str) -> float | None:
-        return _number((entry.get(which) or {}).get(measure))
+        return number((entry.get(which) or {}).get(measure))
 
     shown = [(name, of(entry, "base", "mrr@10"), of(entry, "trained", "mrr@10")) for name, entry in splits.items()]
     table = [
@@ -207,7 +159,7 @@ def _curves(
 ) -> list[dict[str, Any]]:
     """The drawings of the log: the loss, the measures on the way, and the learning rate."""
     found = []
-    if loss := _series(history, "loss"):
+    if loss := series(history, "loss"):
         drawing, from_zero = charts.over_steps(
             [("loss", "own", loss)], "loss", colour=colour, last=last, marks=marks, from_zero=False
         )
@@ -215,15 +167,15 @@ def _curves(
     keys = dict.fromkeys(key for record in history for key in record if key.endswith("_mrr@10"))
     for key in keys:
         split = key.removesuffix("_mrr@10").removeprefix("eval_")
-        points = _series(history, key)
-        base = _number(((splits.get(split) or {}).get("base") or {}).get("mrr@10"))
+        points = series(history, key)
+        base = number(((splits.get(split) or {}).get("base") or {}).get("mrr@10"))
         if base is not None and points and points[0][0] > 0:
             points = [(0.0, base), *points]
         if points:
             options: dict[str, Any] = {"colour": colour, "last": last, "marks": marks, "dots": len(points) < 40}
             drawing, _ = charts.over_steps([(split, "own", points)], f"MRR@10, {split}", **options)
             found.append({"chart": safe(drawing), "note": ""})
-    parts = [(name, kind, _series(history, key)) for name, kind, key in _LOSS_PARTS]
+    parts = [(name, kind, series(history, key)) for name, kind, key in _LOSS_PARTS]
     if all(points for _, _, points in parts):
         parts = [
             (name, kind, points if name != "positive" else [(x, -y) for x, y in points]) for name, kind, points in parts
@@ -275,7 +227,7 @@ def _staleness(
         ("stale_score_error", "mean error of a score (exponent)"),
         ("stale_rank_changes", "share of draws that change rank"),
     ):
-        if points := _series(history, key):
+        if points := series(history, key):
             drawing, _ = charts.over_steps([("", "own", points)], label, colour=colour, last=last, marks=marks)
             found.append({"chart": safe(drawing)})
 
@@ -292,7 +244,7 @@ def _staleness(
 
 def _costs(metrics: Mapping[str, Any], trace: Mapping[str, Any] | None, colour: str) -> dict[str, Any]:
     cost = metrics.get("cost") or {}
-    seconds = {name: value for name, value in (cost.get("seconds") or {}).items() if _number(value) is not None}
+    seconds = {name: value for name, value in (cost.get("seconds") or {}).items() if number(value) is not None}
     of_report = (trace or {}).get("seconds") or {}
     if not seconds and not of_report:
         return {}
@@ -393,21 +345,9 @@ def _refreshes_in_words(trace: Mapping[str, Any] | None, marks: list[float]) -> 
     return f"Vertical marks: steps before which targets were encoded ({seen:,} times)."
 
 
-def _series(history: list[dict[str, Any]], key: str) -> list[Point]:
-    found = [(_number(record.get("step")), _number(record.get(key))) for record in history]
-    return [(x, y) for x, y in found if x is not None and y is not None]
-
-
 def _in_words(value: Any, form: str) -> str:
-    if _number(value) is None:
+    if number(value) is None:
         return str(value)
     if form == "s":
         return charts.seconds_in_words(float(value))
     return f"{value / 2**20:,.0f} MiB" if form == "bytes" else form.format(value)
-
-
-def _number(value: Any) -> float | None:
-    """A finite number as a float; ``None`` for all else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return float(value) if abs(value) < float("inf") else None

@@ -368,7 +368,7 @@ def _run_config(options: dict[str, Any], *, refuse: bool = False) -> Any:
             f"{config} asks to run code that comes with the encoder {settings.get('encoder')!r}: a file can't allow "
             "that, so if you trust that code, add --trust-remote-code"
         )
-    switches = {name: options.pop(name) for name in _SWITCHES if options[name] is not None}
+    switches = {name: options.pop(name) for name in _SWITCHES if options.get(name) is not None}
     given = {name: value for name, value in options.items() if value is not None and value is not False} | switches
     if given.pop("ignore_unjudged", False):
         given["unjudged"] = "ignore"

@@ -22,6 +22,7 @@ class Drawing:
         height: of ``WIDTH x height``.
         label: what it shows, for people who hear the page.
         colour: the class of whatever is drawn with the colour of the source.
+        width: of it.
     """
 
     def __init__(self, height: float, label: str, colour: str = "", width: float = WIDTH) -> None:

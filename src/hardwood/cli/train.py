@@ -20,7 +20,8 @@ from hardwood.cli._data_options import (
 )
 from hardwood.cli._errors import user_errors
 
-_MODEL, _NEGATIVES, _TRAINING = "Encoder", "Negatives", "Training"
+_SWITCHES = ("report", "report_base", "report_texts")  # on by default, so that "off" is something given
+_MODEL, _NEGATIVES, _TRAINING, _REPORT = "Encoder", "Negatives", "Training", "Report"
 
 Data = Annotated[str | None, typer.Argument(help=DATA_HELP, show_default=False)]
 Config = Annotated[Path | None, typer.Option(help="YAML run file; options given besides it win.")]
@@ -151,6 +152,26 @@ SaveEvery = Annotated[int | None, typer.Option(help="Steps between two checkpoin
 ReportTo = Annotated[
     list[str] | None, typer.Option(help="tensorboard, wandb, …; repeatable.", rich_help_panel=_TRAINING)
 ]
+Report = Annotated[
+    bool | None,
+    typer.Option("--report/--no-report", help="Write report.html, with a trace. \\[report]", rich_help_panel=_REPORT),
+]
+ReportBase = Annotated[
+    bool | None,
+    typer.Option(
+        "--report-base/--no-report-base",
+        help="Measure the base model too: one evaluation more. \\[report-base]",
+        rich_help_panel=_REPORT,
+    ),
+]
+ReportTexts = Annotated[
+    bool | None,
+    typer.Option(
+        "--texts/--no-texts",
+        help="Texts in report and trace; without, ids alone, for confidential data. \\[texts]",
+        rich_help_panel=_REPORT,
+    ),
+]
 LeaveOut = Annotated[
     str | None,
     typer.Option(help="Of each query's ranking: own-id (the target with its id), own-text or nothing. \\[own-id]"),
@@ -220,6 +241,9 @@ def train(
     evaluate_every: EvaluateEvery = None,
     save_every: SaveEvery = None,
     report_to: ReportTo = None,
+    report: Report = None,
+    report_base: ReportBase = None,
+    report_texts: ReportTexts = None,
     leave_out: LeaveOut = None,
     ignore_unjudged: IgnoreUnjudged = False,
     lenient: Lenient = False,
@@ -251,7 +275,8 @@ def train(
                 f"trained on. hardwood evaluate {run_config.output}/model DATA --split SPLIT measures any",
                 soft_wrap=True,
             )
-        Console().print(f"model, metrics.json, run.yaml and training_curve.png are in {run_config.output}")
+        page = " report.html," if run_config.report else ""
+        Console().print(f"model,{page} metrics.json, run.yaml and training_curve.png are in {run_config.output}")
 
 
 @user_errors
@@ -301,6 +326,9 @@ def compare(
     precision: Precision = None,
     seed: Seed = None,
     evaluate_every: EvaluateEvery = None,
+    report: Report = None,
+    report_base: ReportBase = None,
+    report_texts: ReportTexts = None,
     leave_out: LeaveOut = None,
     ignore_unjudged: IgnoreUnjudged = False,
     lenient: Lenient = False,
@@ -317,10 +345,10 @@ def compare(
     from hardwood.comparison import markdown_table
 
     console = Console()
-    report = compare_runs(base, sources, num_seeds=seeds, split=split, announce=console.print)
-    print_left_out(report["runs"][0]["metrics"].get("left_out"))
-    print_table(console, markdown_table(report["summary"], split))
-    console.print(f"comparison.json, comparison.md and comparison.png are in {base.output}")
+    compared = compare_runs(base, sources, num_seeds=seeds, split=split, announce=console.print)
+    print_left_out(compared["runs"][0]["metrics"].get("left_out"))
+    print_table(console, markdown_table(compared["summary"], split))
+    console.print(f"report.html, comparison.json, comparison.md and comparison.png are in {base.output}")
 
 
 def print_table(console: Console, table: str) -> None:
@@ -340,7 +368,8 @@ def _run_config(options: dict[str, Any], *, refuse: bool = False) -> Any:
             f"{config} asks to run code that comes with the encoder {settings.get('encoder')!r}: a file can't allow "
             "that, so if you trust that code, add --trust-remote-code"
         )
-    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    switches = {name: options.pop(name) for name in _SWITCHES if options.get(name) is not None}
+    given = {name: value for name, value in options.items() if value is not None and value is not False} | switches
     if given.pop("ignore_unjudged", False):
         given["unjudged"] = "ignore"
     if widths := given.pop("matryoshka_dim", None):

@@ -17,6 +17,7 @@ from hardwood.comparison.figure import comparison_figure
 from hardwood.comparison.plan import PlannedRun, plan_runs
 from hardwood.comparison.report import markdown_table, summarize
 from hardwood.data._qrels import find_qrels
+from hardwood.report import write_comparison
 from hardwood.training.config import RunConfig, versions
 
 
@@ -30,9 +31,9 @@ def compare(
 ) -> dict[str, Any]:
     """Train every source with every seed and report.
 
-    Writes ``comparison.json``, ``comparison.md`` and ``comparison.png`` into ``base.output``, and each run's own folder
-    under ``runs/``. A run that is there complete, with the same settings, is not repeated: an interrupted comparison
-    goes on where it was.
+    Writes ``report.html``, ``comparison.json``, ``comparison.md`` and ``comparison.png`` into ``base.output``, and each
+    run's own folder under ``runs/``. A run that is there complete, with the same settings, is not repeated: an
+    interrupted comparison goes on where it was.
 
     Args:
         base: settings that all runs share (see `plan_runs`).
@@ -114,6 +115,7 @@ def run_all(
     comparison_figure(report["summary"], split, output / "comparison.png")
     with written_whole(output / "comparison.json") as temporary:
         temporary.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    write_comparison(output, split)
     return report
 
 

@@ -32,6 +32,8 @@ class NegativeSource(ABC):
     name: ClassVar[str]
     weighting: ClassVar[str] = "shared"
     """How the loss weighs what it draws, by default (`hardwood.losses`)."""
+    knows_scores: ClassVar[bool] = True
+    """Whether it draws by stored encodings, so that `log_proposal` and `Draw.log_z` hold their scores."""
 
     def __init__(self, *, start_step: int = 0) -> None:
         if start_step < 0:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _OF_GUIDES = ("guide_margin", "guide_within")
 _OF_TEACHERS = ("teacher_weight", "teacher_temperature")
+_OF_REPORTS = ("report_base", "report_texts")
 _OF_DRAWS = ("num_negatives", "weighting")
 _OF_UNASKED = ("unasked_prior", "unasked_push")
 
@@ -41,6 +42,8 @@ def refuse_unused(given: Iterable[str], config: RunConfig) -> None:
         reasons["curve_split"] = "it is for evaluations during training (evaluate_every)"
     if config.scheduler == "constant":
         reasons["warmup_ratio"] = "the constant schedule has no warm-up ('constant_with_warmup' has)"
+    if not config.report:
+        reasons |= dict.fromkeys(_OF_REPORTS, "there is no report")
     unused = [f"{name} {getattr(config, name)!r} ({reasons[name]})" for name in given if name in reasons]
     if unused:
         raise ValueError(f"this run would not use {'; '.join(unused)}: leave it out")

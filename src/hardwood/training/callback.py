@@ -23,6 +23,7 @@ from hardwood.training.resume_rules import changes, shared_settings
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
+    from hardwood.report import Trace
     from hardwood.training.softmax_loss import CorpusSoftmaxLoss
 
 _SUSPECTS = "suspects.safetensors"
@@ -46,6 +47,7 @@ class NegativesCallback(TrainerCallback):
         loss: the loss given to the trainer.
         resume_from: the checkpoint folder given to ``trainer.train(resume_from_checkpoint=...)`` if it is not the
             trainer's own ``output_dir/checkpoint-STEP``.
+        trace: notes what a report shows (`hardwood.report.Trace`); ``None``: nothing is noted.
 
     Raises:
         ValueError: when training resumes from a checkpoint that is not whole, with another source's state, other
@@ -53,8 +55,11 @@ class NegativesCallback(TrainerCallback):
             finite.
     """
 
-    def __init__(self, loss: CorpusSoftmaxLoss, resume_from: str | Path | None = None) -> None:
+    def __init__(
+        self, loss: CorpusSoftmaxLoss, resume_from: str | Path | None = None, *, trace: Trace | None = None
+    ) -> None:
         self.loss = loss
+        self.trace = trace
         self.resume_from = None if resume_from is None else Path(resume_from)
         self._together = [self]  # the callbacks of all losses of a training, in the trainer's order
         self._step_began = 0.0
@@ -81,6 +86,8 @@ class NegativesCallback(TrainerCallback):
         self._num_resumed = 0
         self.loss.start_over()
         self.loss.source.warm_up()
+        if self.trace is not None:
+            self.trace.start(self.loss, state.max_steps, state.global_step)
         if state.global_step > 0:
             self._load(self.resume_from or _checkpoint(args, state.global_step))
 
@@ -101,6 +108,8 @@ class NegativesCallback(TrainerCallback):
         self.loss.begin_step(state.global_step)
         if not drew and self.loss.source.is_ready(state.global_step):
             compare_anew(args, state, kwargs.get("lr_scheduler"))
+        if self.trace is not None:
+            self._step_began += self.trace.begin_step(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Book the step's time."""
@@ -108,6 +117,8 @@ class NegativesCallback(TrainerCallback):
             torch.cuda.synchronize()
         if self.loss.cost.texts_encoded > self._encoded_before:  # else the step was another loss's
             self.loss.cost.add_step(time.perf_counter() - self._step_began, self._before)
+        if self.trace is not None:
+            self.trace.end_step(state.global_step - 1)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -116,6 +127,8 @@ class NegativesCallback(TrainerCallback):
         training_ended(self.loss.targets.model)
         self.loss.source.finish()
         self.loss.steps_are_announced = False
+        if self.trace is not None and state.is_world_process_zero:
+            self.trace.finish(state.log_history)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Put the source's state beside the trainer's own files, and declare the checkpoint whole."""
@@ -137,6 +150,8 @@ class NegativesCallback(TrainerCallback):
         write_state(self.loss.suspects.state_dict(), folder / _SUSPECTS)
         if self.loss.judge is not None:
             write_state(self.loss.judge.state_dict(), folder / _JUDGEMENTS)
+        if self.trace is not None:
+            self.trace.save_state(folder)
         return {
             "negatives": self.loss.source.name,
             "weighting": self.loss.weighting,
@@ -238,6 +253,8 @@ class NegativesCallback(TrainerCallback):
             self.loss.cost.load_state_dict(description["cost"])
         except ValueError as error:
             raise DataError(f"{error}: it is damaged.", folder) from None
+        if self.trace is not None:
+            self.trace.load_state(folder)
 
     def _settings(self) -> dict[str, Any]:
         """What a resumed run must share. Each process draws for itself, and batches are divided among them: with

@@ -104,6 +104,9 @@ class RunConfig:
             ``"nothing"``.
         save_every: steps between two checkpoints; ``None``: none.
         report_to: e.g. ``["tensorboard"]``, ``["wandb"]``.
+        report: whether the run's folder gets ``report.html``, and a trace is noted for it (`hardwood.report.Trace`).
+        report_base: whether the base model is measured before training, for the report: one evaluation more.
+        report_texts: whether texts are in trace and page, or ids alone.
         query: column of query texts, where ``data`` is a table of pairs; ``None``: guessed if one alone can be meant.
         positive: column of target texts; ``None``: likewise.
         corpus: table of all targets, those that no pair names among them.
@@ -163,6 +166,9 @@ class RunConfig:
     leave_out: LeaveOut = "own-id"
     save_every: int | None = None
     report_to: list[str] = field(default_factory=list)
+    report: bool = True
+    report_base: bool = True
+    report_texts: bool = True
     query: str | None = None
     positive: str | None = None
     corpus: str | None = None

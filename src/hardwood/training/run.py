@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from hardwood._processors import set_threads
 from hardwood.encoders import document_prompt, has_router, load_encoder, query_prompt
 from hardwood.evaluation import evaluate_splits
 from hardwood.negatives.cost import reset_peaks
+from hardwood.report import Trace
+from hardwood.report.run import try_to_write_report
 from hardwood.training._columns import text_columns
 from hardwood.training._folder import (
     BESIDE_SPLITS,
@@ -22,10 +25,12 @@ from hardwood.training._folder import (
     begin,
     checkpoint_to_resume,
     claimed,
+    is_first_process,
     what_is_kept_is_noted,
 )
 from hardwood.training.cached_loss import CachedCorpusSoftmaxLoss
 from hardwood.training.callback import NegativesCallback
+from hardwood.training.checkpoints import STATE_FOLDER
 from hardwood.training.config import RunConfig
 from hardwood.training.evaluator import RetrievalEvaluator
 from hardwood.training.figure import training_curve
@@ -68,9 +73,8 @@ def train(
     """Train as ``config`` says and write the run's folder.
 
     The folder holds ``model/`` (loads with plain ``SentenceTransformer``), ``metrics.json``, ``run.yaml`` (repeats the
-    run),
-    ``training_curve.png``, ``log.json``, ``suspected_false_negatives.jsonl`` (see `SuspectedNegatives`) and, if asked
-    for, ``checkpoints/``.
+    run), ``report.html`` and its ``trace.json`` (`hardwood.report`), ``training_curve.png``, ``log.json``,
+    ``suspected_false_negatives.jsonl`` (see `SuspectedNegatives`) and, if asked for, ``checkpoints/``.
 
     Args:
         config: the settings.
@@ -114,10 +118,11 @@ def train(
         loss.targets.progress = not quiet
         # An example for the model card; without one the trainer reads a thousand texts to choose some.
         model.model_card_data.widget = [{"text": data.queries.texts([0])[0]}]
-        trainer = make_trainer(model, data, loss, config, quiet=quiet, resume_from=checkpoint)
+        trace = Trace(data, split=config.train_split, texts=config.report_texts) if config.report else None
+        trainer = make_trainer(model, data, loss, config, quiet=quiet, resume_from=checkpoint, trace=trace)
         begin(config, output, resume=resume, overwrite=overwrite, left_out=data.left_out)
         with what_is_kept_is_noted(output):
-            return _trained(trainer, data, loss, config, splits, checkpoint, quiet)
+            return _trained(trainer, data, loss, config, splits, checkpoint, quiet, trace)
 
 
 def _trained(
@@ -128,22 +133,26 @@ def _trained(
     splits: list[str],
     checkpoint: Path | None,
     quiet: bool,
+    trace: Trace | None,
 ) -> RunResult:
     """Train, measure, and write what is found."""
     model, output = loss.targets.model, Path(config.output)
     # Compiles on a machine's first run, which is no part of the run's seconds.
     loss.source.warm_up(progress=False if quiet else None)
-    began = time.perf_counter()
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    seconds = time.perf_counter() - began
-    # The trainer leaves its autocast around the model's forward: measure what is saved, as it will be loaded.
-    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     options: dict[str, Any] = {
         "train_split": config.train_split,
         "leave_out": config.leave_out,
         "progress": False if quiet else None,
     }
-    metrics: dict[str, Any] = dict(evaluate_splits(model, data, splits, **options))
+    measured = partial(evaluate_splits, model, data, splits, **options)
+    if trace is not None and config.report_base and not trace.has_base(checkpoint and checkpoint / STATE_FOLDER):
+        trace.measure("base", measured)
+    began = time.perf_counter()
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    seconds = time.perf_counter() - began - (0.0 if trace is None else trace.seconds_in_training)
+    # The trainer leaves its autocast around the model's forward: measure what is saved, as it will be loaded.
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    metrics: dict[str, Any] = dict(measured() if trace is None else trace.measure("trained", measured))
     _store_in_card(trainer, data, metrics, config)
     metrics["cost"] = loss.cost.report()
     metrics["training"] = {"steps": trainer.state.global_step, "seconds": round(seconds, 3)}
@@ -152,7 +161,13 @@ def _trained(
     history = trainer.state.log_history
     opinion = None if loss.judge is None else loss.judge.opinion
     loss.suspects.write(output / SUSPECTS, data, config.train_split, opinion=opinion)
+    if trace is not None:
+        metrics["training"]["report_seconds"] = round(sum(trace.seconds.values()), 3)
+        if is_first_process():
+            trace.write(output)
     _write_outputs(output, model, metrics, history, config)
+    if trace is not None and is_first_process():
+        try_to_write_report(output)
     return RunResult(model, metrics, history)
 
 
@@ -209,11 +224,12 @@ def make_trainer(
     *,
     quiet: bool = False,
     resume_from: Path | None = None,
+    trace: Trace | None = None,
 ) -> SentenceTransformerTrainer:
     """A plain ``SentenceTransformerTrainer`` with this run's arguments."""
     from sentence_transformers import SentenceTransformerTrainer
 
-    callback = NegativesCallback(loss, resume_from=resume_from)
+    callback = NegativesCallback(loss, resume_from=resume_from, trace=trace)
     if resume_from is not None:
         callback.check(resume_from)
     evaluator = None

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hardwood import _numbers
 from hardwood._processors import default_threads
+from hardwood._ragged import RaggedRows
 from hardwood.tree import _inputs
 from hardwood.tree._inputs import DTYPES, METRICS
 from hardwood.tree._reading import ReadableIndex
@@ -164,6 +165,14 @@ class TargetIndex(ReadableIndex):
         wanted, stream = _numbers.count(count, "count"), int(_inputs.seed_of(seed))
         with self._lock.reading():
             return self._tree.spread(wanted, stream)
+
+    def leaves(self) -> RaggedRows:
+        """The ids of each leaf's targets, a row a leaf that has any."""
+        with self._lock.reading():
+            nodes = self._tree.nodes
+            used = np.flatnonzero(nodes.leaf_count > 0)
+            offsets = np.concatenate([[0], np.cumsum(nodes.leaf_count[used])]).astype(np.int64)
+            return RaggedRows(offsets, nodes.row_id[self._tree.live_rows(used)])
 
     # Changing
 

@@ -40,6 +40,9 @@ from hardwood.negatives.records import (
 if TYPE_CHECKING:
     from hardwood.tree import TargetIndex
 
+if TYPE_CHECKING:
+    from hardwood.tree import TargetIndex
+
 _INDEX_FOLDER = "index"
 _REFRESHED_BY_NEED = RefreshPolicy()
 
@@ -247,6 +250,11 @@ class DynamicNegatives(NegativeSource):
             raise DataError("is missing or empty, and the rest is there: the checkpoint is not whole.", missing)
         if state:
             self._resume(state, saved_index(inside, self._attached()))
+
+    def tree(self) -> TargetIndex | None:
+        """The tree that it draws from, for looking at; ``None``: it is not built yet."""
+        self._wait()
+        return None if self._moving is None else self._moving.index
 
     def state_dict(self) -> dict[str, Tensor]:
         """All but the tree, which `save_state` writes beside it."""

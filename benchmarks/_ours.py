@@ -21,9 +21,9 @@ def build(
 
     index = TargetIndex.build(vectors, threads=threads, seed=seed, progress=False, **options)
     if spill:
-        index.spill()
+        index.enable_spill()
     if sketch:
-        index.sketch()
+        index.enable_sketch()
     return index
 
 
@@ -33,10 +33,10 @@ def warm_up(dtype: str = "float32") -> None:
     index = build(rows, threads=1, dtype=dtype, leaf_size=16)
     index.sample(rows[:2], 2, seed=0)
     index.search(rows[:2], 2)
-    index.expectation(rows[:2], 1.0)
-    index.log_partition(rows[:2], 1.0)
+    index.expectation(rows[:2], scale=1.0)
+    index.log_partition(rows[:2], scale=1.0)
     index.log_proposal(rows[:2], np.arange(8))
-    index.update(np.arange(300), rows[:300] + 0.1)
+    index.update(rows[:300] + 0.1, np.arange(300))
     index.repair()
 
 

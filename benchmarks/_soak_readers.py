@@ -167,7 +167,7 @@ class Reader:
 
         self._compare(
             "log_partition",
-            lambda index: index.log_partition(x, scale, exclude=exclude, tolerance=tolerance, budget=budget),
+            lambda index: index.log_partition(x, scale=scale, exclude=exclude, tolerance=tolerance, probes=budget),
             judge,
         )
 
@@ -232,7 +232,7 @@ class Reader:
 
             return verdict
 
-        self._compare("expectation", lambda index: index.expectation(x, 2.0, probes=EVERY), judge)
+        self._compare("expectation", lambda index: index.expectation(x, scale=2.0, probes=EVERY), judge)
 
     def members(self) -> None:
         """All ids; and a spread of them, which has none twice."""

@@ -147,7 +147,7 @@ class World:
         new = new.astype(np.float32)
         vectors = state.vectors.copy()
         vectors[at] = self.stored(new)
-        self._change("update", state.ids, vectors, lambda index: index.update(state.ids[at], new))
+        self._change("update", state.ids, vectors, lambda index: index.update(new, state.ids[at]))
 
     def full_pass(self) -> None:
         """Every target a little further along one turn, block by block, as a refresh does; then a repair."""
@@ -160,7 +160,7 @@ class World:
             vectors = state.vectors.copy()
             vectors[part] = self.stored(new)
             ids = state.ids[part]
-            self._change("full pass", state.ids, vectors, lambda index, ids=ids, new=new: index.update(ids, new))
+            self._change("full pass", state.ids, vectors, lambda index, ids=ids, new=new: index.update(new, ids))
         self.repair()
 
     def add(self) -> None:
@@ -178,7 +178,7 @@ class World:
         both = np.concatenate([state.ids, ids])
         order = np.argsort(both)
         vectors = np.concatenate([state.vectors, self.stored(new)])[order]
-        return self._change("add", both[order], vectors, lambda index: index.add(ids, new))
+        return self._change("add", both[order], vectors, lambda index: index.add(new, ids))
 
     def remove(self) -> None:
         """Some targets go; now and then most of them."""

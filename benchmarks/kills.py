@@ -171,7 +171,7 @@ class Index(Part):
             vectors = rng.standard_normal((4000, 16)).astype(np.float32)
             index = TargetIndex.build(iter(np.split(vectors, 8)), leaf_size=16, threads=1, progress=False)
             for factor in (1, 2, 4):
-                index.update(np.arange(4000), vectors * np.float32(factor))
+                index.update(vectors * np.float32(factor), np.arange(4000))
                 index.save(folder / "index")
 
         return build

@@ -118,7 +118,7 @@ def run_ours(arguments: argparse.Namespace, folder: Path) -> None:
         spent.append(timed(partial(index.update, np.sort(ids), fresh))[0])
     emit("write all")
     for start, rows in written(after):
-        index.update(np.arange(start, start + len(rows)), rows)
+        index.update(rows, np.arange(start, start + len(rows)))
     emit("after write")
     stale = errors(index, after, queries, arguments.probes)
     emit("repair")
@@ -152,7 +152,7 @@ def errors(index: TargetIndex, targets: Array, queries: Array, probes: list[int]
     for scale in SCALES:
         exact = truth(np.asarray(targets), queries, scale)
         for count in probes:
-            mean = index.expectation(queries, scale, probes=count)
+            mean = index.expectation(queries, scale=scale, probes=count)
             log_z = index.sample(queries, 1, scale=scale, probes=count, seed=0).log_z
             case = f"scale {scale:g}, {count} probes"
             found[f"E[y], {case}"] = relative_error(mean, exact.expectation)

@@ -104,7 +104,7 @@ def our_rows(
     rows = []
     for probes in wanted:
         log_z = index.sample(queries, 1, scale=scale, probes=probes, seed=0).log_z
-        mean = index.expectation(queries, scale, probes=probes)
+        mean = index.expectation(queries, scale=scale, probes=probes)
         rows.append(
             {
                 "scale": scale,

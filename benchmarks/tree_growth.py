@@ -78,7 +78,9 @@ def of_size(arguments: argparse.Namespace, n: int) -> list[Row]:
     seconds = interleave(calls, arguments.repeats)
     mean = truth(targets, queries, arguments.scale).expectation
     errors = {
-        f"Hardwood, {probes} probes": relative_error(index.expectation(queries, arguments.scale, probes=probes), mean)
+        f"Hardwood, {probes} probes": relative_error(
+            index.expectation(queries, scale=arguments.scale, probes=probes), mean
+        )
         for probes in arguments.probes
     }
     return [

@@ -53,7 +53,7 @@ def closing(path: Path) -> None:
     budgets = np.unique(np.geomspace(1, index.stats()["leaves"], 40).astype(int))
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5))
     for axis, scale in zip(axes, (5.0, 20.0), strict=True):
-        parts = [index.log_partition(y[:1], scale, budget=int(b)) for b in budgets]
+        parts = [index.log_partition(y[:1], scale=scale, probes=int(b)) for b in budgets]
         axis.fill_between(
             budgets, [p.lower[0] for p in parts], [p.upper[0] for p in parts], alpha=0.3, label="certified"
         )

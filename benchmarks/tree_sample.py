@@ -111,7 +111,7 @@ def of_scale(
 def errors(index: TargetIndex, queries: Array, scale: float, probes: int, exact: Truth) -> Row:
     """How far the estimates are from the truth, and what they cost."""
     log_z = index.sample(queries, 1, scale=scale, probes=probes, seed=0).log_z
-    mean = index.expectation(queries, scale, probes=probes)
+    mean = index.expectation(queries, scale=scale, probes=probes)
     return {
         "opened": _ours.sample_opened(index, queries, scale, probes),
         "error of E[y]": relative_error(mean, exact.expectation),

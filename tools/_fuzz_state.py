@@ -139,9 +139,9 @@ def use(index: Any, sound: bool) -> None:
     if not len(index):
         return
     calls: list[Callable[[], Any]] = [
-        lambda: index.search(x, 3, probes=99), lambda: index.log_partition(x, 2.0, tolerance=0.1),
+        lambda: index.search(x, 3, probes=99), lambda: index.log_partition(x, scale=2.0, tolerance=0.1),
         lambda: index.sample(x, 3, seed=1, probes=1), lambda: index.sample(x, 1, replace=False, seed=1, probes=2),
-        lambda: index.sample(x, 2, exact=True, seed=1), lambda: index.expectation(x, 2.0),
+        lambda: index.sample_exact(x, 2, seed=1), lambda: index.expectation(x, scale=2.0),
         lambda: index.log_proposal(x, index.ids[:3]), lambda: index.spread(4), index.stats,
     ]  # fmt: skip
     answers = [call() for call in calls]
@@ -152,8 +152,8 @@ def use(index: Any, sound: bool) -> None:
         part = answers[1]
         if index.metric == "dot" and not ((part.lower <= log_z) & (log_z <= part.upper)).all():
             raise Fault("bounds that do not hold")
-    index.update(index.ids[:2], np.zeros((2, index.dimension), np.float32))
-    index.add([10**9 + 7], x[:1])
+    index.update(np.zeros((2, index.dimension), np.float32), index.ids[:2])
+    index.add(x[:1], [10**9 + 7])
     index.remove(index.ids[:1])
     index.repair()
 

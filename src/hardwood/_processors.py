@@ -8,7 +8,7 @@ import os
 import sys
 from contextlib import suppress
 
-from hardwood import _numbers
+from hardwood import _checks
 
 _told: int | None = None
 
@@ -32,7 +32,7 @@ def set_threads(threads: int | None) -> None:
         ValueError: for a number below 1.
     """
     global _told  # noqa: PLW0603
-    _told = None if threads is None else _numbers.count(threads, "threads")
+    _told = None if threads is None else _checks.count(threads, "threads")
 
 
 def threads_told() -> int | None:

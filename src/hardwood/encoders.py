@@ -6,7 +6,9 @@ import copy
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from hardwood import _checks
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -15,8 +17,16 @@ if TYPE_CHECKING:
 
     from hardwood.data import RetrievalDataset
 
+__all__ = [
+    "load_encoder",
+    "separate_towers",
+    "static_encoder",
+    "train_tokenizer",
+]
+
 STATIC = "static"
 Towers = Literal["shared", "separate"]
+TOWERS: tuple[str, ...] = get_args(Towers)
 
 
 def load_encoder(
@@ -49,8 +59,7 @@ def load_encoder(
     Raises:
         ValueError: nothing loadable goes by that name, or the options don't fit together.
     """
-    if towers not in ("shared", "separate"):
-        raise ValueError(f"towers must be 'shared' or 'separate', got {towers!r}")
+    _checks.one_of(TOWERS, towers, "towers")
     if name == STATIC:
         if dataset is None:
             raise ValueError("the static encoder is made from a corpus: pass the dataset")
@@ -98,8 +107,7 @@ def static_encoder(
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-    if dimension < 1:
-        raise ValueError(f"dimension must be at least 1, got {dimension}")
+    _checks.at_least(1, dimension, "dimension")
     tokenizer = train_tokenizer(_texts_for_vocabulary(dataset), vocabulary_size)
     generator = torch.Generator().manual_seed(seed)
     weights = torch.randn(tokenizer.get_vocab_size(), dimension, generator=generator)
@@ -117,8 +125,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 8192) -> Tokeni
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-    if vocabulary_size < 256:
-        raise ValueError(f"vocabulary_size must be at least 256, got {vocabulary_size}")
+    _checks.at_least(256, vocabulary_size, "vocabulary_size")
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -141,6 +148,15 @@ def separate_towers(model: SentenceTransformer) -> SentenceTransformer:
         similarity_fn_name=model.similarity_fn_name,
         device=str(model.device),
     )
+
+
+def is_static(model: SentenceTransformer) -> bool:
+    """Whether all weights of the model are static embeddings, in one tower or two."""
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    tables = [module for module in model.modules() if isinstance(module, StaticEmbedding)]
+    embeddings = {id(weight) for table in tables for weight in table.parameters()}
+    return bool(tables) and all(id(weight) in embeddings for weight in model.parameters())
 
 
 def has_router(model: SentenceTransformer) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hardwood import _checks
 from hardwood._ragged import RaggedRows
 from hardwood.data._own import left_out_of_rankings
 from hardwood.encoding import BATCH_SIZE, BLOCK, Texts, encode_targets, query_vectors, similarity_of
@@ -24,6 +25,16 @@ if TYPE_CHECKING:
 
     from hardwood.data import Judgements, RetrievalDataset
     from hardwood.data._own import LeaveOut
+
+__all__ = [
+    "MEASURES",
+    "evaluate",
+    "evaluate_splits",
+    "measure",
+    "measure_each",
+    "rank_vectors",
+    "retrieve",
+]
 
 MEASURES = {
     "recall@1": ("R", 1),
@@ -173,7 +184,7 @@ def measure_each(ranking: ArrayLike, judgements: Judgements) -> dict[str, NDArra
     if rows.ndim != 2 or len(rows) != len(judgements) or not np.issubdtype(rows.dtype, np.integer):
         raise ValueError(
             f"ranking must be integers of shape ({len(judgements)}, k), one row a judged query, "
-            f"not {rows.dtype} of shape {rows.shape}"
+            f"got {rows.dtype} of shape {rows.shape}"
         )
     by_row = np.sort(rows, axis=1)
     if ((by_row[:, 1:] == by_row[:, :-1]) & (by_row[:, 1:] >= 0)).any():
@@ -280,9 +291,8 @@ def rank_vectors(
 
     queries = np.asarray(queries)
     if queries.ndim != 2:
-        raise ValueError(f"queries must have the shape (Q, d), not {queries.shape}")
-    if k < 1:
-        raise ValueError(f"k must be at least 1, not {k}")
+        raise ValueError(f"queries must have the shape (Q, d), got {queries.shape}")
+    _checks.at_least(1, k, "k")
     if exclude is not None and len(exclude) != len(queries):
         raise ValueError(f"exclude has {len(exclude)} rows for {len(queries)} queries; one each is needed")
     _check_finite(queries, "query")

@@ -39,7 +39,7 @@ def test_round_trip(tmp_path: Path) -> None:
         ({"weighting": "all"}, "weighting must be one of shared, tempered, own, none, got 'all'"),
         ({"negatives": "ance"}, "negatives must be one of in-batch, .*, got 'ance'"),
         ({"negatives_options": {"cache_size": 3}}, "'exact' negatives have no option 'cache_size'"),
-        ({"margin": -0.1}, "the absolute margin must be 0 or more, got -0.1"),
+        ({"margin": -0.1}, "margin must be 0 or more and finite, got -0.1"),
     ],
 )
 def test_bad_settings_are_explained(settings: dict[str, Any], message: str) -> None:

@@ -56,23 +56,23 @@ def test_a_wrapped_model_is_the_same(make_static: Callable) -> None:
 @pytest.mark.parametrize("margin", [95, 1.0])
 def test_a_relative_margin_is_a_share(margin: float, make_static: Callable, dataset: RetrievalDataset) -> None:
     with pytest.raises(ValueError, match=rf"a share of the positive's similarity, below 1, .* got {margin:g}"):
-        MarginFilter(relative=margin)
+        MarginFilter(relative_margin=margin)
     with pytest.raises(ValueError, match=rf"a share of the positive's similarity, below 1, .* not {margin:g}"):
         mine(make_static(), dataset, relative_margin=margin)
 
 
-def test_an_absolute_margin_that_no_cosine_keeps(make_static: Callable, dataset: RetrievalDataset) -> None:
+def test_an_margin_that_no_cosine_keeps(make_static: Callable, dataset: RetrievalDataset) -> None:
     model = make_static()
     with pytest.raises(ValueError, match="the absolute margin is 2, but no cosine is that far below another"):
-        CorpusSoftmaxLoss(model, dataset, margin=MarginFilter(absolute=2.0))
+        CorpusSoftmaxLoss(model, dataset, margin=MarginFilter(margin=2.0))
     model.similarity_fn_name = "dot"
-    CorpusSoftmaxLoss(model, dataset, margin=MarginFilter(absolute=2.0))
+    CorpusSoftmaxLoss(model, dataset, margin=MarginFilter(margin=2.0))
 
 
 @pytest.mark.parametrize("negatives", ["in-batch", "uniform"])
 def test_a_margin_that_drops_everything(negatives: str, make_static: Callable, dataset: RetrievalDataset) -> None:
     model = make_static().train()
-    loss = CorpusSoftmaxLoss(model, dataset, negatives, margin=MarginFilter(absolute=1.9))
+    loss = CorpusSoftmaxLoss(model, dataset, negatives, margin=MarginFilter(margin=1.9))
     batch = batch_of(model, dataset, range(8))
     with pytest.warns(UserWarning, match="the margin filter drops every negative of batch 1"):
         assert loss(*batch)["dropped_by_margin"] == 1
@@ -86,14 +86,14 @@ def test_a_margin_that_drops_everything(negatives: str, make_static: Callable, d
 
 def test_a_margin_that_leaves_some(make_static: Callable, dataset: RetrievalDataset) -> None:
     model = make_static().train()
-    loss = CorpusSoftmaxLoss(model, dataset, "uniform", margin=MarginFilter(absolute=0.3))
+    loss = CorpusSoftmaxLoss(model, dataset, "uniform", margin=MarginFilter(margin=0.3))
     assert 0 < loss(*batch_of(model, dataset, range(8)))["dropped_by_margin"] < 1
     assert "dropped_by_margin" not in CorpusSoftmaxLoss(model, dataset)(*batch_of(model, dataset, range(8)))
 
 
 def test_mining_that_finds_nothing_says_so(make_static: Callable, dataset: RetrievalDataset) -> None:
     with pytest.warns(UserWarning, match="none of the 60 entries has a negative: lower the margins"):
-        mine(make_static(), dataset, absolute_margin=1.9)
+        mine(make_static(), dataset, margin=1.9)
 
 
 @pytest.fixture

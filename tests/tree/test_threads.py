@@ -61,7 +61,7 @@ def test_as_many_share_the_work(index, monkeypatch):
     monkeypatch.setattr("hardwood.tree.change.tree.split_work", spy)
     set_threads(7)
     index.sample(naive.clusters(20, 8), 3, seed=0)
-    index.update([1, 2], naive.clusters(2, 8))
+    index.update(naive.clusters(2, 8), [1, 2])
     index.repair()
     TargetIndex.build(naive.clusters(50, 3), progress=False)
     assert used == {7}
@@ -102,9 +102,9 @@ def test_it_travels_with_an_index_that_is_sent(index):
 @pytest.mark.parametrize(
     ("threads", "error", "match"),
     [
-        (0, ValueError, "at least 1; got 0"),
+        (0, ValueError, "at least 1, got 0"),
         (-2, ValueError, "got -2"),
-        (1.5, TypeError, "whole number; got 1.5"),
+        (1.5, TypeError, "whole number, got 1.5"),
     ],
 )
 def test_what_is_no_number_of_threads(threads, error, match):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from hardwood import _checks
 from hardwood.cli._data_options import Corpus, CorpusColumn, IgnoreUnjudged, Lenient, Positive, Query, Source
 from hardwood.cli._errors import user_errors
 
@@ -50,9 +51,12 @@ def mine(
     from hardwood.data import read_dataset
     from hardwood.encoders import load_encoder
     from hardwood.mining import FORMATS, mine, write_negatives
+    from hardwood.mining._mine import check_mining
+    from hardwood.negatives.margin import MarginFilter
 
-    if form not in FORMATS:
-        raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {form!r}")
+    _checks.one_of(FORMATS, form, "--format")
+    check_mining(num_negatives, skip_top, depth, seed, sampling=sampling)
+    MarginFilter(margin, relative_margin)
     dataset = read_dataset(
         data,
         query=query,
@@ -70,7 +74,7 @@ def mine(
         split,
         num_negatives,
         per="pair" if form == "triplets" else "query",
-        absolute_margin=margin,
+        margin=margin,
         relative_margin=relative_margin,
         skip_top=skip_top,
         depth=depth,

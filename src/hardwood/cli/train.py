@@ -110,7 +110,7 @@ TeacherTemperature = Annotated[
 Weighting = Annotated[
     str | None,
     typer.Option(
-        help="Of drawn candidates: shared, tempered, own or none. \\[dynamic tempered, others shared]",
+        help="Of drawn candidates: shared, tempered, own or uncorrected. \\[dynamic tempered, others shared]",
         rich_help_panel=_NEGATIVES,
     ),
 ]
@@ -177,7 +177,7 @@ def train(
     negatives: Annotated[
         str | None,
         typer.Option(
-            help="in-batch, uniform, static, periodic, cache, pool, exact or dynamic. \\[exact]",
+            help="in-batch, uniform, static, periodic, cache, pool, exact or dynamic. \\[dynamic]",
             rich_help_panel=_NEGATIVES,
         ),
     ] = None,
@@ -311,6 +311,9 @@ def compare(
     options = {**locals()}
     sources = [name.strip() for name in options.pop("negatives").split(",") if name.strip()]
     del options["seeds"], options["split"]
+    from hardwood.comparison.plan import check_plan
+
+    check_plan(sources, seeds)
     base = _run_config(options)
     from hardwood.cli.evaluate import print_left_out
     from hardwood.comparison import compare as compare_runs
@@ -330,6 +333,7 @@ def print_table(console: Console, table: str) -> None:
 
 def _run_config(options: dict[str, Any], *, refuse: bool = False) -> Any:
     """Options of the command line over those of the run file over the defaults; ``refuse`` those without effect."""
+    from hardwood.data.read import check_source
     from hardwood.training._unused import refuse_unused
     from hardwood.training.config import STATIC, STATIC_SIZES, RunConfig, read_settings
 
@@ -365,6 +369,7 @@ def _run_config(options: dict[str, Any], *, refuse: bool = False) -> Any:
         raise ValueError(f"{config}: negatives_options must be options by name, got {type(inherited).__name__}")
     try:
         run = RunConfig.from_mapping({**settings, **given, "negatives_options": {**inherited, **source_options}})
+        check_source(run.data)
         if refuse:
             refuse_unused(sorted(given.keys() | RunConfig.given_in(settings)), run)
         return run

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hardwood import _checks
 from hardwood.drift import _state
 from hardwood.drift._arrays import agreement, are_unit, evenly
 from hardwood.drift.base import DriftModel, IllConditionedWarning, Parameters
@@ -60,10 +61,10 @@ class NystromDrift(DriftModel):
         self, *, width: float | None = None, penalty: float | None = None, normalize: bool | None = None
     ) -> None:
         super().__init__(normalize=normalize)
-        if width is not None and not 0 < width < float("inf"):
-            raise ValueError(f"width must be positive and finite, or None to choose it, got {width}")
-        if penalty is not None and not 0 <= penalty < float("inf"):
-            raise ValueError(f"penalty must be 0 or more and finite, or None to choose it, got {penalty}")
+        if width is not None:
+            _checks.positive(width, "width", ", or None to choose it")
+        if penalty is not None:
+            _checks.not_negative(penalty, "penalty", ", or None to choose it")
         self.width = width
         self.penalty = penalty
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from hardwood import _checks
 from hardwood._files import written_whole
 from hardwood.negatives.checkpoint_tensors import read_state, write_state
 from hardwood.negatives.cost import Cost
@@ -33,8 +34,7 @@ class NegativeSource(ABC):
     """How the loss weighs what it draws, unless told otherwise (`hardwood.losses`)."""
 
     def __init__(self, *, start_step: int = 0) -> None:
-        if start_step < 0:
-            raise ValueError(f"start_step must be 0 or more, got {start_step}")
+        _checks.at_least(0, start_step, "start_step")
         self.start_step = start_step
         self.cost = Cost()
         self.targets: Targets | None = None

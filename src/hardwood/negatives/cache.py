@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hardwood import _checks
 from hardwood.negatives._part import PartNegatives
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.records import Targets
@@ -38,8 +39,7 @@ class CacheNegatives(PartNegatives):
         seed: int = 0,
     ) -> None:
         super().__init__(start_step=start_step, seed=seed)
-        if cache_size < 1:
-            raise ValueError(f"cache_size must be at least 1, got {cache_size}")
+        _checks.at_least(1, cache_size, "cache_size")
         if refresh_size is not None and not 0 <= refresh_size <= cache_size:
             raise ValueError(f"refresh_size must lie between 0 and cache_size ({cache_size}), got {refresh_size}")
         self.cache_size = cache_size

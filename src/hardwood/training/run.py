@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hardwood._files import folder_written_whole, written_whole
 from hardwood._processors import set_threads
-from hardwood.encoders import document_prompt, has_router, load_encoder, query_prompt
+from hardwood.encoders import document_prompt, has_router, is_static, load_encoder, query_prompt
 from hardwood.evaluation import evaluate_splits
 from hardwood.negatives.cost import reset_peaks
 from hardwood.training._columns import text_columns
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from hardwood.data import RetrievalDataset
 
 SUSPECTS = "suspected_false_negatives.jsonl"
+STATIC_LEARNING_RATE, LEARNING_RATE = 0.2, 2e-5
+"""Of static embeddings, and of all other encoders, where none is given."""
 _PAIR_COLUMNS = ("anchor", "positive", "label")
 
 
@@ -246,7 +248,7 @@ def _training_arguments(
         output_dir=str(Path(config.output) / CHECKPOINTS),
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation,
-        learning_rate=config.peak_learning_rate,
+        learning_rate=config.learning_rate or (STATIC_LEARNING_RATE if is_static(model) else LEARNING_RATE),
         lr_scheduler_type=config.scheduler,
         warmup_steps=config.warmup_ratio,  # a share of the steps when below 1
         bf16=config.precision == "bfloat16",

@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,13 +15,12 @@ from torch import Tensor
 
 from hardwood.training._candidates import Candidates
 from hardwood.training._judge import Judged
+from hardwood.training._limits import TeacherForm, check_teacher
 from hardwood.training.guide import Guide
 
 if TYPE_CHECKING:
     import datasets
 
-TeacherForm = Literal["kl", "margin-mse"]
-FORMS: tuple[str, ...] = get_args(TeacherForm)
 _PATIENCE = 20
 """Batches, from the first one on, without a single given score, after which scores and pairs can't belong together."""
 _SPREAD = 1e-3
@@ -240,15 +239,6 @@ def margin_error(scores: Tensor, targets: Tensor, positive_columns: Tensor) -> T
     errors = (scores.gather(1, own) - scores) - (known.gather(1, own) - known)
     of_queries = (others * errors.square()).sum(dim=1) / others.sum(dim=1).clamp(min=1)
     return of_queries.sum() / max(len(scores), 1)
-
-
-def check_teacher(form: str, weight: float, temperature: float | None) -> None:
-    """``ValueError`` for a teacher's setting that is out of range."""
-    if form not in FORMS:
-        raise ValueError(f"the teacher's form must be one of {', '.join(FORMS)}, got {form!r}")
-    for name, value in (("weight", weight), ("temperature", temperature)):
-        if value is not None and not 0 < value < float("inf"):
-            raise ValueError(f"the teacher's {name} must be positive and finite, got {value}")
 
 
 def settings_of_teacher(teaching: Teaching | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from hardwood.data import RetrievalDataset
 from hardwood.encoders import document_prompt, load_encoder, query_prompt
 from hardwood.negatives import MarginFilter, make_source
 from hardwood.training import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss
-from hardwood.training.unasked import DEFAULT_UNASKED_PRIOR, DEFAULT_UNASKED_PUSH
+from hardwood.training._limits import DEFAULT_UNASKED_PRIOR, DEFAULT_UNASKED_PUSH
 
 NUM_TARGETS = 60
 

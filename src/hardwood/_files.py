@@ -8,6 +8,7 @@ files are nobody's any more.
 from __future__ import annotations
 
 import ctypes
+import errno
 import itertools
 import os
 import platform
@@ -78,16 +79,37 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     Args:
         path: names what the temporary file or folder is for, by which the next process finds it after a crash.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path)
     temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{next(_NUMBERS)}.tmp")
-    _remove(temporary)
+    with named_if_not_writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path)
+        _remove(temporary)
+        temporary.touch(exist_ok=False)
+        temporary.unlink()
     _IN_USE.add(temporary.name)
     try:
         yield temporary
     finally:
         _remove(temporary)
         _IN_USE.discard(temporary.name)
+
+
+@contextmanager
+def named_if_not_writable(path: Path) -> Iterator[None]:
+    """An ``OSError`` of the block, which may be about a temporary name or a folder on the way, names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(error.errno, f"can't write to {path}: {error.strerror}") from error
+
+
+def check_writable(path: str | Path) -> None:
+    """``OSError`` where a file can't be written to ``path``: before the work whose result goes there."""
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, f"can't write to {path}: it is a folder, and this is for a file")
+    with temporary_beside(path):
+        pass
 
 
 def recover(folder: str | Path) -> None:

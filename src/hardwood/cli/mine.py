@@ -49,7 +49,7 @@ def mine(
     """Write a model's hard negatives for other trainers."""
     from hardwood.cli.evaluate import print_left_out
     from hardwood.data import read_dataset
-    from hardwood.encoders import load_encoder
+    from hardwood.encoders import check_device, load_encoder
     from hardwood.mining import FORMATS, mine, write_negatives
     from hardwood.mining._mine import check_mining
     from hardwood.negatives.margin import MarginFilter
@@ -57,6 +57,7 @@ def mine(
     _checks.one_of(FORMATS, form, "--format")
     check_mining(num_negatives, skip_top, depth, seed, sampling=sampling)
     MarginFilter(margin, relative_margin)
+    check_device(device)
     dataset = read_dataset(
         data,
         query=query,

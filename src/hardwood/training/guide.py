@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from hardwood import _checks
+from hardwood.encoders import ask_hub
 from hardwood.encoding import query_vectors, similarity_of, target_vectors
 from hardwood.negatives import MarginFilter
 from hardwood.training._fingerprint import weights_fingerprint
@@ -172,6 +173,8 @@ def load_guide(
         kind.__name__: kind for kind in (SentenceTransformer, CrossEncoder)
     }
     try:
+        if not looks_like_path:
+            ask_hub(name)
         kind = _kind_of(path)
         if kind in kinds:
             return kinds[kind](path, device=device, trust_remote_code=trust_remote_code)

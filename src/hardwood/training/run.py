@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hardwood._files import folder_written_whole, written_whole
 from hardwood._processors import set_threads
-from hardwood.encoders import document_prompt, has_router, is_static, load_encoder, query_prompt
+from hardwood.encoders import check_device, document_prompt, has_router, is_static, load_encoder, query_prompt
 from hardwood.evaluation import evaluate_splits
 from hardwood.negatives.cost import reset_peaks
 from hardwood.training._columns import text_columns
@@ -303,6 +303,7 @@ def _device(wanted: str | None) -> str:
         raise ValueError(
             f"the device must be cpu or cuda, got {wanted!r}: choose one of several with CUDA_VISIBLE_DEVICES"
         )
+    check_device(wanted)
     if wanted is None:  # not Apple's "mps": sampling needs float64, which it lacks
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted != "cpu" and torch.cuda.device_count() > 1 and not torch.distributed.is_torchelastic_launched():

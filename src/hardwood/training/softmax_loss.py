@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hardwood import _checks, losses
 from hardwood._ragged import RaggedRows
+from hardwood.data import RetrievalDataset
 from hardwood.encoders import document_prompt, has_router
 from hardwood.encoding import similarity_of
 from hardwood.negatives import (
@@ -52,8 +53,6 @@ from hardwood.training.unasked import UnaskedTargets
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
-
-    from hardwood.data import RetrievalDataset
 
 
 class CorpusSoftmaxLoss(EncodingModule):
@@ -107,7 +106,8 @@ class CorpusSoftmaxLoss(EncodingModule):
 
     Raises:
         ValueError: for an argument out of range or an unknown source.
-        TypeError: ``margin`` is no `MarginFilter`, or ``model`` no ``SentenceTransformer``.
+        TypeError: ``margin`` is no `MarginFilter`, ``model`` no ``SentenceTransformer``, or ``dataset`` no
+            `RetrievalDataset`.
 
     References:
         Monath, Zaheer, Allen and McCallum, AISTATS 2023 (arXiv:2303.15311).
@@ -137,6 +137,11 @@ class CorpusSoftmaxLoss(EncodingModule):
         teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(dataset, RetrievalDataset):
+            raise TypeError(
+                f"dataset must be a RetrievalDataset, got a {type(dataset).__name__}: make one of pairs with "
+                "RetrievalDataset.from_pairs, or with read_dataset"
+            )
         _checks.at_least(1, num_negatives, "num_negatives")
         _checks.at_least(0, uniform_negatives, "uniform_negatives")
         _checks.at_least(1, encode_batch_size, "encode_batch_size")

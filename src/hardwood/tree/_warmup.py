@@ -22,8 +22,9 @@ def warmup() -> float:
     y = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
     for dtype in ("float32", "bfloat16"):
         index = TargetIndex.build(y, dtype=dtype, leaf_size=2, threads=1, progress=False)
-        for options in ({}, {"replace": False}, {"exact": True}):
-            index.sample(y[:2], 2, probes=1, exclude=[[1], []], seed=0, **options)
+        for replace in (True, False):
+            index.sample(y[:2], 2, probes=1, exclude=[[1], []], seed=0, replace=replace)
+        index.sample_exact(y[:2], 2, exclude=[[1], []], seed=0)
         index.enable_spill()
         index.search(y[:2], 2, probes=1)
         index.log_partition(y[:2], scale=1.0)

@@ -2,7 +2,7 @@
 
 Whatever is written lies first under a temporary name beside its destination: ``.NAME.HOST-PROCESS-NUMBER.tmp``. So a
 crash leaves the old content or none, never half of one, and the next write of the same name knows whose temporary
-files are nobody's any more.
+files have no owner any more.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def named_if_not_writable(path: Path) -> Iterator[None]:
 
 
 def check_writable(path: str | Path) -> None:
-    """``OSError`` where a file can't be written to ``path``: before the work whose result goes there."""
+    """``OSError`` where a file can't be written to ``path``: called before the work whose result goes there."""
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, f"can't write to {path}: it is a folder, and this is for a file")
@@ -123,7 +123,7 @@ def sweep(path: str | Path) -> None:
     """Remove the temporary files and folders of ``path`` that no living process has.
 
     A process of this machine is looked up by its number; of another machine's (the disk may be shared) those are
-    removed that nobody has touched for a day.
+    removed that have not changed for a day.
     """
     path = Path(path)
     prefix, suffix = f".{path.name}.", ".tmp"

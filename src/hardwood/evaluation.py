@@ -77,7 +77,7 @@ def evaluate(
     Args:
         model: any ``SentenceTransformer``; used on the device it is on, its training mode is kept.
         dataset: corpus, queries and judgements.
-        split: whose queries and positives.
+        split: its queries and positives are used.
         leave_out: what is left out of a query's ranking, if it is no positive of it: ``"own-id"``, the target that has
             the query's own id, as BEIR does it (which drops positives, too); ``"own-text"``, the targets that have its
             text as well; ``"nothing"``. Where the corpus holds the queries themselves any model ranks them first.

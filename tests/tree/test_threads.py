@@ -26,7 +26,7 @@ from hardwood.tree.read import search
 @pytest.fixture(autouse=True)
 def untold(monkeypatch):
     """Each test begins, and ends, where nobody has said anything."""
-    monkeypatch.setattr(_processors, "_told", None)
+    monkeypatch.setattr(_processors, "_given", None)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_it_travels_with_an_index_that_is_sent(index):
 def test_what_is_no_number_of_threads(threads, error, match):
     with pytest.raises(error, match=match):
         set_threads(threads)
-    assert _processors.threads_told() is None
+    assert _processors.given_threads() is None
 
 
 def test_saying_so_does_not_load_the_tree():

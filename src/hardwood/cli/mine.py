@@ -27,7 +27,7 @@ def mine(
         str,
         typer.Option("--format", help="triplets (sentence-transformers n-tuples), tevatron or flagembedding."),
     ] = "triplets",
-    split: Annotated[str, typer.Option(help="Whose queries.")] = "train",
+    split: Annotated[str, typer.Option(help="Split whose queries get negatives.")] = "train",
     margin: Annotated[
         float | None, typer.Option(help="Leave out what is above the positive's similarity less this.")
     ] = None,

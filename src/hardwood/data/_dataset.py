@@ -316,7 +316,7 @@ class RetrievalDataset:
         _, asked = self.split(train_split).pairs()
         is_seen = np.zeros(len(self.corpus), dtype=bool)
         is_seen[asked] = True
-        if not is_seen[judgements.positives.values].all():  # texts are looked at only where ids don't say it
+        if not is_seen[judgements.positives.values].all():  # texts are compared only where ids don't say it
             same = self.same_text[1]
             is_seen[same[asked]] = True
             is_seen = is_seen[same]

@@ -113,7 +113,7 @@ class DriftModel(ABC):
         return out
 
     def predict_blocks(self, old: Vectors, block: int | None = None) -> Iterator[tuple[int, Any]]:
-        """As `predict`, for those who write each block elsewhere: a million predictions are never held at once.
+        """As `predict`, block by block: a million predictions need not be held at once.
 
         Args:
             old: as in `predict`.

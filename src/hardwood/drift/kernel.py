@@ -38,7 +38,7 @@ class NystromDrift(DriftModel):
     all landmarks a target moves as they do on average, and for a small γ the model becomes the linear one.
 
     γ and λ are chosen by leaving each landmark out in turn, exactly and without refitting: all λ from one
-    eigendecomposition for each γ, on at most 1 024 landmarks (no two alike). The largest mean cosine decides for unit
+    eigendecomposition for each γ, on at most 256 landmarks (no two alike). The largest mean cosine decides for unit
     vectors, else the least mean square. One landmark gives its motion to all; fewer than five are fitted with γ = 1,
     λ = 0.1. (Monath, Zaheer, Allen and McCallum, AISTATS 2023, arXiv:2303.15311: Nyström approximation of the drift.)
 
@@ -120,7 +120,7 @@ class NystromDrift(DriftModel):
     def _choose(self, old: Tensor, points: Tensor, motion: Tensor) -> tuple[float, float]:
         if self.width is not None and self.penalty is not None:
             return self.width, self.penalty
-        # Of landmarks that coincide one stays, or each would be told by its twin.
+        # Keep one of each set of coinciding landmarks: otherwise its duplicate predicts it in leave-one-out.
         different = np.sort(np.unique(points.numpy(), axis=0, return_index=True)[1])
         rows = torch.from_numpy(different)[evenly(len(different), CHOOSE_ON)]
         widths = WIDTHS if self.width is None else (self.width,)

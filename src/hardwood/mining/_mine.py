@@ -86,7 +86,7 @@ def mine(
     Args:
         model: any ``SentenceTransformer``.
         dataset: corpus, queries and judgements.
-        split: whose queries.
+        split: its queries are mined for.
         num_negatives: ``K``, how many an entry.
         per: "query" for one entry a query, whose margins are held against the lowest-scoring of its
             positives, so against all; "pair" for one entry a positive, with margins to that one.

@@ -31,7 +31,7 @@ class NegativeSource(ABC):
 
     name: ClassVar[str]
     weighting: ClassVar[str] = "shared"
-    """How the loss weighs what it draws, unless told otherwise (`hardwood.losses`)."""
+    """How the loss weighs what it draws, where it has no weighting of its own (`hardwood.losses`)."""
 
     def __init__(self, *, start_step: int = 0) -> None:
         _checks.at_least(0, start_step, "start_step")
@@ -40,7 +40,7 @@ class NegativeSource(ABC):
         self.targets: Targets | None = None
 
     def attach(self, targets: Targets, cost: Cost) -> None:
-        """Tell the source which corpus it serves and where to book its costs. Encodes nothing yet."""
+        """Give the source its corpus and the record of its costs. Encodes nothing yet."""
         if targets.num_targets < 1:
             raise ValueError("the corpus has no targets: there is nothing to draw negatives from")
         self.targets = targets
@@ -59,7 +59,7 @@ class NegativeSource(ABC):
 
     @abstractmethod
     def log_proposal(self, request: Request, draw: Draw, ids: Tensor) -> Tensor:
-        """Log-probability that one draw of each query had been each of ``ids``, up to what the source estimates.
+        """Log-probability that a single draw for query b is target ``ids[j]``, up to what the source estimates.
 
         Args:
             request: the request that ``draw`` answered.
@@ -74,7 +74,7 @@ class NegativeSource(ABC):
         """
 
     def observe(self, request: Request, draw: Draw, rows: Tensor, vectors: Tensor) -> None:
-        """Told what a training step has encoded anyway, when it has no more questions about its draw.
+        """Receives what a training step has encoded anyway, after the last `log_proposal` about its draw.
 
         Args:
             request: the step's request.
@@ -99,7 +99,7 @@ class NegativeSource(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up what `state_dict` gave; called after `attach`.
+        """Restore what `state_dict` gave; called after `attach`.
 
         Raises:
             ValueError: it is the state of another source, corpus or model, or not all that this source needs (then
@@ -114,7 +114,7 @@ class NegativeSource(ABC):
             write_state(self.state_dict(), temporary)
 
     def load_state(self, folder: Path) -> None:
-        """Take up what `save_state` wrote; called after `attach`.
+        """Restore what `save_state` wrote; called after `attach`.
 
         Raises:
             DataError: the file is missing or damaged.

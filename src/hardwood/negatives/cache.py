@@ -76,7 +76,7 @@ class CacheNegatives(PartNegatives):
     def _rows_at(self, position: tuple[int, ...]) -> NDArray[np.int64]:
         size, entered = len(self._row_of_slot), position[0]
         if not size <= entered < 2**62:
-            raise ValueError(f"the checkpoint's cache says that {entered} targets have entered it, which can't be")
+            raise ValueError(f"the checkpoint's cache has an impossible count of targets that entered it, {entered}")
         # Each slot holds the last that came its way in this order.
         latest = entered - 1 - (entered - 1 - np.arange(size)) % size
         return self._order[latest % len(self._order)]

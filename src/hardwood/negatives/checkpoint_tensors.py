@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint: written with a checksum, and looked at before a source takes them up."""
+"""The tensors of a checkpoint: written with a checksum, and checked before a source uses them."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def masked_log_proposal(
     Args:
         scores: ``(B, m)`` of the targets ``ids`` ``(m,)``.
         log_mass: ``(B,)``, the log of the sum over whatever is drawn from.
-        request: whose exclusions and ceiling count.
+        request: its exclusions and ceiling are applied.
         ids: ``(m,)`` int64.
         log_prior: ``(m,)``, of the same targets; ``None``: 0.
     """

@@ -71,7 +71,7 @@ class PoolNegatives(PartNegatives):
     def _rows_at(self, position: tuple[int, ...]) -> NDArray[np.int64]:
         (number,) = position
         if number < 0:
-            raise ValueError(f"the checkpoint's pool says that it is number {number}, which can't be")
+            raise ValueError(f"the checkpoint's pool has an impossible number, {number}")
         generator = np.random.Generator(np.random.PCG64([self.seed, number]))
         size = len(self._row_of_slot)
         return np.sort(generator.choice(len(self._slot_of_row), size, replace=False, shuffle=False))

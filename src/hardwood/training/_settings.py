@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-_MAY_CHANGE = ("mini_batch_size",)  # how a step is cut: it has the same value
+_MAY_CHANGE = ("mini_batch_size",)  # changes memory, not results
 _UNKNOWN = object()
 
 

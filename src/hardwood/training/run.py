@@ -270,10 +270,10 @@ def _training_arguments(
 
 
 def encoder_arguments(model: SentenceTransformer, columns: Iterable[str] = _PAIR_COLUMNS) -> dict[str, Any]:
-    """What ``SentenceTransformerTrainingArguments`` must be told of a model, by the columns of the training pairs.
+    """What ``SentenceTransformerTrainingArguments`` must know of a model, by the columns of the training pairs.
 
     Args:
-        model: whose prompts and towers count.
+        model: its prompts and towers count.
         columns: of the pairs (``pairs.column_names``) if they are not those of ``training_pairs()``: renamed ones, or
             given negatives beside. The first column of texts has queries, all others have targets.
 

@@ -88,9 +88,9 @@ class CorpusSoftmaxLoss(EncodingModule):
         unasked_push: the share of the gradient that moves the encodings of such targets, from 0 to 1. At 0 they are
             encoded without gradient, which saves time and memory.
         margin: filter against false negatives.
-        split: the split trained on, whose positives are excluded.
+        split: the split trained on; its positives are excluded.
         target_prompt: put before each drawn target, and before targets that the source has encoded. Default: what the
-            trainer puts before positives, if `NegativesCallback` is there to tell, else the model's document prompt.
+            trainer puts before positives, if `NegativesCallback` is there, else the model's document prompt.
             Positives that arrive with another one are an error.
         seed: of the draws.
         encode_batch_size: texts a forward pass where the source has targets encoded, without gradient.
@@ -241,7 +241,7 @@ class CorpusSoftmaxLoss(EncodingModule):
         return digest.hexdigest()
 
     def _meet(self, dataloader: Any, prompts: Any) -> None:
-        """Look at what a trainer is about to train on: whose pairs they are, and which prompts it puts before them.
+        """Check what a trainer is about to train on: that the pairs are this loss's, and what prompts they get.
 
         What it puts before positives, drawn targets and the source's encodings get too. `NegativesCallback` calls it.
 
@@ -285,7 +285,7 @@ class CorpusSoftmaxLoss(EncodingModule):
             ValueError: labels or columns that are not those of ``training_pairs()``, a loss that trains without a
                 `NegativesCallback` beside others that have one, texts that are not what they
                 would be as drawn targets, scores that overflow, or an encoding that is not finite; names the text. The
-                source has not been told of the step then.
+                source has not observed the step then.
         """
         refuse_wrappers(self.model, self.targets.model)
         check_same_model(self.model, self.targets.model)

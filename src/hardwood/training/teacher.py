@@ -168,7 +168,7 @@ class Teaching:
         """A teacher at work, if there is one.
 
         Raises:
-            ValueError: a guide that rejects nothing and whose scores are not a teacher's, and as the class.
+            ValueError: a guide that rejects nothing while its scores are not a teacher's, and as the class.
         """
         if guide is not None and not guide.filter and (teacher is None or teacher.scores is not None):
             raise ValueError(

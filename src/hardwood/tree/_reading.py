@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardwood import _checks
-from hardwood._processors import default_threads, threads_told
+from hardwood._processors import default_threads, given_threads
 from hardwood.tree import _inputs
 from hardwood.tree.arrays.bounds import rounding
 from hardwood.tree.arrays.nodes import BLOCK
@@ -44,9 +44,9 @@ class ReadableIndex:
         self._loaded: tuple[Path, dict[str, Any]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # For `spawn` workers and copies: arrays travel, locks and file names do not; and a spawned worker knows what
-        # `set_threads` was told here only if it is told with the index.
-        threads = threads_told() if self._threads is None else self._threads
+        # For `spawn` workers and copies: arrays travel, locks and file names do not. A spawned worker has the number
+        # of threads that was set here only if it comes with the index.
+        threads = given_threads() if self._threads is None else self._threads
         return {"_tree": self._tree, "_metric": self._metric, "_has_prior": self._has_prior, "_threads": threads}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -246,7 +246,7 @@ class ReadableIndex:
 
         Args:
             queries: ``(B, d)``.
-            k: hits for each query; where the leaves looked at hold fewer, ids are -1 and scores -inf.
+            k: hits for each query; where the opened leaves hold fewer, ids are -1 and scores -inf.
             probes: leaves opened; more is slower and finds more.
 
         Raises:
@@ -386,7 +386,7 @@ class ReadableIndex:
         return offsets, rows
 
     def _run(self, task: Any, size: int) -> None:
-        # Pieces as large as all threads having one allows: queries looked at together share products.
+        # As large pieces as leave one for each thread: the queries of a piece share products.
         threads = self.threads
         split_work(task, size, threads, least=max(1, min(BLOCK, size // threads)))
 

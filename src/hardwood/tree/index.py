@@ -142,8 +142,8 @@ class TargetIndex(ReadableIndex):
             return self._column(rows) / np.float32(SPREAD) if self._has_prior else np.zeros(len(rows), np.float32)
 
     def spread(self, count: int, seed: int = 0) -> NDArray[np.int64]:
-        """Targets spread over the whole tree, for landmarks: one from each of ``count`` equal parts of all targets in
-        leaf order, at a random place in its part (systematic sampling; Madow and Madow 1944).
+        """Targets spread over the whole tree, such as landmarks: one from each of ``count`` equal parts of all
+        targets in leaf order, at a random place in its part (stratified sampling, one target from each stratum).
 
         Neighbours lie in the same leaf or group, so a part is a neighbourhood: every region is met in proportion to
         its targets, more evenly than by independent draws.
@@ -248,7 +248,7 @@ class TargetIndex(ReadableIndex):
         less than an eighth of ``leaf_size`` are dissolved into their neighbours; where that frees more than a
         quarter of the rows in use, leaves move together, in place; where there are twice the groups that a new tree
         would have, the smallest are dissolved; and when an eighth of the targets has
-        changed, covariance shapes are measured anew. `stats` tells what is worn, small or idle.
+        changed, covariance shapes are measured anew. `stats` reports what is worn, small or idle.
 
         Returns:
             ``{"groups_rebuilt", "leaves_merged", "rows_given_back", "groups"}``: what was done, and of how many
@@ -266,10 +266,10 @@ class TargetIndex(ReadableIndex):
 
     def enable_spill(self) -> None:
         """Show every target in a second leaf too, so that `search` finds it from both sides of a border (SOAR: Sun et
-        al., NeurIPS 2023, arXiv:2404.00774): more found for the same ``probes``, and twice the targets looked at.
+        al., NeurIPS 2023, arXiv:2404.00774): more found for the same ``probes``, and twice the targets scored.
 
         For an index that is searched and not changed: costs 8 bytes a target and about as long as assigning all of them
-        once, is dropped by the next change, and is not saved. `sample` and all else are as before.
+        once, is dropped by the next change, and is not saved. It does not change `sample` or any other method.
         """
         from hardwood.tree.change.spill import spilled
 
@@ -281,8 +281,8 @@ class TargetIndex(ReadableIndex):
         """Keep a byte for each number beside the vectors, so that a draw of `sample` reads a quarter (of bfloat16:
         half) of the memory to choose among the targets of a leaf that is not opened.
 
-        ``log_q`` is the probability of the draw as before, now that of a softmax over rounded scores inside such a
-        leaf, and `log_proposal` says the same. `Draw.scores`, bounds, `sample_exact` and everything else stay exact.
+        ``log_q`` is still the probability of the draw: inside such a leaf, that of a softmax over rounded scores. And
+        `log_proposal` says the same. `Draw.scores`, bounds, `sample_exact` and everything else stay exact.
 
         For an index that is sampled with few ``probes`` and not changed: costs a byte a number (a quarter of float32
         vectors) and one pass over them, is dropped by the next change, and is not saved.

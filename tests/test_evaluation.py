@@ -75,7 +75,7 @@ def test_real_vectors_rank_as_by_brute_force_but_for_rounding(d, block):
 
 
 def test_small_matrices_of_scores_change_nothing(monkeypatch):
-    import hardwood.evaluation as module
+    import hardwood._ranking as module
 
     generator = np.random.default_rng(0)
     queries = generator.integers(-1, 2, (50, 2)).astype(np.float32)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from hardwood import _checks
 from hardwood._ragged import RaggedRows
+from hardwood._ranking import TargetBlocks, pairs_in_block, rank_vectors
 from hardwood.encoding import BATCH_SIZE, BLOCK, encode_targets, query_vectors, similarity_of
-from hardwood.evaluation import TargetBlocks, pairs_in_block, rank_vectors
 from hardwood.negatives.margin import MarginFilter
 
 if TYPE_CHECKING:

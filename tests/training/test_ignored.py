@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, SparseEncoder
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 from typer.testing import CliRunner
@@ -132,18 +131,13 @@ def test_sizes_are_for_the_static_encoder(option: str, transformer_folder: Path)
         RunConfig("d", "o", encoder=str(transformer_folder), **{option: 300})
 
 
-def test_run_files_of_before_are_read(tmp_path: Path) -> None:
-    """They have the sizes of a static encoder, whatever the encoder."""
-    old = {"data": "d", "output": "o", "encoder": "a/b", "dimension": 128, "vocabulary_size": 8192, "made_with": {}}
-    (tmp_path / "old.yaml").write_text(yaml.safe_dump(old))
-    assert RunConfig.load(tmp_path / "old.yaml").dimension is None
-    old["encoder"] = "static"
-    assert not RunConfig.from_mapping(old).differs_in(RunConfig("d", "o"))
+def test_another_encoder_inherits_no_sizes(tmp_path: Path) -> None:
+    assert not RunConfig("d", "o", dimension=128, vocabulary_size=8192).differs_in(RunConfig("d", "o"))
     assert RunConfig("d", "o", dimension=64).differs_in(RunConfig("d", "o")) == ["dimension"]
-    RunConfig("d", "o", dimension=64).save(tmp_path / "run.yaml")
+    RunConfig(str(tmp_path), "o", dimension=64).save(tmp_path / "run.yaml")
     assert read_settings(tmp_path / "run.yaml")["dimension"] == 64
     options = {"config": tmp_path / "run.yaml", "encoder": "a/b", "trust_remote_code": False}
-    assert _run_config(options, refuse=True).dimension is None  # another encoder inherits no sizes
+    assert _run_config(options, refuse=True).dimension is None
 
 
 @pytest.mark.parametrize(
@@ -158,10 +152,12 @@ def test_run_files_of_before_are_read(tmp_path: Path) -> None:
         (["--config", "FILE"], "curve_split 'test' (it is for evaluations during training"),
     ],
 )
-def test_options_without_effect_are_refused(words: list[str], message: str, tmp_path: Path) -> None:
+def test_options_without_effect_are_refused(
+    words: list[str], message: str, dataset_folder: Path, tmp_path: Path
+) -> None:
     (tmp_path / "FILE").write_text("data: d\noutput: o\ncurve_split: test\n")
     words = [str(tmp_path / word) if word == "FILE" else word for word in words]
-    said = CliRunner().invoke(app, ["train", "d", "--output", str(tmp_path / "out"), *words])
+    said = CliRunner().invoke(app, ["train", str(dataset_folder), "--output", str(tmp_path / "out"), *words])
     assert said.exit_code == 2
     assert message in " ".join(said.output.split())
 

@@ -396,7 +396,7 @@ def test_wrong_input_is_explained(make_static: Callable, dataset: RetrievalDatas
         ({"num_negatives": 0}, "num_negatives must be at least 1, got 0"),
         ({"encode_batch_size": 0}, "encode_batch_size must be at least 1, got 0"),
         ({"scale": -1.0}, "scale must be positive and finite, got -1"),
-        ({"weighting": "best"}, "weighting must be one of shared, tempered, own, none, got 'best'"),
+        ({"weighting": "best"}, "weighting must be one of shared, tempered, own, uncorrected, got 'best'"),
         ({"negatives": "hard"}, "no source of negatives is called 'hard'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -362,6 +362,8 @@ def _run_config(options: dict[str, Any], *, refuse: bool = False) -> Any:
     source_options |= _named_values(given.pop("source_option", []))
     if given.get("encoder", STATIC) != STATIC:  # nor does another encoder than the run file's inherit its sizes
         settings = {name: value for name, value in settings.items() if name not in STATIC_SIZES}
+    if isinstance(data := given.get("data", settings.get("data")), str):
+        check_source(data)
     # Another source than the run file's does not inherit its options.
     same_source = given.get("negatives", settings.get("negatives")) == settings.get("negatives")
     inherited = (settings.get("negatives_options") or {}) if same_source else {}
@@ -369,7 +371,6 @@ def _run_config(options: dict[str, Any], *, refuse: bool = False) -> Any:
         raise ValueError(f"{config}: negatives_options must be options by name, got {type(inherited).__name__}")
     try:
         run = RunConfig.from_mapping({**settings, **given, "negatives_options": {**inherited, **source_options}})
-        check_source(run.data)
         if refuse:
             refuse_unused(sorted(given.keys() | RunConfig.given_in(settings)), run)
         return run

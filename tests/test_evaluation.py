@@ -110,7 +110,7 @@ def test_rows_beyond_two_to_the_31_survive():
 @pytest.mark.parametrize(
     ("queries", "block", "settings", "message"),
     [
-        (np.ones(3), np.ones((2, 3)), {}, r"shape \(Q, d\), not \(3,\)"),
+        (np.ones(3), np.ones((2, 3)), {}, r"shape \(Q, d\), got \(3,\)"),
         (np.ones((1, 3)), np.ones((2, 4)), {}, r"shape \(2, 4\) for queries of shape \(1, 3\)"),
         (np.ones((1, 3)), np.ones((2, 3)), {"k": 0}, "k must be at least 1, got 0"),
         (np.ones((1, 3)), np.full((2, 3), np.nan), {}, "target vector at 0 is not finite"),

@@ -182,6 +182,7 @@ def test_a_comparison_that_would_not_measure_its_split(dataset_folder: Path, tmp
 def test_a_run_with_nothing_to_measure_says_so(dataset: RetrievalDataset, tmp_path: Path) -> None:
     RetrievalDataset(dataset.corpus, dataset.queries, {"train": dataset.splits["train"]}).save(tmp_path / "data")
     words = ["train", str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--steps", "1", "--device", "cpu"]
-    said = CliRunner().invoke(app, [*words, "--ignore-unjudged", "--dimension", "16", "--test-share", "0"])
+    further = ["--ignore-unjudged", "--dimension", "16", "--test-share", "0", "--negatives", "in-batch"]
+    said = CliRunner().invoke(app, [*words, *further])
     assert said.exit_code == 0, said.output
     assert "nothing was measured: there is no split to measure beside 'train'" in " ".join(said.output.split())

@@ -44,7 +44,7 @@ def test_a_golden_run_is_small_and_whole(run: Path) -> None:
     assert last_checkpoint(run / "checkpoints") == run / "checkpoints" / "checkpoint-4"
     config = RunConfig.load(run / "run.yaml")
     assert (config.negatives, config.steps, config.dimension) == ("dynamic", 4, 8)
-    assert load_encoder(str(run / "model"), device="cpu").get_sentence_embedding_dimension() == 8
+    assert load_encoder(str(run / "model"), device="cpu").encode("a lung").shape == (8,)
 
 
 def test_a_golden_checkpoint_is_resumed_to_the_same_end(run: Path) -> None:

@@ -30,9 +30,9 @@ COLOURS = {
 Row = dict[str, Any]
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
+def parser(demoduleion: str | None) -> argparse.ArgumentParser:
     """The options every benchmark has."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    made = argparse.ArgumentParser(demoduleion=demoduleion, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     made.add_argument("--quick", action="store_true", help="small sizes: a look in well under a minute")
     made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for us and for every peer")
     made.add_argument("--repeats", type=int, default=7, help="timings of each, interleaved; the median counts")
@@ -191,15 +191,15 @@ def emit(phase: str, **facts: object) -> None:
     print(json.dumps({"phase": phase, **facts}), flush=True)
 
 
-def watch(script: str, *options: str) -> tuple[Row, dict[str, Row]]:
-    """Run ``script`` as a child and follow its memory from outside, so that no busy kernel can hide its peak.
+def watch(module: str, *options: str) -> tuple[Row, dict[str, Row]]:
+    """Run ``python -m module`` as a child and follow its memory from outside, so that no busy kernel can hide its peak.
 
     Returns:
         What the child gave to ``emit("result", ...)``, and for each phase its seconds, the memory at its
         start and its peak in bytes. Memory is anonymous plus shared (not the pages of memory-mapped files,
         which the kernel may drop at will).
     """
-    child = subprocess.Popen([sys.executable, script, *options], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, "-m", module, *options], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     phases: dict[str, Row] = {}
     result: Row = {}
     current: list[Row] = []
@@ -222,7 +222,7 @@ def watch(script: str, *options: str) -> tuple[Row, dict[str, Row]]:
             phases[phase] = {"begun": now, "start": memory, "peak": memory, **note}
             current.append(phases[phase])
     if child.wait() != 0:
-        raise RuntimeError(f"{script} {' '.join(options)} ended with status {child.returncode}")
+        raise RuntimeError(f"{module} {' '.join(options)} ended with status {child.returncode}")
     return result, phases
 
 

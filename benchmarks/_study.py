@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from _report import ROOT, figure, machine
+from benchmarks._report import ROOT, figure, machine
+
 from hardwood.comparison import summarize
+from hardwood.data import write_hpo, write_taxa
 from hardwood.training import RunConfig
 from hardwood.training.config import read_settings, versions
 
@@ -194,3 +199,28 @@ def _mean(row: dict[str, Any], cost: str) -> float:
 
 def _spread(value: dict[str, float], seeds: int) -> str:
     return f"{value['mean']:.4f} ± {value['deviation']:.4f}" if seeds > 1 else f"{value['mean']:.4f}"
+
+
+def data_folder(name: str) -> Path:
+    """The BEIR folder of ``hpo`` or ``taxa``, written if it is not there; or the folder given."""
+    makers = {"hpo": write_hpo, "taxa": write_taxa}
+    folder = ROOT / "data" / name if name in makers else Path(name)
+    if not (folder / "corpus.jsonl").exists():
+        if name not in makers:
+            raise SystemExit(f"no dataset at {name!r}: --data is hpo, taxa, or a BEIR folder")
+        makers[name](folder)
+    return folder
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Whether this process may do the run: no other has it in hand. A lock, so that a process that dies leaves none."""
+    lock = folder.with_name(f".{folder.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -265,7 +265,7 @@ def test_the_demo_set(tmp_path: Path) -> None:
         (["evaluate", "./no-model", "DATA", "--split", "exam"], "'exam'"),
         (["mine", "./no-model", "DATA", "--output", "x.jsonl", "--format", "csv"], "--format must be one of"),
         (["compare", "DATA", "--output", "out", "--negatives", "exact,exact"], "name each source to compare once"),
-        (["compare", "DATA", "--output", "out", "--seeds", "0"], "a comparison needs at least 1 seed, got 0"),
+        (["compare", "DATA", "--output", "out", "--seeds", "0"], "the number of seeds must be at least 1, got 0"),
     ],
 )
 def test_errors_say_what_to_do(

@@ -1,7 +1,7 @@
 """Put results into the documentation.
 
 python tools/update_docs.py runs/comparison    # of ``make table``: docs/comparison.md, docs/images
-python tools/update_docs.py --studies          # of benchmarks/dynamic_study.py: docs/training.md
+python tools/update_docs.py --studies          # of benchmarks/studies/dynamic.py: docs/training.md
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def put_study(path: Path) -> None:
     data, encoder = path.stem.removeprefix("study-").rsplit("-", 1)
     seeds = len({run["seed"] for run in report["runs"]})
     size = min(run["batch_size"] for run in report["runs"])  # in-batch with equal texts has a larger one
-    command = f"python benchmarks/dynamic_study.py --data {data} --encoder {encoder} --seeds {seeds}"
+    command = f"python -m benchmarks.studies.dynamic --data {data} --encoder {encoder} --seeds {seeds}"
     command += f" --steps {settings['steps']} --batch-size {size}"
     if settings["num_negatives"] != 8:
         command += f" --num-negatives {settings['num_negatives']}"

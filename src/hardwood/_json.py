@@ -1,4 +1,4 @@
-"""JSON that was written by somebody: read strictly, and every fault reported with the name of its file."""
+"""JSON from outside: read strictly; every error names the file."""
 
 from __future__ import annotations
 

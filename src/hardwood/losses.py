@@ -12,16 +12,16 @@ of the corpus that its draw represents. All scores are float32, whatever the enc
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
-Weighting = Literal["shared", "tempered", "own", "none"]
-"""How drawn candidates are weighed: `shared_log_weights`, the same with `tempering`, `own_log_weights`, or all
-candidates once (``"none"``)."""
-
-WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
+__all__ = [
+    "corpus_cross_entropy",
+    "own_log_weights",
+    "scores",
+    "shared_log_weights",
+    "tempering",
+]
 
 
 def scores(queries: Tensor, candidates: Tensor, scale: float) -> Tensor:

@@ -213,7 +213,7 @@ def test_bad_arguments() -> None:
         RetrievalDataset.from_pairs(rows, evaluation={"train": rows})
     with pytest.raises(DataError, match="no splits"):
         RetrievalDataset.from_pairs({})
-    with pytest.raises(TypeError, match=r"'train' must be a datasets\.Dataset, not a list"):
+    with pytest.raises(TypeError, match=r"'train' must be a datasets\.Dataset, got a list"):
         RetrievalDataset.from_pairs([("a", "b")])  # type: ignore[arg-type]
 
 

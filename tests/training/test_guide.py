@@ -235,7 +235,7 @@ def test_guides_that_can_not_be_right_are_refused(
     CorpusSoftmaxLoss(model, dataset, "uniform", guide=copy.deepcopy(model))
     with pytest.raises(TypeError, match="must be a SentenceTransformer or a CrossEncoder, got str: load it first"):
         CorpusSoftmaxLoss(model, dataset, "uniform", guide="some/name")
-    with pytest.raises(ValueError, match=r"margin must be 0 or more, got -1"):
+    with pytest.raises(ValueError, match=r"margin must be 0 or more and finite, got -1"):
         Guide(model, margin=-1)
     with pytest.raises(ValueError, match=r"no cosine is that far"):
         Guide(model, margin=2.5)

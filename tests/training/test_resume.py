@@ -193,7 +193,7 @@ def test_a_description_that_lacks_something_is_damaged(
     [
         ({"scale": 10.0}, "scale was 20.0, is 10.0"),
         ({"num_negatives": 4, "seed": 3}, "num_negatives was 8, is 4; seed was 0, is 3"),
-        ({"margin": MarginFilter(absolute=0.1)}, "margin.absolute was None, is 0.1"),
+        ({"margin": MarginFilter(margin=0.1)}, "margin was None, is 0.1"),
         ({"target_prompt": "find "}, "target_prompt was .*, is 'find '"),
         ({"landmarks": 7}, r"negatives_options.landmarks was 512, is 7\)"),
     ],

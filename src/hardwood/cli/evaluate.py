@@ -47,13 +47,16 @@ def evaluate(
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:
     """Measure a model by exact retrieval over the whole corpus, in bounded memory."""
-    from hardwood._files import written_whole
+    from hardwood._files import check_writable, written_whole
     from hardwood.data import read_dataset
     from hardwood.data.read import TEST_SHARE
-    from hardwood.encoders import load_encoder
+    from hardwood.encoders import check_device, load_encoder
     from hardwood.evaluation import evaluate_splits
 
     splits = split or ["test"]
+    check_device(device)
+    if output is not None:
+        check_writable(output)
     dataset = read_dataset(
         data,
         query=query,

@@ -111,7 +111,7 @@ TeacherTemperature = Annotated[
 Weighting = Annotated[
     str | None,
     typer.Option(
-        help="Of drawn candidates: shared, tempered, own or none. \\[dynamic tempered, others shared]",
+        help="Of drawn candidates: shared, tempered, own or uncorrected. \\[dynamic tempered, others shared]",
         rich_help_panel=_NEGATIVES,
     ),
 ]
@@ -198,7 +198,7 @@ def train(
     negatives: Annotated[
         str | None,
         typer.Option(
-            help="in-batch, uniform, static, periodic, cache, pool, exact or dynamic. \\[exact]",
+            help="in-batch, uniform, static, periodic, cache, pool, exact or dynamic. \\[dynamic]",
             rich_help_panel=_NEGATIVES,
         ),
     ] = None,
@@ -339,6 +339,9 @@ def compare(
     options = {**locals()}
     sources = [name.strip() for name in options.pop("negatives").split(",") if name.strip()]
     del options["seeds"], options["split"]
+    from hardwood.comparison.plan import check_plan
+
+    check_plan(sources, seeds)
     base = _run_config(options)
     from hardwood.cli.evaluate import print_left_out
     from hardwood.comparison import compare as compare_runs
@@ -358,6 +361,7 @@ def print_table(console: Console, table: str) -> None:
 
 def _run_config(options: dict[str, Any], *, refuse: bool = False) -> Any:
     """Options of the command line over those of the run file over the defaults; ``refuse`` those without effect."""
+    from hardwood.data.read import check_source
     from hardwood.training._unused import refuse_unused
     from hardwood.training.config import STATIC, STATIC_SIZES, RunConfig, read_settings
 
@@ -387,6 +391,8 @@ def _run_config(options: dict[str, Any], *, refuse: bool = False) -> Any:
     source_options |= _named_values(given.pop("source_option", []))
     if given.get("encoder", STATIC) != STATIC:  # nor does another encoder than the run file's inherit its sizes
         settings = {name: value for name, value in settings.items() if name not in STATIC_SIZES}
+    if isinstance(data := given.get("data", settings.get("data")), str):
+        check_source(data)
     # Another source than the run file's does not inherit its options.
     same_source = given.get("negatives", settings.get("negatives")) == settings.get("negatives")
     inherited = (settings.get("negatives_options") or {}) if same_source else {}

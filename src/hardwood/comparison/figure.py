@@ -14,7 +14,7 @@ def comparison_figure(summary: list[dict[str, Any]], split: str, path: str | Pat
 
     Args:
         summary: as `summarize` gives it.
-        split: whose MRR@10 is drawn.
+        split: its MRR@10 is drawn.
         path: of the PNG.
     """
     from matplotlib.figure import Figure

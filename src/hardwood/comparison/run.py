@@ -40,7 +40,7 @@ def compare(
         sources: names of sources.
         num_seeds: runs a source and budget.
         split: measured in the figure and first in the table.
-        announce: told about each run before it starts.
+        announce: called with a line about each run before it starts.
 
     Returns:
         What ``comparison.json`` holds: ``"settings"``, ``"versions"``, ``"runs"`` and ``"summary"``.

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from hardwood import _checks
 from hardwood._ragged import RaggedRows
 from hardwood.data import _read
 from hardwood.data._given import judged_negatives
@@ -93,8 +94,7 @@ class RetrievalDataset:
         Raises:
             DataError: for anything wrong with the files, naming file and line.
         """
-        if unjudged not in ("error", "ignore"):
-            raise ValueError(f'unjudged must be "error" or "ignore", not {unjudged!r}')
+        _checks.one_of(("error", "ignore"), unjudged, "unjudged")
         if isinstance(splits, str):
             raise TypeError(f"splits must be a list of names; write splits=[{splits!r}]")
         folder = Path(folder)
@@ -162,7 +162,7 @@ class RetrievalDataset:
         for split, rows in splits.items():
             if not hasattr(rows, "select_columns"):
                 raise TypeError(
-                    f"split {split!r} must be a datasets.Dataset, not a {type(rows).__name__}; make one with its "
+                    f"split {split!r} must be a datasets.Dataset, got a {type(rows).__name__}; make one with its "
                     "from_dict, from_list or from_pandas"
                 )
         if not splits:
@@ -285,8 +285,7 @@ class RetrievalDataset:
         Raises:
             ValueError: for another ``by``.
         """
-        if by not in ("id", "text"):
-            raise ValueError(f'by must be "id" or "text", not {by!r}')
+        _checks.one_of(("id", "text"), by, "by")
         return self._same_id if by == "id" else self._by_text[2]
 
     def never_negatives(self, *splits: str) -> RaggedRows:
@@ -317,7 +316,7 @@ class RetrievalDataset:
         _, asked = self.split(train_split).pairs()
         is_seen = np.zeros(len(self.corpus), dtype=bool)
         is_seen[asked] = True
-        if not is_seen[judgements.positives.values].all():  # texts are looked at only where ids don't say it
+        if not is_seen[judgements.positives.values].all():  # texts are compared only where ids don't say it
             same = self.same_text[1]
             is_seen[same[asked]] = True
             is_seen = is_seen[same]

@@ -28,7 +28,7 @@ def labelled(
 ) -> datasets.Dataset:
     """See `hardwood.data.RetrievalDataset.label_pairs`."""
     if not hasattr(pairs, "select_columns"):
-        raise TypeError(f"pairs must be a datasets.Dataset, not a {type(pairs).__name__}")
+        raise TypeError(f"pairs must be a datasets.Dataset, got a {type(pairs).__name__}")
     there = column_names("pairs", pairs)
     names = _text_names(there) if columns is None else list(columns)
     if len(names) < 2:

@@ -64,7 +64,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 def line_of_record(path: Path, record: int) -> int:
     """The number of the line that holds the ``record``-th (from 0) line that isn't blank.
 
-    Goes over the file again: line numbers are needed for errors only, so nobody keeps them.
+    Goes over the file again: line numbers are needed for errors only, so they are not kept.
     """
     for index, (number, _) in enumerate(numbered_lines(path)):
         if index == record:

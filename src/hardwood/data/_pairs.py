@@ -199,7 +199,7 @@ def _corpus_texts(corpus: Any, positive: str) -> pa.ChunkedArray:
         return _texts(where, column, columns_of(where, corpus, [column])[column])
     texts = [] if isinstance(corpus, str) else list(corpus)  # once: an iterator has no second time
     if isinstance(corpus, str) or not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"corpus must be a list of texts or a datasets.Dataset, not {type(corpus).__name__} of others")
+        raise TypeError(f"corpus must be a list of texts or a datasets.Dataset, got {type(corpus).__name__} of others")
     return _texts(where, "text", pa.chunked_array([pa.array(texts, type=_TEXT)]))
 
 

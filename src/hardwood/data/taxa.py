@@ -97,7 +97,7 @@ def _build(
 ) -> RetrievalDataset:
     pool = _named_taxa(taxonomy)
     if not 2 <= targets <= len(pool):
-        raise ValueError(f"targets must be from 2 to {len(pool):,}, which the taxonomy has, not {targets:,}")
+        raise ValueError(f"targets must be from 2 to {len(pool):,}, which the taxonomy has, got {targets:,}")
     names_by_row = _common_names(taxonomy, pool)
     lineages = ancestors(taxonomy.parents, taxonomy.ranks, pool)
     chosen = _choose(pool, np.isin(pool, list(names_by_row)), lineages, targets)

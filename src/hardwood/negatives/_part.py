@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hardwood import _checks
 from hardwood._checkpoint_tensors import FLOATS, INTEGERS, Wanted
 from hardwood._ragged import RaggedRows
 from hardwood.negatives.base import NegativeSource
@@ -30,8 +31,7 @@ class PartNegatives(NegativeSource):
 
     def __init__(self, *, start_step: int, seed: int) -> None:
         super().__init__(start_step=start_step)
-        if seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {seed}")
+        _checks.at_least(0, seed, "seed")
         self.seed = seed
         self._index: SoftmaxIndex | None = None
 

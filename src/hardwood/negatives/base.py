@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from hardwood import _checks
 from hardwood._checkpoint_tensors import Wanted, expect, read_state, write_state
 from hardwood._files import written_whole
 from hardwood.negatives.cost import Cost
@@ -31,19 +32,18 @@ class NegativeSource(ABC):
 
     name: ClassVar[str]
     weighting: ClassVar[str] = "shared"
-    """How the loss weighs what it draws, by default (`hardwood.losses`)."""
+    """How the loss weighs what it draws, where it has no weighting of its own (`hardwood.losses`)."""
     knows_scores: ClassVar[bool] = True
     """Whether it draws by stored encodings, so that `log_proposal` and `Draw.log_z` hold their scores."""
 
     def __init__(self, *, start_step: int = 0) -> None:
-        if start_step < 0:
-            raise ValueError(f"start_step must be 0 or more, got {start_step}")
+        _checks.at_least(0, start_step, "start_step")
         self.start_step = start_step
         self.cost = Cost()
         self.targets: Targets | None = None
 
     def attach(self, targets: Targets, cost: Cost) -> None:
-        """Tell the source which corpus it serves and where to book its costs. Encodes nothing yet."""
+        """Give the source its corpus and the record of its costs. Encodes nothing yet."""
         if targets.num_targets < 1:
             raise ValueError("the corpus has no targets: there is nothing to draw negatives from")
         self.targets = targets
@@ -62,7 +62,7 @@ class NegativeSource(ABC):
 
     @abstractmethod
     def log_proposal(self, request: Request, draw: Draw, ids: Tensor) -> Tensor:
-        """Log-probability that one draw of each query had been each of ``ids``, up to what the source estimates.
+        """Log-probability that a single draw for query b is target ``ids[j]``, up to what the source estimates.
 
         Args:
             request: the request that ``draw`` answered.
@@ -78,7 +78,7 @@ class NegativeSource(ABC):
         """
 
     def observe(self, request: Request, draw: Draw, rows: Tensor, vectors: Tensor) -> None:
-        """Learn from what a training step has encoded anyway, once it has no more questions about its draw.
+        """Receives what a training step has encoded anyway, after the last `log_proposal` about its draw.
 
         Args:
             request: the step's request.
@@ -107,7 +107,7 @@ class NegativeSource(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state_dict` gave; called after `attach`.
+        """Restore what `state_dict` gave; called after `attach`.
 
         Raises:
             ValueError: it is the state of another source, corpus or model, or not all that this source needs (then
@@ -122,7 +122,7 @@ class NegativeSource(ABC):
             write_state(self.state_dict(), temporary)
 
     def load_state(self, folder: Path) -> None:
-        """Go on from what `save_state` wrote; called after `attach`.
+        """Restore what `save_state` wrote; called after `attach`.
 
         Raises:
             DataError: the file is missing or damaged.

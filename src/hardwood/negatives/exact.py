@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from hardwood import _checks
 from hardwood._checkpoint_tensors import FLOATS
 from hardwood.negatives.base import NegativeSource
 from hardwood.negatives.cost import Cost
@@ -35,10 +36,9 @@ class IndexedNegatives(NegativeSource):
         index_dtype: str = "float32",
     ) -> None:
         super().__init__(start_step=start_step)
-        if refresh_every is not None and refresh_every < 1:
-            raise ValueError(f"refresh_every must be at least 1 step, got {refresh_every}")
-        if index_dtype not in INDEX_DTYPES:
-            raise ValueError(f"index_dtype must be one of {', '.join(INDEX_DTYPES)}, got {index_dtype!r}")
+        if refresh_every is not None:
+            _checks.at_least(1, refresh_every, "refresh_every")
+        _checks.one_of(INDEX_DTYPES, index_dtype, "index_dtype")
         self.refresh_every = refresh_every
         self.index_device = index_device
         self.index_dtype = index_dtype

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hardwood import _checks
 from hardwood.negatives._part import PartNegatives
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.records import Targets
@@ -40,8 +41,7 @@ class PoolNegatives(PartNegatives):
         super().__init__(start_step=start_step, seed=seed)
         if not 0 < share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, got {share}")
-        if refresh_every < 1:
-            raise ValueError(f"refresh_every must be at least 1 step, got {refresh_every}")
+        _checks.at_least(1, refresh_every, "refresh_every")
         self.share = share
         self.refresh_every = refresh_every
 
@@ -71,7 +71,7 @@ class PoolNegatives(PartNegatives):
     def _rows_at(self, position: tuple[int, ...]) -> NDArray[np.int64]:
         (number,) = position
         if number < 0:
-            raise ValueError(f"the checkpoint's pool says that it is number {number}, which can't be")
+            raise ValueError(f"the checkpoint's pool has an impossible number, {number}")
         generator = np.random.Generator(np.random.PCG64([self.seed, number]))
         size = len(self._row_of_slot)
         return np.sort(generator.choice(len(self._slot_of_row), size, replace=False, shuffle=False))

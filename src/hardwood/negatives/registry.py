@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from hardwood.negatives.base import NegativeSource
-from hardwood.negatives.cache import CacheNegatives
-from hardwood.negatives.dynamic import DynamicNegatives
-from hardwood.negatives.exact import ExactNegatives, PeriodicNegatives, StaticNegatives
-from hardwood.negatives.in_batch import InBatchNegatives
 from hardwood.negatives.options import constructor_arguments
-from hardwood.negatives.pool import PoolNegatives
-from hardwood.negatives.uniform import UniformNegatives
 
-SOURCES: dict[str, type[NegativeSource]] = {
-    source.name: source
-    for source in (
-        InBatchNegatives,
-        UniformNegatives,
-        StaticNegatives,
-        PeriodicNegatives,
-        CacheNegatives,
-        PoolNegatives,
-        ExactNegatives,
-        DynamicNegatives,
-    )
+if TYPE_CHECKING:
+    from hardwood.negatives.base import NegativeSource
+
+_PLACES = {
+    "in-batch": ("in_batch", "InBatchNegatives"),
+    "uniform": ("uniform", "UniformNegatives"),
+    "static": ("exact", "StaticNegatives"),
+    "periodic": ("exact", "PeriodicNegatives"),
+    "cache": ("cache", "CacheNegatives"),
+    "pool": ("pool", "PoolNegatives"),
+    "exact": ("exact", "ExactNegatives"),
+    "dynamic": ("dynamic", "DynamicNegatives"),
 }
+
+
+class _Sources(Mapping[str, "type[NegativeSource]"]):
+    """A source is imported when it is first asked for: its name can be checked without torch."""
+
+    def __getitem__(self, name: str) -> type[NegativeSource]:
+        module, source = _PLACES[name]
+        found: type[NegativeSource] = getattr(importlib.import_module(f"hardwood.negatives.{module}"), source)
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in _PLACES  # without importing it, as `Mapping` would
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_PLACES)
+
+    def __len__(self) -> int:
+        return len(_PLACES)
+
+
+SOURCES: Mapping[str, type[NegativeSource]] = _Sources()
+"""The classes of all sources, by name."""
 
 
 def make_source(name: str, /, **options: Any) -> NegativeSource:

@@ -44,7 +44,7 @@ def map_of_leaves(
         chosen = np.random.Generator(np.random.PCG64(seed)).choice(total, MOST_LEAVES, replace=False)
         members = members.take(np.sort(chosen))
     x = query_vectors(loss.targets.model, queries, query_rows, similarity=loss.similarity, progress=False)
-    partition = index.log_partition(x, loss.scale, tolerance=_TOLERANCE)
+    partition = index.log_partition(x, scale=loss.scale, tolerance=_TOLERANCE)
     log_z = (np.asarray(partition.lower) + np.asarray(partition.upper)) / 2
     means, masses, examples = [], [], []
     for place in range(len(members)):

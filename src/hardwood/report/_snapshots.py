@@ -127,7 +127,7 @@ def _was_drawn(draw: Draw, ids: Tensor) -> Tensor:
 
 def _weights(weighting: str, draw: Draw, ids: Tensor, log_proposal: Tensor) -> Tensor:
     """``(m, C)`` or ``(C,)``: what each candidate counts in Z beside its prior, were these queries the batch."""
-    if draw.exhaustive or weighting == "none":
+    if draw.exhaustive or weighting == "uncorrected":
         return torch.zeros(len(ids), device=ids.device)
     columns = torch.searchsorted(ids, draw.ids).clamp(max=len(ids) - 1)
     log_weights = draw.log_weights.masked_fill(ids[columns] != draw.ids, -torch.inf)

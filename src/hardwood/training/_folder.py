@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hardwood._files import sweep
+from hardwood._files import named_if_not_writable, sweep
 from hardwood.training.checkpoints import last_checkpoint, remove_cut_short
 from hardwood.training.config import RunConfig, read_settings
 from hardwood.training.resume_rules import MAY_DIFFER
@@ -30,7 +30,8 @@ def claimed(output: Path) -> Iterator[None]:
         ValueError: another process has claimed it.
     """
     existed = output.exists()
-    output.mkdir(parents=True, exist_ok=True)
+    with named_if_not_writable(output):
+        output.mkdir(parents=True, exist_ok=True)
     try:
         with _locked(output):
             yield

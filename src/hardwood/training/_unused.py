@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from hardwood.negatives import InBatchNegatives, UniformNegatives
-
 if TYPE_CHECKING:
     from hardwood.training.config import RunConfig
 
+_IN_BATCH, _UNIFORM = "in-batch", "uniform"
 _OF_GUIDES = ("guide_margin", "guide_within")
 _OF_TEACHERS = ("teacher_weight", "teacher_temperature")
 _OF_REPORTS = ("report_base", "report_texts")
@@ -28,11 +27,11 @@ def refuse_unused(given: Iterable[str], config: RunConfig) -> None:
         ValueError: names each of them, and why.
     """
     reasons: dict[str, str] = {}
-    if config.negatives == InBatchNegatives.name:
+    if config.negatives == _IN_BATCH:
         reasons |= dict.fromkeys(_OF_DRAWS, "in-batch negatives draw nothing")
         if not config.uniform_negatives:
             reasons |= dict.fromkeys(_OF_UNASKED, "in-batch negatives draw nothing")
-    if config.negatives in (InBatchNegatives.name, UniformNegatives.name):
+    if config.negatives in (_IN_BATCH, _UNIFORM):
         reasons["encode_batch_size"] = f"{config.negatives} negatives have no target encoded"
     if config.guide is None:
         reasons |= dict.fromkeys(_OF_GUIDES, "there is no guide")

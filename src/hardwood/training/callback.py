@@ -82,9 +82,9 @@ class NegativesCallback(TrainerCallback):
             )
         self._join(state)
         announce(self.loss.targets.model, self.loss, is_first=self._together[0] is self)
-        self.loss.meet(kwargs.get("train_dataloader"), getattr(args, "prompts", None))
+        self.loss._meet(kwargs.get("train_dataloader"), getattr(args, "prompts", None))
         self._num_resumed = 0
-        self.loss.start_over()
+        self.loss._start_over()
         self.loss.source.warm_up()
         if self.trace is not None:
             self.trace.start(self.loss, state.max_steps, state.global_step)
@@ -126,7 +126,7 @@ class NegativesCallback(TrainerCallback):
         """What the source has under way is done, or its error raised; a run without this callback counts for itself."""
         training_ended(self.loss.targets.model)
         self.loss.source.finish()
-        self.loss.steps_are_announced = False
+        self.loss._steps_are_announced = False
         if self.trace is not None and state.is_world_process_zero:
             self.trace.finish(state.log_history)
 
@@ -263,7 +263,7 @@ class NegativesCallback(TrainerCallback):
 
     def _data_fingerprint(self) -> str:
         if self._data is None:
-            self._data = self.loss.data_fingerprint()
+            self._data = self.loss._data_fingerprint()
         return self._data
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hardwood._files import folder_written_whole, written_whole
 from hardwood._processors import set_threads
-from hardwood.encoders import document_prompt, has_router, load_encoder, query_prompt
+from hardwood.encoders import check_device, document_prompt, has_router, is_static, load_encoder, query_prompt
 from hardwood.evaluation import evaluate_splits
 from hardwood.negatives.cost import reset_peaks
 from hardwood.report import Trace
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from hardwood.data import RetrievalDataset
 
 SUSPECTS = "suspected_false_negatives.jsonl"
+STATIC_LEARNING_RATE, LEARNING_RATE = 0.2, 2e-5
+"""Of static embeddings, and of all other encoders, where none is given."""
 _PAIR_COLUMNS = ("anchor", "positive", "label")
 
 
@@ -264,7 +266,7 @@ def _training_arguments(
         output_dir=str(Path(config.output) / CHECKPOINTS),
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation,
-        learning_rate=config.peak_learning_rate,
+        learning_rate=config.learning_rate or (STATIC_LEARNING_RATE if is_static(model) else LEARNING_RATE),
         lr_scheduler_type=config.scheduler,
         warmup_steps=config.warmup_ratio,  # a share of the steps when below 1
         bf16=config.precision == "bfloat16",
@@ -286,10 +288,10 @@ def _training_arguments(
 
 
 def encoder_arguments(model: SentenceTransformer, columns: Iterable[str] = _PAIR_COLUMNS) -> dict[str, Any]:
-    """What ``SentenceTransformerTrainingArguments`` must be told of a model, by the columns of the training pairs.
+    """What ``SentenceTransformerTrainingArguments`` must know of a model, by the columns of the training pairs.
 
     Args:
-        model: whose prompts and towers count.
+        model: its prompts and towers count.
         columns: of the pairs (``pairs.column_names``) if they are not those of ``training_pairs()``: renamed ones, or
             given negatives beside. The first column of texts has queries, all others have targets.
 
@@ -319,6 +321,7 @@ def _device(wanted: str | None) -> str:
         raise ValueError(
             f"the device must be cpu or cuda, got {wanted!r}: choose one of several with CUDA_VISIBLE_DEVICES"
         )
+    check_device(wanted)
     if wanted is None:  # not Apple's "mps": sampling needs float64, which it lacks
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted != "cpu" and torch.cuda.device_count() > 1 and not torch.distributed.is_torchelastic_launched():

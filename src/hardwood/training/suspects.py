@@ -1,4 +1,4 @@
-"""Suspected false negatives: targets that go on outranking a query's positive, for people to look at."""
+"""Suspected false negatives: targets that go on outranking a query's positive, for people to judge."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ class SuspectedNegatives:
 
         Args:
             path: of the file.
-            dataset: whose texts and positives are shown.
-            split: whose positives.
+            dataset: its texts and positives are shown.
+            split: its positives are shown.
             limit: pairs at most.
             opinion: gives further entries for a query's row, a target's row and the rows of the query's positives.
         """

@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,13 +15,12 @@ from torch import Tensor
 
 from hardwood.training._candidates import Candidates
 from hardwood.training._judge import Judged
+from hardwood.training._limits import TeacherForm, check_teacher
 from hardwood.training.guide import Guide
 
 if TYPE_CHECKING:
     import datasets
 
-TeacherForm = Literal["kl", "margin-mse"]
-FORMS: tuple[str, ...] = get_args(TeacherForm)
 _PATIENCE = 20
 """Batches, from the first one on, without a single given score, after which scores and pairs can't belong together."""
 _SPREAD = 1e-3
@@ -181,7 +180,7 @@ class Teaching:
         """A teacher at work, if there is one.
 
         Raises:
-            ValueError: a guide that rejects nothing and whose scores are not a teacher's, and as the class.
+            ValueError: a guide that rejects nothing while its scores are not a teacher's, and as the class.
         """
         if guide is not None and not guide.filter and (teacher is None or teacher.scores is not None):
             raise ValueError(
@@ -276,15 +275,6 @@ def _comparable(targets: Tensor, positive_columns: Tensor | None) -> Tensor:
     has = torch.isfinite(targets)
     counts = has.sum(dim=1, keepdim=True) >= 2
     return has & (counts if positive_columns is None else counts & has.gather(1, positive_columns[:, None]))
-
-
-def check_teacher(form: str, weight: float, temperature: float | None) -> None:
-    """``ValueError`` for a teacher's setting that is out of range."""
-    if form not in FORMS:
-        raise ValueError(f"the teacher's form must be one of {', '.join(FORMS)}, got {form!r}")
-    for name, value in (("weight", weight), ("temperature", temperature)):
-        if value is not None and not 0 < value < float("inf"):
-            raise ValueError(f"the teacher's {name} must be positive and finite, got {value}")
 
 
 def settings_of_teacher(teaching: Teaching | None) -> dict[str, Any]:

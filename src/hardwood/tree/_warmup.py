@@ -78,7 +78,7 @@ def _training(dtype: str) -> list[Step]:
         lambda: index().sample(y[:2], 2, probes=1, exclude=[[1], []], bounds=False, seed=0),
         lambda: index().search(y[:2], 2, probes=1),
         lambda: index().log_proposal(y[:2], [3, 4], probes=1),
-        lambda: index().update(np.arange(20), y[20:]),
+        lambda: index().update(y[20:], np.arange(20)),
         lambda: index().spread(3),
         lambda: index().repair(),
         *_many_moved(dtype),
@@ -91,7 +91,7 @@ def _many_moved(dtype: str) -> list[Step]:
 
     many = np.random.default_rng(1).normal(size=(400, 3)).astype(np.float32)
     index = functools.cache(lambda: TargetIndex.build(many, dtype=dtype, leaf_size=16, threads=1, progress=False))
-    return [lambda: index().update(np.arange(400), many[::-1]), lambda: index().repair()]
+    return [lambda: index().update(many[::-1], np.arange(400)), lambda: index().repair()]
 
 
 def _everything(dtype: str) -> list[Step]:
@@ -100,17 +100,18 @@ def _everything(dtype: str) -> list[Step]:
         index,
         *(
             lambda options=options: index().sample(y[:2], 2, probes=1, exclude=[[1], []], seed=0, **options)
-            for options in ({}, {"replace": False}, {"exact": True})
+            for options in ({}, {"replace": False})
         ),
-        lambda: index().spill(),
+        lambda: index().sample_exact(y[:2], 2, exclude=[[1], []], seed=0),
+        lambda: index().enable_spill(),
         lambda: index().search(y[:2], 2, probes=1),
-        lambda: index().log_partition(y[:2], 1.0),
-        lambda: index().expectation(y[:2], 1.0, probes=1),
+        lambda: index().log_partition(y[:2], scale=1.0),
+        lambda: index().expectation(y[:2], scale=1.0, probes=1),
         lambda: index().log_proposal(y[:2], [3, 4], probes=1),
-        lambda: index().sketch(),
-        lambda: index().update(np.arange(20), y[20:]),
-        lambda: index().add([50], y[:1]),
-        lambda: index().add(np.arange(100, 160), np.repeat(y[:1], 60, axis=0)),
+        lambda: index().enable_sketch(),
+        lambda: index().update(y[20:], np.arange(20)),
+        lambda: index().add(y[:1], [50]),
+        lambda: index().add(np.repeat(y[:1], 60, axis=0), np.arange(100, 160)),
         lambda: index().remove([50]),
         lambda: index().spread(3),
         lambda: index().repair(),
@@ -125,8 +126,8 @@ def _other_ids() -> list[Step]:
     index = functools.cache(lambda: TargetIndex.build(many, ids=ids, leaf_size=16, threads=1, progress=False))
     return [
         index,
-        lambda: index().update(ids, many[::-1]),
+        lambda: index().update(many[::-1], ids),
         lambda: index().remove(ids[:150]),
-        lambda: index().add([1, 2, 3, 4, 5, 6, 7, 8], np.repeat(many[:1], 8, axis=0)),
+        lambda: index().add(np.repeat(many[:1], 8, axis=0), [1, 2, 3, 4, 5, 6, 7, 8]),
         lambda: index().repair(),
     ]

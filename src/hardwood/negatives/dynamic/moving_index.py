@@ -88,7 +88,7 @@ class MovingIndex:
             self.true.begin_period(fresh[:landmarks])
             self.true.write(ids[landmarks:], fresh[landmarks:])
             if self.fits.predict_nothing or shares > 1:
-                self.index.update(ids, fresh)
+                self.index.update(fresh, ids)
             if not self.fits.predict_nothing:
                 self.fits.begin_refresh()
                 self._refresh = self._refresh_in(shares, leaf_order(self.index))
@@ -160,7 +160,7 @@ class MovingIndex:
         with self._changing():
             if write_back:
                 known = settled(self.index.vectors(ids), fresh, noise) if noise > 0 else fresh
-                self.index.update(ids, known)
+                self.index.update(known, ids)
                 self.true.write(ids, known)
             if share and self._refresh is not None:
                 self._advance(self._refresh)

@@ -58,7 +58,8 @@ class Refresh:
             coming = ahead.submit(next, blocks, None)
             while (block := coming.result()) is not None:
                 coming = ahead.submit(next, blocks, None)
-                self._index.update(*block)
+                rows, vectors = block
+                self._index.update(vectors, rows)
         self.done += 1
         if self.is_done:
             self._index.repair()

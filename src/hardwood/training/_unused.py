@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _OF_GUIDES = ("guide_margin", "guide_within")
 _OF_TEACHERS = ("teacher_weight", "teacher_temperature")
-_OF_DRAWS = ("num_negatives", "weighting")
+_OF_DRAWS = ("num_negatives", "weighting", "hardest")
 _OF_UNASKED = ("unasked_prior", "unasked_push")
 
 

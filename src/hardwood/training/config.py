@@ -18,6 +18,7 @@ from hardwood.data._own import LEAVE_OUT, LeaveOut
 from hardwood.encoders import STATIC, Towers, check_static_only
 from hardwood.losses import WEIGHTINGS, Weighting
 from hardwood.negatives import SOURCES, MarginFilter, NegativeSource, make_source
+from hardwood.training._hardest import check_hardest
 from hardwood.training.guide import DEFAULT_WITHIN, check_guide
 from hardwood.training.teacher import Teacher, TeacherForm
 from hardwood.training.unasked import DEFAULT_UNASKED_PRIOR, DEFAULT_UNASKED_PUSH, check_unasked
@@ -66,6 +67,8 @@ class RunConfig:
         given_negatives: targets that the qrels judge 0 or below, so many for each query, as candidates beside the
             positives (`RetrievalDataset.training_pairs`); 0: none.
         uniform_negatives: uniform draws a query beside the source's, weighed together with them.
+        hardest: of the source's draws for a query, only so many with the highest scores count (biased: see
+            `CorpusSoftmaxLoss`); ``None``: all.
         symmetric: the mean of two directions, query to targets and target to queries (those of the batch).
         matryoshka_dims: widths of the encodings at which the loss is taken; ``None``: the full one.
         matryoshka_weights: what each counts; ``None``: 1.
@@ -130,6 +133,7 @@ class RunConfig:
     num_negatives: int = 8
     given_negatives: int = 0
     uniform_negatives: int = 0
+    hardest: int | None = None
     symmetric: bool = False
     matryoshka_dims: list[int] | None = None
     matryoshka_weights: list[float] | None = None
@@ -190,6 +194,7 @@ class RunConfig:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         if self.weighting is not None:
             _one_of("weighting", self.weighting, WEIGHTINGS)
+        check_hardest(self.hardest, self.num_negatives)
         check_guide(self.guide_margin, self.guide_within)
         check_unasked(self.unasked_prior, self.unasked_push)
         _one_of("precision", self.precision, PRECISIONS)

@@ -33,6 +33,7 @@ from hardwood.training._citation import CITATION
 from hardwood.training._columns import sets_of
 from hardwood.training._embedding import EncodingModule, Features
 from hardwood.training._features import check_finite, check_scores, text_columns_of
+from hardwood.training._hardest import check_hardest, softer_draws
 from hardwood.training._judge import Judge
 from hardwood.training._margin_watch import MarginWatch, check_margin
 from hardwood.training._pairs import check_rows, own_sets, rows_of
@@ -95,6 +96,9 @@ class CorpusSoftmaxLoss(EncodingModule):
         encode_batch_size: texts a forward pass where the source has targets encoded, without gradient.
         uniform_negatives: uniform draws a query beside the source's, from the first step on; weighed together with them
             as one mixture (`hardwood.training._weights`), so that no target weighs more than they alone would give it.
+        hardest: of the source's draws for a query, only so many with the highest scores of the encoder as it is count,
+            and those that no query keeps count for nobody (`hardwood.training._hardest`). All are encoded; uniform
+            draws stay. It makes the estimate of Z too small, the more so the more is dropped. ``None``: all count.
         symmetric: the mean of two directions: query to targets as above, and target to queries, which are those of the
             batch without those that the target is known to answer.
         matryoshka_dims: widths at which the loss is taken, all with one draw at full width; the loss is their sum
@@ -128,6 +132,7 @@ class CorpusSoftmaxLoss(EncodingModule):
         seed: int = 0,
         encode_batch_size: int = 256,
         uniform_negatives: int = 0,
+        hardest: int | None = None,
         symmetric: bool = False,
         matryoshka_dims: Sequence[int] | None = None,
         matryoshka_weights: Sequence[float] | None = None,
@@ -139,6 +144,7 @@ class CorpusSoftmaxLoss(EncodingModule):
             raise ValueError(f"num_negatives must be at least 1, got {num_negatives}")
         if uniform_negatives < 0:
             raise ValueError(f"uniform_negatives must be 0 or more, got {uniform_negatives}")
+        check_hardest(hardest, num_negatives)
         if encode_batch_size < 1:
             raise ValueError(f"encode_batch_size must be at least 1, got {encode_batch_size}")
         if margin is not None and not isinstance(margin, MarginFilter):
@@ -176,6 +182,7 @@ class CorpusSoftmaxLoss(EncodingModule):
         self.targets.log_prior = self._unasked.log_prior
         self.source.attach(self.targets, self.cost)
         self.uniform_negatives = uniform_negatives
+        self.hardest = hardest
         self._uniform = UniformNegatives()
         self._uniform.attach(self.targets, self.cost)
         self.symmetric = symmetric
@@ -217,6 +224,7 @@ class CorpusSoftmaxLoss(EncodingModule):
             "target_prompt": self.target_prompt,
             "seed": self.seed,
             "uniform_negatives": self.uniform_negatives,
+            "hardest": self.hardest,
             "symmetric": self.symmetric,
             "matryoshka_dims": [width for width, _ in self.widths],
             "matryoshka_weights": [weight for _, weight in self.widths],
@@ -403,6 +411,11 @@ class CorpusSoftmaxLoss(EncodingModule):
             judged = self.judge.judge(query_rows, candidates, scores.detach() / self.scale, usable)
             excluded, known = excluded | judged.rejected, known | judged.rejected[:, candidates.positive_columns]
         log_weights = log_weights.masked_fill(excluded, -torch.inf)
+        if self.hardest is not None and is_training:
+            draws = [strategy.draw for strategy in strategies]
+            usable = torch.isfinite(log_weights)
+            softer = softer_draws(draws, candidates, scores.detach(), usable, self.hardest)
+            log_weights = log_weights.masked_fill(softer, -torch.inf)
         # In evaluation the estimate stays without bias.
         is_tempered = self.weighting == "tempered" and is_training
         if is_tempered and weights is not None and drawing[0] is strategies[0]:

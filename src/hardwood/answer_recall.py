@@ -116,6 +116,6 @@ def _in_a_row(text: str) -> str:
 
 @functools.cache
 def _words() -> Any:
-    import regex  # of transformers' requirements: re doesn't know letters, marks and numbers by their classes
+    import regex  # type: ignore[import-untyped]  # of transformers: re knows no letters and marks by class
 
     return regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]")

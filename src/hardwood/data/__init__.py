@@ -21,6 +21,7 @@ from hardwood.data.hpo import read_hpo, write_hpo
 from hardwood.data.msmarco import write_msmarco
 from hardwood.data.nq import write_nq
 from hardwood.data.read import read_dataset
+from hardwood.data.scale import write_scale
 from hardwood.data.taxa import read_taxa, write_taxa
 from hardwood.data.unseen import split_unseen
 from hardwood.data.zeshel import write_zeshel
@@ -46,6 +47,7 @@ __all__ = [
     "write_hpo",
     "write_msmarco",
     "write_nq",
+    "write_scale",
     "write_taxa",
     "write_zeshel",
 ]

@@ -28,9 +28,7 @@ def top_draw(index: SoftmaxIndex, request: Request, exclude: RaggedRows) -> Draw
         a draw whose ``ids`` are slots of the index.
     """
     count = min(request.num_negatives, len(index))
-    slots, scores = index.top(
-        request.queries, count, scale=request.scale, exclude=exclude, ceiling=request.ceiling
-    )
+    slots, scores = index.top(request.queries, count, scale=request.scale, exclude=exclude, ceiling=request.ceiling)
     device = request.queries.device
     ids, log_z = slots.to(device), torch.logsumexp(scores.double(), dim=1).float().to(device)
     missing = ids == NO_TARGET

@@ -20,8 +20,8 @@ class PoolNegatives(PartNegatives):
 
     Every ``refresh_every`` steps a pool of targets is drawn uniformly from the corpus, without replacement, and encoded
     with the current model. Negatives are softmax samples from the pool with the current query, as for every source
-    here; ``top`` takes the highest scores, as the paper does. As the pool is a random share of the corpus, ``log_z`` scales its mass up
-    to the whole.
+    here; ``top`` takes the highest scores, as the paper does. As the pool is a random share of the corpus, ``log_z``
+    scales its mass up to the whole.
 
     Args:
         share: of the corpus that the pool holds, above 0 and at most 1; at least one target.

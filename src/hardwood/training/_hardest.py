@@ -20,9 +20,7 @@ def check_hardest(hardest: int | None, num_negatives: int) -> None:
         )
 
 
-def softer_draws(
-    draws: Sequence[Draw], candidates: Candidates, scores: Tensor, usable: Tensor, hardest: int
-) -> Tensor:
+def softer_draws(draws: Sequence[Draw], candidates: Candidates, scores: Tensor, usable: Tensor, hardest: int) -> Tensor:
     """The candidates that were drawn, and are for no query among the ``hardest`` of its own draws.
 
     They count for no query. One that a query keeps is a candidate of all, as draws are: "hard" is what is hard for

@@ -55,6 +55,8 @@ def test_what_is_there_is_not_trained_again_and_what_is_not_is(
     monkeypatch.setattr(RunConfig, "load", lambda path: RunConfig(**small, output="unused"))
     tables = {"small": {"run": "hpo.yaml", "measures": ["test mrr@10"], "rows": {"uniform": {"negatives": "uniform"}}}}
     monkeypatch.setattr(table, "read_tables", lambda: tables)
+    (tmp_path / "uniform-seed1/checkpoints").mkdir(parents=True)  # a run that was broken off before its first one
+    (tmp_path / "uniform-seed1/run.yaml").touch()
     monkeypatch.setattr(sys, "argv", ["table.py", "small", "--seeds", "2", "--output", str(tmp_path)])
     table.main()
     found = [json.loads((tmp_path / f"uniform-seed{seed}/metrics.json").read_text()) for seed in (0, 1)]

@@ -2,7 +2,7 @@
 
     python benchmarks/paper/table.py nq --seeds 3
 
-What is trained already is not trained again. README.md says where the data come from.
+What is trained already is not trained again, and what was broken off goes on from its last checkpoint. README.md says where the data come from.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def measured(config: RunConfig, seed: int) -> dict[str, Any]:
     config = dataclasses.replace(config, seed=seed, output=f"{config.output}-seed{seed}")
     metrics = Path(config.output) / "metrics.json"
     if not metrics.exists():
-        train(config, quiet=True, resume=(Path(config.output) / "checkpoints").is_dir())
+        is_begun = any((Path(config.output) / "checkpoints").glob("checkpoint-*"))
+        train(config, quiet=True, resume=is_begun, overwrite=not is_begun)
     return json.loads(metrics.read_text())
 
 

@@ -2,7 +2,8 @@
 
     python benchmarks/paper/table.py nq --seeds 3
 
-What is trained already is not trained again, and what was broken off goes on from its last checkpoint. README.md says where the data come from.
+What is trained already is not trained again, and what was broken off goes on from its last checkpoint. README.md says
+where the data come from.
 """
 
 from __future__ import annotations

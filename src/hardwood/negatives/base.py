@@ -86,8 +86,12 @@ class NegativeSource(ABC):
     def finish(self) -> None:
         """Called after the last step: what is still under way is done, or its error raised."""
 
-    def warm_up(self) -> None:
-        """Do what costs time just once in a process, such as compiling, before the first step is timed."""
+    def warm_up(self, progress: bool | None = None) -> None:
+        """Do what costs time just once in a process, such as compiling, before the first step is timed.
+
+        Args:
+            progress: whether to show a bar; ``None``: where errors are written to a terminal.
+        """
 
     def diagnostics(self) -> dict[str, float]:
         """Figures for the trainer's log, the same names from the first step on; none by default."""

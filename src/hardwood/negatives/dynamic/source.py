@@ -179,11 +179,11 @@ class DynamicNegatives(NegativeSource):
         self._forget()
         self._schedule = self._new_schedule(targets.num_targets)
 
-    def warm_up(self) -> None:
+    def warm_up(self, progress: bool | None = None) -> None:
         """Compile the tree's kernels, or load them: half a minute the first time on a machine."""
         from hardwood.tree import warmup
 
-        warmup()
+        warmup(training=True, dtype=self.index_dtype, progress=progress)
 
     def begin_step(self, step: int) -> None:
         if step < self.start_step:

@@ -36,7 +36,7 @@ def write_scale(
 
     Queries are common names, which ask for real taxa only. The same seed gives the same queries from 200,000 targets
     on, and each corpus holds all smaller ones. Splits are made as those of `read_taxa`. Memory holds the taxonomy
-    while it is read (about 1.5 GiB), then 8 bytes for each target.
+    while it is read (about 1.5 GiB), then a few bytes for each target.
 
     Args:
         folder: to write; new or empty.

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hardwood._ragged import RaggedRows
 from hardwood._ranking import rank_vectors
+from hardwood.answer_recall import answered_alone, measure_answers
 from hardwood.data._own import left_out_of_rankings
 from hardwood.encoding import BATCH_SIZE, BLOCK, Texts, encode_targets, query_vectors, similarity_of
 
@@ -83,7 +84,9 @@ def evaluate(
     Returns:
         The mean over the queries of ``recall@1``, ``recall@10``, ``recall@100`` (share of a query's positives
         among the first), ``mrr@10`` and ``ndcg@10`` (gains are the judgements' grades), as plain floats. Where
-        anything was left out, ``own_left_out`` is the number of queries that it was left out for.
+        anything was left out, ``own_left_out`` is the number of queries that it was left out for. Where queries have
+        answers (``answers.jsonl``), also ``answer_recall@1``, ``@5``, ``@10``, ``@20`` and ``@100``
+        (`hardwood.answer_recall`), over those that have; a split without judgements has these alone.
 
     Raises:
         ValueError: for an unknown or empty split, another ``leave_out``, or a similarity that isn't an inner product.
@@ -127,27 +130,35 @@ def evaluate_splits(
     Raises:
         ValueError: as `evaluate`, before anything is encoded.
     """
-    judged = {name: dataset.split(name) for name in splits}
+    unjudged = {name: answered_alone(dataset, name) for name in splits}
+    judged = {name: dataset.split(name) for name in splits if name in dataset.splits or not len(unjudged[name])}
     for name, judgements in judged.items():
         if not len(judgements):
             raise ValueError(f"the split {name!r} of {dataset.name} has no queries to measure")
-    if not judged:
+    if not unjudged:
         return {}
-    query_rows = np.concatenate([judgements.queries for judgements in judged.values()])
     own = dict(zip(judged, left_out_of_rankings(dataset, list(judged), leave_out), strict=True))
-    settings |= {"query_rows": query_rows, "exclude": RaggedRows.stacked(own.values())}
+    rows = {name: np.concatenate([judged[name].queries if name in judged else [], unjudged[name]]) for name in unjudged}
+    rows = {name: of_split.astype(np.int64) for name, of_split in rows.items()}
+    nothing = {name: RaggedRows.empty(len(unjudged[name])) for name in unjudged}
+    exclude = [part for name in unjudged for part in (own.get(name), nothing[name]) if part is not None]
+    settings |= {"query_rows": np.concatenate(list(rows.values())), "exclude": RaggedRows.stacked(exclude)}
     ranking, _ = retrieve(model, dataset.corpus, dataset.queries, DEPTH, **settings)
-    ends = np.cumsum([len(judgements) for judgements in judged.values()])
-    parts = np.split(ranking, ends[:-1])
+    ends = np.cumsum([len(of_split) for of_split in rows.values()])
     found: dict[str, dict[str, float]] = {}
-    for name, part in zip(judged, parts, strict=True):
-        if observe is not None:
-            observe(name, part, judged[name])
-        found[name] = {**measure(part, judged[name]), **_own_left_out(own[name])}
-        groups = dataset.seen_and_unseen(name, train_split) if train_split in dataset.splits else {}
+    for name, part in zip(rows, np.split(ranking, ends[:-1]), strict=True):
+        if name in judged:
+            own_part = part[: len(judged[name])]
+            if observe is not None:
+                observe(name, own_part, judged[name])
+            found[name] = {**measure(own_part, judged[name]), **_own_left_out(own[name])}
+        found[name] = {**found.get(name, {}), **measure_answers(part, rows[name], dataset)}
+        if name not in judged or train_split not in dataset.splits:
+            continue
+        groups = dataset.seen_and_unseen(name, train_split)
         if all(len(places) for places in groups.values()):
             for group, places in groups.items():  # no split has a slash in its name
-                values = measure(part[places], judged[name].take(places))
+                values = measure(own_part[places], judged[name].take(places))
                 counts = {"queries": len(places), **_own_left_out(own[name].take(places))}
                 found[f"{name}/{group}"] = {**counts, **values}
     return found

@@ -44,6 +44,13 @@ UniformNegatives = Annotated[
     int | None,
     typer.Option(help="Uniform draws a query beside the source's, weighed together. [0]", rich_help_panel=_NEGATIVES),
 ]
+Hardest = Annotated[
+    int | None,
+    typer.Option(
+        help="Of the source's draws for a query only so many with the highest scores count; biased. \\[all]",
+        rich_help_panel=_NEGATIVES,
+    ),
+]
 Symmetric = Annotated[
     bool, typer.Option(help="Query to targets, and target to the batch's queries.", rich_help_panel=_TRAINING)
 ]
@@ -205,6 +212,7 @@ def train(
     num_negatives: NumNegatives = None,
     given_negatives: GivenNegatives = None,
     uniform_negatives: UniformNegatives = None,
+    hardest: Hardest = None,
     refresh_every: RefreshEvery = None,
     start_step: StartStep = None,
     cache_size: CacheSize = None,
@@ -297,6 +305,7 @@ def compare(
     num_negatives: NumNegatives = None,
     given_negatives: GivenNegatives = None,
     uniform_negatives: UniformNegatives = None,
+    hardest: Hardest = None,
     margin: Margin = None,
     relative_margin: RelativeMargin = None,
     guide: GuideModel = None,

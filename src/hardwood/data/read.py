@@ -91,7 +91,8 @@ def read_dataset(
         given = {"query": query, "positive": positive, "corpus": corpus, "corpus_column": corpus_column}
         if named := [name for name, value in given.items() if value is not None]:
             raise ValueError(f"{source} is a set in BEIR's form, which has no columns to name: leave out {named[0]}")
-    if test_share and list(dataset.splits) == [train_split]:
+    has_others = dataset.answers is not None and bool(dataset.answers.splits)
+    if test_share and list(dataset.splits) == [train_split] and not has_others:
         return _with_test(dataset, test_share, train_split, say)
     return dataset
 

@@ -85,7 +85,7 @@ def split_unseen(
         )
     splits = {**dataset.splits, train_split: rest, name: unseen}
     judged = np.concatenate([members.queries for members in splits.values()])
-    made = RetrievalDataset(dataset.corpus, dataset.queries, splits, dataset.name, dataset.left_out)
+    made = RetrievalDataset(dataset.corpus, dataset.queries, splits, dataset.name, dataset.left_out, dataset.answers)
     return made.without_queries(np.setdiff1d(judgements.queries, judged))
 
 

@@ -69,8 +69,7 @@ class PartNegatives(NegativeSource):
                 ceiling=request.ceiling,
                 generator=torch.Generator(device=index.vectors.device).manual_seed(request.seed),
             )
-            drawn = slots.cpu().numpy()
-            ids = torch.from_numpy(np.where(drawn >= 0, self._row_of_slot[drawn], drawn)).to(slots.device)
+            ids = self._rows(slots)
             log_share = float(np.log(len(self._row_of_slot) / len(self._slot_of_row)))
             return Draw.plain(ids, log_q, log_mass - log_share, log_share)
 
@@ -145,6 +144,11 @@ class PartNegatives(NegativeSource):
         slots = self._slot_of_row[exclude.values]
         held = slots >= 0
         return RaggedRows.from_pairs(exclude.row_ids()[held], slots[held], len(exclude))
+
+    def _rows(self, slots: Tensor) -> Tensor:
+        """What the slots hold, as rows; `NO_TARGET` stays."""
+        drawn = slots.cpu().numpy()
+        return torch.from_numpy(np.where(drawn >= 0, self._row_of_slot[drawn], drawn)).to(slots.device)
 
     def _filled(self) -> SoftmaxIndex:
         if self._index is None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hardwood import _checks
 from hardwood._checkpoint_tensors import FLOATS
+from hardwood.negatives._top import top_draw, top_log_proposal
 from hardwood.negatives.base import NegativeSource
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.records import Draw, Request, Targets, log_prior_of, masked_log_proposal
@@ -25,6 +26,9 @@ class IndexedNegatives(NegativeSource):
         start_step: the step of the first encoding, and of the first draw.
         index_device: where the encodings are kept; ``None``: where the model is. ``n * d`` numbers are kept.
         index_dtype: ``"float32"`` or ``"bfloat16"``.
+        top: give each query the targets of the highest scores instead of draws from the softmax. They weigh 1 each, so
+            that the estimate of Z is too small by all others: biased, the usual practice. Uniform draws beside them
+            (``uniform_negatives``) stand for the others, without bias but for the weighting ``"uncorrected"``.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class IndexedNegatives(NegativeSource):
         start_step: int,
         index_device: str | None = None,
         index_dtype: str = "float32",
+        top: bool = False,
     ) -> None:
         super().__init__(start_step=start_step)
         if refresh_every is not None:
@@ -42,6 +47,7 @@ class IndexedNegatives(NegativeSource):
         self.refresh_every = refresh_every
         self.index_device = index_device
         self.index_dtype = index_dtype
+        self.top = top
         self._index: SoftmaxIndex | None = None
 
     def attach(self, targets: Targets, cost: Cost) -> None:
@@ -78,6 +84,8 @@ class IndexedNegatives(NegativeSource):
     def sample(self, request: Request) -> Draw:
         with self.cost.timed("sample"):
             index = self._built()
+            if self.top and request.num_negatives < len(index):
+                return top_draw(index, request, request.exclude)
             generator = torch.Generator(device=index.vectors.device).manual_seed(request.seed)
             ids, log_q, log_z = index.sample(
                 request.queries,
@@ -97,6 +105,8 @@ class IndexedNegatives(NegativeSource):
     def log_proposal(self, request: Request, draw: Draw, ids: Tensor) -> Tensor:
         with self.cost.timed("sample"):
             index = self._built()
+            if self.top and not draw.exhaustive:
+                return top_log_proposal(draw, ids)
             scores = index.scores(request.queries, ids.to(index.vectors.device), request.scale).to(ids.device)
             return masked_log_proposal(scores, draw.log_z, request, ids, log_prior_of(self._attached(), ids))
 
@@ -119,6 +129,7 @@ class IndexedNegatives(NegativeSource):
             "start_step": self.start_step,
             "index_device": self.index_device,
             "index_dtype": self.index_dtype,
+            "top": self.top,
         }
 
     def _built(self) -> SoftmaxIndex:
@@ -136,12 +147,22 @@ class StaticNegatives(IndexedNegatives):
         start_step: the step before which the corpus is encoded.
         index_device: as in `IndexedNegatives`.
         index_dtype: as in `IndexedNegatives`.
+        top: as in `IndexedNegatives`.
     """
 
     name: ClassVar[str] = "static"
 
-    def __init__(self, *, start_step: int = 100, index_device: str | None = None, index_dtype: str = "float32") -> None:
-        super().__init__(refresh_every=None, start_step=start_step, index_device=index_device, index_dtype=index_dtype)
+    def __init__(
+        self,
+        *,
+        start_step: int = 100,
+        index_device: str | None = None,
+        index_dtype: str = "float32",
+        top: bool = False,
+    ) -> None:
+        super().__init__(
+            refresh_every=None, start_step=start_step, index_device=index_device, index_dtype=index_dtype, top=top
+        )
 
     def settings(self) -> dict[str, Any]:
         return {key: value for key, value in super().settings().items() if key != "refresh_every"}
@@ -151,13 +172,14 @@ class PeriodicNegatives(IndexedNegatives):
     """The whole corpus re-encoded every so many steps (ANCE; Xiong et al., ICLR 2021, arXiv:2007.00808).
 
     Draws are softmax samples with the current query, as for every source here, so that sources differ only in how
-    fresh their encodings are; ANCE itself takes uniform draws from the top 200.
+    fresh their encodings are (``top`` takes the highest scores); ANCE itself takes uniform draws from the top 200.
 
     Args:
         refresh_every: optimiser steps between two encodings of the corpus.
         start_step: the first of them.
         index_device: as in `IndexedNegatives`.
         index_dtype: as in `IndexedNegatives`.
+        top: as in `IndexedNegatives`.
     """
 
     name: ClassVar[str] = "periodic"
@@ -169,23 +191,28 @@ class PeriodicNegatives(IndexedNegatives):
         start_step: int = 20,
         index_device: str | None = None,
         index_dtype: str = "float32",
+        top: bool = False,
     ) -> None:
         super().__init__(
             refresh_every=refresh_every,
             start_step=start_step,
             index_device=index_device,
             index_dtype=index_dtype,
+            top=top,
         )
 
 
 class ExactNegatives(IndexedNegatives):
     """The oracle: softmax sampling over the whole corpus, re-encoded so often that it is (nearly) never stale.
 
+    With ``top`` it is the exhaustive oracle of Monath et al. (AISTATS 2023): the exact top k.
+
     Args:
         refresh_every: optimiser steps between two encodings of the corpus; 1 is the exact softmax of every step.
         start_step: the first of them.
         index_device: as in `IndexedNegatives`.
         index_dtype: as in `IndexedNegatives`.
+        top: as in `IndexedNegatives`.
     """
 
     name: ClassVar[str] = "exact"
@@ -197,10 +224,12 @@ class ExactNegatives(IndexedNegatives):
         start_step: int = 20,
         index_device: str | None = None,
         index_dtype: str = "float32",
+        top: bool = False,
     ) -> None:
         super().__init__(
             refresh_every=refresh_every,
             start_step=start_step,
             index_device=index_device,
             index_dtype=index_dtype,
+            top=top,
         )

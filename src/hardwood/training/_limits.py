@@ -43,6 +43,15 @@ def check_unasked(prior: float, push: float) -> None:
         )
 
 
+def check_hardest(hardest: int | None, num_negatives: int) -> None:
+    """``ValueError`` for a number of hardest draws that is none, or that leaves all of them."""
+    if hardest is not None and not 1 <= hardest < num_negatives:
+        raise ValueError(
+            f"hardest must be at least 1 and below num_negatives ({num_negatives}), of which it keeps so many, got "
+            f"{hardest}"
+        )
+
+
 def check_guide(margin: float | None, within: float) -> None:
     """``ValueError`` for a guide's setting that is out of range."""
     if margin == float("inf"):

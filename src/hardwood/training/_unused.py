@@ -12,7 +12,7 @@ _IN_BATCH, _UNIFORM = "in-batch", "uniform"
 _OF_GUIDES = ("guide_margin", "guide_within")
 _OF_TEACHERS = ("teacher_weight", "teacher_temperature")
 _OF_REPORTS = ("report_base", "report_texts")
-_OF_DRAWS = ("num_negatives", "weighting")
+_OF_DRAWS = ("num_negatives", "weighting", "hardest")
 _OF_UNASKED = ("unasked_prior", "unasked_push")
 
 

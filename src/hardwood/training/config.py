@@ -27,6 +27,7 @@ from hardwood.training._limits import (
     TeacherForm,
     Weighting,
     check_guide,
+    check_hardest,
     check_teacher,
     check_unasked,
 )
@@ -75,6 +76,8 @@ class RunConfig:
         given_negatives: targets that the qrels judge 0 or below, so many for each query, as candidates beside the
             positives (`RetrievalDataset.training_pairs`); 0: none.
         uniform_negatives: uniform draws a query beside the source's, weighed together with them.
+        hardest: of the source's draws for a query, only so many with the highest scores count (biased: see
+            `CorpusSoftmaxLoss`); ``None``: all.
         symmetric: the mean of two directions, query to targets and target to queries (those of the batch).
         matryoshka_dims: widths of the encodings at which the loss is taken; ``None``: the full one.
         matryoshka_weights: what each counts; ``None``: 1.
@@ -143,6 +146,7 @@ class RunConfig:
     num_negatives: int = 8
     given_negatives: int = 0
     uniform_negatives: int = 0
+    hardest: int | None = None
     symmetric: bool = False
     matryoshka_dims: list[int] | None = None
     matryoshka_weights: list[float] | None = None
@@ -204,6 +208,7 @@ class RunConfig:
             _checks.share(getattr(self, name), name)
         if self.weighting is not None:
             _checks.one_of(WEIGHTINGS, self.weighting, "weighting")
+        check_hardest(self.hardest, self.num_negatives)
         check_guide(self.guide_margin, self.guide_within)
         check_unasked(self.unasked_prior, self.unasked_push)
         _checks.one_of(PRECISIONS, self.precision, "precision")

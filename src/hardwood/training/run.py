@@ -178,6 +178,8 @@ def _store_in_card(
 ) -> None:
     """Put the measures by split into the model card, in the place of those of the last evaluation in training."""
     for split, of_split in measures.items():
+        if "mrr@10" not in of_split:  # a split that is measured by answers alone; the card's main measure is this one
+            continue
         evaluator = trainer.evaluator
         if not isinstance(evaluator, RetrievalEvaluator) or evaluator.split != split:
             evaluator = RetrievalEvaluator(data, split, config.leave_out)
@@ -198,6 +200,7 @@ def make_loss(model: SentenceTransformer, data: RetrievalDataset, config: RunCon
         "seed": config.seed,
         "encode_batch_size": config.encode_batch_size,
         "uniform_negatives": config.uniform_negatives,
+        "hardest": config.hardest,
         "symmetric": config.symmetric,
         "matryoshka_dims": config.matryoshka_dims,
         "matryoshka_weights": config.matryoshka_weights,
@@ -335,10 +338,12 @@ def _device(wanted: str | None) -> str:
 def _evaluation_splits(config: RunConfig, data: RetrievalDataset) -> list[str]:
     data.split(config.train_split)
     splits = config.evaluation_splits
+    answered = {} if data.answers is None else data.answers.splits
     if splits is None:
-        splits = [name for name in data.splits if name != config.train_split]
+        splits = [name for name in {**data.splits, **answered} if name != config.train_split]
     for name in splits:
-        data.split(name)
+        if name not in answered:
+            data.split(name)
         if name in BESIDE_SPLITS:
             raise ValueError(
                 f"a split can't be measured under the name {name!r}, under which {METRICS} has something else: rename "

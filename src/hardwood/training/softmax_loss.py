@@ -34,8 +34,9 @@ from hardwood.training._citation import CITATION
 from hardwood.training._columns import sets_of
 from hardwood.training._embedding import EncodingModule, Features
 from hardwood.training._features import check_finite, check_scores, text_columns_of
+from hardwood.training._hardest import softer_draws
 from hardwood.training._judge import Judge
-from hardwood.training._limits import DEFAULT_UNASKED_PRIOR, DEFAULT_UNASKED_PUSH, WEIGHTINGS, Weighting
+from hardwood.training._limits import DEFAULT_UNASKED_PRIOR, DEFAULT_UNASKED_PUSH, WEIGHTINGS, Weighting, check_hardest
 from hardwood.training._margin_watch import MarginWatch, check_margin
 from hardwood.training._pairs import check_rows, own_sets, rows_of
 from hardwood.training._prompts import agreed_target_prompt, trainer_prompts
@@ -96,6 +97,9 @@ class CorpusSoftmaxLoss(EncodingModule):
         encode_batch_size: texts a forward pass where the source has targets encoded, without gradient.
         uniform_negatives: uniform draws a query beside the source's, from the first step on; weighed together with them
             as one mixture (`hardwood.training._weights`), so that no target weighs more than they alone would give it.
+        hardest: of the source's draws for a query, only so many with the highest scores of the encoder as it is count,
+            and those that no query keeps count for nobody (`hardwood.training._hardest`). All are encoded; uniform
+            draws stay. It makes the estimate of Z too small, the more so the more is dropped. ``None``: all count.
         symmetric: the mean of two directions: query to targets as above, and target to queries, which are those of the
             batch without those that the target is known to answer.
         matryoshka_dims: widths at which the loss is taken, all with one draw at full width; the loss is their sum
@@ -130,6 +134,7 @@ class CorpusSoftmaxLoss(EncodingModule):
         seed: int = 0,
         encode_batch_size: int = 256,
         uniform_negatives: int = 0,
+        hardest: int | None = None,
         symmetric: bool = False,
         matryoshka_dims: Sequence[int] | None = None,
         matryoshka_weights: Sequence[float] | None = None,
@@ -143,6 +148,7 @@ class CorpusSoftmaxLoss(EncodingModule):
                 "RetrievalDataset.from_pairs, or with read_dataset"
             )
         _checks.at_least(1, num_negatives, "num_negatives")
+        check_hardest(hardest, num_negatives)
         _checks.at_least(0, uniform_negatives, "uniform_negatives")
         _checks.at_least(1, encode_batch_size, "encode_batch_size")
         if margin is not None and not isinstance(margin, MarginFilter):
@@ -178,6 +184,7 @@ class CorpusSoftmaxLoss(EncodingModule):
         self.targets.log_prior = self._unasked.log_prior
         self.source.attach(self.targets, self.cost)
         self.uniform_negatives = uniform_negatives
+        self.hardest = hardest
         self._uniform = UniformNegatives()
         self._uniform.attach(self.targets, self.cost)
         self.symmetric = symmetric
@@ -219,6 +226,7 @@ class CorpusSoftmaxLoss(EncodingModule):
             "target_prompt": self.target_prompt,
             "seed": self.seed,
             "uniform_negatives": self.uniform_negatives,
+            "hardest": self.hardest,
             "symmetric": self.symmetric,
             "matryoshka_dims": [width for width, _ in self.widths],
             "matryoshka_weights": [weight for _, weight in self.widths],
@@ -408,6 +416,11 @@ class CorpusSoftmaxLoss(EncodingModule):
             judged = self.judge.judge(query_rows, candidates, scores.detach() / self.scale, usable)
             excluded, known = excluded | judged.rejected, known | judged.rejected[:, candidates.positive_columns]
         log_weights = log_weights.masked_fill(excluded, -torch.inf)
+        if self.hardest is not None and is_training:
+            draws = [strategy.draw for strategy in strategies]
+            usable = torch.isfinite(log_weights)
+            softer = softer_draws(draws, candidates, scores.detach(), usable, self.hardest)
+            log_weights = log_weights.masked_fill(softer, -torch.inf)
         # In evaluation the estimate stays without bias.
         is_tempered = self.weighting == "tempered" and is_training
         if is_tempered and weights is not None and drawing[0] is strategies[0]:

@@ -1,6 +1,6 @@
 """When to refresh: the error of *all* vectors in the tree while the encoder moves, for several schedules.
 
-    python benchmarks/schedule.py                      # HPO: the table of docs/training.md; half a minute a run
+    python benchmarks/schedule.py                      # HPO: the table of docs/lab/schedule.md; half a minute a run
     python benchmarks/schedule.py --data taxa          # 200,000 targets, 1,000 steps; five minutes a run
     python benchmarks/schedule.py --steps 60 --only 1  # the first schedule, a look
 

@@ -86,17 +86,17 @@ class DynamicNegatives(NegativeSource):
         rebuild_when: encode the corpus anew, instead of a refresh, when the running cosine error passes this in spite
             of all refreshes; at the earliest after as many steps as there were before the last encoding, so that a
             run of any length has few of them. ``None``: never. 0.25 halves the error where an encoder is trained from
-            scratch on many short texts; what is learnt is the same (docs/training.md).
+            scratch on many short texts; what is learnt is the same (docs/lab/sources.md).
         landmarks: targets encoded in a refresh, spread evenly over the tree's leaves.
         reencode: further targets encoded in a refresh: those whose true encodings are the oldest.
         drift: name of a drift model (`hardwood.drift.DRIFT_MODELS`); ``"stale"`` predicts no motion.
         predict_below: a refresh predicts nothing from landmarks half of which are told by the others with a mean cosine
             error above this: so wrong a prediction is no better for training than the last true encoding, and costs
-            time (docs/training.md). ``None``: it always predicts.
+            time (docs/lab/sources.md). ``None``: it always predicts.
         write_back: whether fresh encodings are written into the tree.
         repair: whether a refresh repairs the tree.
         probes: leaves opened for each query. More than `TargetIndex` takes by default: of 200,000 targets MRR@10
-            was better by 0.003 than with 32, for twice the time of a draw (docs/training.md).
+            was better by 0.003 than with 32, for twice the time of a draw (docs/lab/sources.md).
         leaf_size: targets in a leaf, on average.
         index: folder of a saved `hardwood.tree.TargetIndex` to begin with instead of encoding the corpus. Its ids are
             rows of the corpus and its vectors are taken for the model's encodings at ``start_step``; dtype and (unless

@@ -90,7 +90,9 @@ def main() -> int:
     for page in pages():
         problems += check_links(page)
     problems += check_navigation()
-    problems += [f"docs/reference/{name} is not what the code says: python tools/write_reference.py" for name in stale()]
+    problems += [
+        f"docs/reference/{name} is not what the code says: python tools/write_reference.py" for name in stale()
+    ]
     for path in sorted((ROOT / "src").rglob("*.py")):
         problems += check_pages_named(path)
         if "cli" not in path.parts:  # there the help texts document the parameters

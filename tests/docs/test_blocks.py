@@ -15,7 +15,9 @@ def name_of(page: Path) -> str:
 
 
 @pytest.mark.filterwarnings("ignore")  # what third parties warn of is not what the pages are about
-@pytest.mark.parametrize("page", [page for page, blocks in BLOCKS.items() if any(b.reason is None for b in blocks)], ids=name_of)
+@pytest.mark.parametrize(
+    "page", [page for page, blocks in BLOCKS.items() if any(b.reason is None for b in blocks)], ids=name_of
+)
 def test_the_blocks_of_a_page_run(page: Path, page_folder: Path) -> None:
     namespace: dict[str, object] = {"__name__": "__main__"}
     for block in BLOCKS[page]:

@@ -1,8 +1,9 @@
 """Host memory of the dynamic and the exact source: what a corpus of n targets in d dimensions takes at its peak.
 
-Each source runs alone in a child process, with an encoder that gives random vectors which move a little in every step:
+Each source runs alone in a child process, with an encoder whose random vectors move a little in every step:
 it encodes the corpus, draws, writes back, and is made to refresh. What is measured is the growth of the child's own
-memory (its pages, not those of mapped files) beyond what it has before the source is there; texts and model come on top.
+memory (its pages, not those of mapped files) beyond what it has before the source is there. Texts and model come on
+top.
 The formula that `docs/guides/memory.md` calculates with is `peak_bytes`; `tests/docs/test_memory.py` holds it against
 every row of the results.
 
@@ -120,7 +121,7 @@ def step(source: Any, corpus: Moving, number: int) -> None:
 
 
 class Moving:
-    """A corpus without texts: a row's encoding is a cluster's centre and noise of its own, which turn with the steps."""
+    """A corpus without texts: a row's encoding is a cluster's centre and noise of its own, which turn."""
 
     log_prior = None
     has_dropout = False

@@ -1,4 +1,4 @@
-"""Pictures for docs/concepts/tree.md: a tree over points of the plane with its balls, and bounds that close as leaves open.
+"""Pictures for docs/concepts/tree.md: a tree over points of the plane, and bounds that close as leaves open.
 
 python benchmarks/tree_pictures.py docs/images
 """

@@ -73,7 +73,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 def _reason(info: str, code: str) -> str | None:
     said = re.search(r'title="([^"]*)"', info)
-    for text in (said[1] if said else "", code.split("\n")[0].removeprefix("# ")):
+    for text in (said[1] if said else "", code.split("\n", maxsplit=1)[0].removeprefix("# ")):
         if text.startswith(NOT_RUN):
             return text.removeprefix(NOT_RUN)
     return None

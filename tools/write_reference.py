@@ -29,8 +29,9 @@ def command_line() -> str:
     root = typer.main.get_command(app)
     lines = ["# Command line", "", _WRITTEN, "", (root.help or "").strip(), ""]
     lines += [
-        "`hardwood COMMAND --help` says the same. Options that are left out have the value in brackets. Exit codes: 0, 2 for "
-        "what you can mend, 1 for what nobody foresaw (and for findings of `data check`), 130 for Ctrl-C, 143 for SIGTERM.",
+        "`hardwood COMMAND --help` says the same. Options that are left out have the value in brackets. Exit codes: 0, "
+        "2 for what you can mend, 1 for what nobody foresaw (and for findings of `data check`), 130 for Ctrl-C, "
+        "143 for SIGTERM.",
         "",
     ]
     for path, command in _commands(root, ["hardwood"]):
@@ -109,10 +110,10 @@ def sources() -> str:
 
     lines = ["# Sources and their options", "", _WRITTEN, ""]
     lines += [
-        "On the command line: `--negatives NAME`, and `--source-option OPTION=VALUE` for each option (`null` for `None`); "
-        "some have names of their own, such as `--refresh-every`. In Python: the class, from `hardwood.negatives`. "
-        "[Which one to take](../choose.md). All sources leave out every known positive of a query, take a margin, and report "
-        "what they cost.",
+        "On the command line: `--negatives NAME`, and `--source-option OPTION=VALUE` for each option (`null` for "
+        "`None`); some have names of their own, such as `--refresh-every`. In Python: the class, from "
+        "`hardwood.negatives`. [Which one to take](../choose.md). All sources leave out every known "
+        "positive of a query, take a margin, and report what they cost.",
         "",
         "| name | class | draws are weighed | begins at step |",
         "| --- | --- | --- | --- |",

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doc_blocks import ROOT
 
+from doc_blocks import ROOT
 from hardwood.data import RetrievalDataset, split_unseen
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from doc_blocks import ROOT, blocks_of, commands_of, pages, problems_of, run_command, run_python
 
 BLOCKS = {page: [block for block in blocks_of(page) if block.language in ("python", "bash")] for page in pages()}

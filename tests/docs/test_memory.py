@@ -8,6 +8,7 @@ import re
 import sys
 
 import pytest
+
 from doc_blocks import ROOT
 
 RESULTS = json.loads((ROOT / "benchmarks" / "results" / "memory.json").read_text(encoding="utf-8"))
@@ -18,7 +19,8 @@ def memory():  # type: ignore[no-untyped-def]
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
         spec = importlib.util.spec_from_file_location("memory_benchmark", ROOT / "benchmarks" / "memory.py")
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module

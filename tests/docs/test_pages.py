@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from doc_blocks import ROOT, pages
 
+from doc_blocks import ROOT, pages
 from hardwood import RunConfig, train
 
 GUIDES = ROOT / "docs" / "guides"

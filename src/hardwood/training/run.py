@@ -343,6 +343,7 @@ def _write_outputs(
         model.save_pretrained(str(fresh))
     with written_whole(output / "log.json") as temporary:
         temporary.write_text(json.dumps(history, indent=1))
-    training_curve(history, output / "training_curve.png", title=f"{config.negatives} negatives, {config.encoder}")
+    title = f"{config.negatives} negatives, {config.encoder}"
+    training_curve(history, output / "training_curve.png", title, config.negatives)
     with written_whole(output / METRICS) as temporary:  # last: its presence says that the run is complete
         temporary.write_text(json.dumps(metrics, indent=1))

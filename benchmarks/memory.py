@@ -19,7 +19,7 @@ from typing import Any
 
 from _report import emit, finish, parser, watch
 
-SIZES = ((50_000, 128), (200_000, 128), (50_000, 384), (200_000, 384), (100_000, 768), (800_000, 64), (400_000, 768))
+SIZES = ((50_000, 128), (200_000, 128), (50_000, 384), (200_000, 384), (100_000, 768), (800_000, 64))
 QUICK = ((20_000, 64),)
 SOURCES: dict[str, tuple[str, dict[str, Any]]] = {
     "dynamic": ("dynamic", {}),

@@ -11,13 +11,33 @@ from doc_blocks import ROOT, blocks_of, commands_of, pages, problems_of, run_com
 BLOCKS = {page: [block for block in blocks_of(page) if block.language in ("python", "bash")] for page in pages()}
 
 
+SLOW = {  # they train several times, start processes, or compile kernels that nothing else needs
+    f"docs/{name}.md"
+    for name in (
+        "concepts/tree",
+        "guides/errors",
+        "guides/large-encoders",
+        "guides/migrate",
+        "guides/no-help",
+        "guides/report",
+        "guides/resuming",
+        "start/ten-minutes",
+    )
+}
+
+
 def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
 @pytest.mark.filterwarnings("ignore")  # what third parties warn of is not what the pages are about
 @pytest.mark.parametrize(
-    "page", [page for page, blocks in BLOCKS.items() if any(b.reason is None for b in blocks)], ids=name_of
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if name_of(page) in SLOW else (), id=name_of(page))
+        for page, blocks in BLOCKS.items()
+        if any(block.reason is None for block in blocks)
+    ],
 )
 def test_the_blocks_of_a_page_run(page: Path, page_folder: Path) -> None:
     namespace: dict[str, object] = {"__name__": "__main__"}

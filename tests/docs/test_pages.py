@@ -74,11 +74,12 @@ def test_no_figure_of_a_script_that_is_gone() -> None:
     assert not [page.name for page in pages() if gone.search(page.read_text(encoding="utf-8"))]
 
 
-def test_benchmarks_that_pages_name_exist() -> None:
-    named = {
-        (page.relative_to(ROOT), script)
-        for page in pages()
-        for script in re.findall(r"python (benchmarks/\w+\.py|tools/\w+\.py)", page.read_text(encoding="utf-8"))
-    }
+def test_scripts_that_pages_name_exist() -> None:
+    named = set()
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        modules = (name.replace(".", "/") + ".py" for name in re.findall(r"python -m (benchmarks\.[\w.]*\w)", text))
+        files = re.findall(r"(?:python|`)\s*((?:benchmarks|tools)/[\w/]+\.py)", text)
+        named |= {(str(page.relative_to(ROOT)), script) for script in (*modules, *files)}
     assert len(named) > 15
     assert not [(page, script) for page, script in named if not (ROOT / script).is_file()]

@@ -10,7 +10,7 @@ DOCS_INSTALLED := .venv-docs/.installed
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-fast test-lowest test-newest wheel-test audit lint types docs serve table clean
+.PHONY: demo test test-fast test-lowest test-newest wheel-test release audit lint types docs serve table clean
 
 demo: $(INSTALLED)  ## HPO data, in-batch against exact and dynamic softmax negatives: table, models, figures in runs/demo
 	[ -f data/hpo/corpus.jsonl ] || $(RUN)/hardwood data hpo data/hpo
@@ -32,6 +32,14 @@ test-lowest: $(INSTALLED)  ## the lowest versions that pyproject.toml allows
 
 test-newest: $(INSTALLED)  ## the newest versions that there are today, but for torch
 	$(RUN)/python tools/check_install.py $(ELSEWHERE)/newest --pin torch --python $(PYTHON)
+
+release: $(INSTALLED)  ## wheel and sdist in dist/, checked and tested, ready for `twine upload dist/*`
+	$(RUN)/python tools/check_release.py
+	rm -rf dist
+	$(RUN)/python -m build --no-isolation
+	$(RUN)/python -m pip install --quiet -c constraints.txt twine
+	$(RUN)/twine check --strict dist/*
+	$(MAKE) wheel-test
 
 audit: $(INSTALLED)  ## known vulnerabilities of the versions in constraints.txt; fails where PyPI's data can't be had
 	$(RUN)/python -m pip install --quiet -c constraints.txt pip-audit

@@ -95,7 +95,8 @@ class Tables:
                 self.by_row.setdefault((method, EQUAL_SECONDS), []).append(run)
         self.reference = reference
         self.methods = [name for name in methods if any(name == method for method, _ in self.by_row)]
-        splits = {split for runs in self.by_row.values() for run in runs for split in run["metrics"]}
+        measured = [set(run["metrics"]) for of_row in self.by_row.values() for run in of_row]
+        splits = set.intersection(*measured)  # older runs do not have seen and unseen targets apart
         self.splits = sorted(splits, key=lambda name: ("unseen" in name, name))
         self.settings = shared(runs[0])
 

@@ -67,7 +67,7 @@ class SourceSoak:
         """A new run, with the next drift model."""
         self.options = {
             "start_step": self.step, "refresh_every": 9, "refresh_when": 0.05, "refresh_spacing": 3, "landmarks": 64,
-            "reencode": int(self.rng.choice([0, 40])), "drift": DRIFTS[self.step // 200 % len(DRIFTS)],
+            "refresh_reencode": int(self.rng.choice([0, 40])), "refresh_drift": DRIFTS[self.step // 200 % len(DRIFTS)],
             "leaf_size": 16, "probes": 4, "index_dtype": str(self.rng.choice(["float32", "bfloat16"])),
         }  # fmt: skip
         self.source = self._new()

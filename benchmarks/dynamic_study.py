@@ -54,6 +54,8 @@ class Variant:
 
 
 WHOLE = "whole softmax"
+PREDICTING: dict[str, Any] = {"refresh_predict_below": None}  # whatever the predictions are worth
+NO_MOTION: dict[str, Any] = {"refresh_drift": "stale"}
 VARIANTS: dict[str, Variant] = {
     "in-batch": Variant("in-batch"),
     "in-batch, equal texts": Variant("in-batch", equal_texts=True),
@@ -73,7 +75,7 @@ VARIANTS: dict[str, Variant] = {
     "dynamic, shared weights": Variant("dynamic", weighting="shared"),  # the default of the ablations below
     "dynamic from step 20": Variant("dynamic", {"start_step": 20}),
     "dynamic, all re-encoded": Variant(  # every 20 steps, as the oracle: what the tree and its draws alone are worth
-        "dynamic", {"reencode": 200_000, "refresh_every": 20, "refresh_when": None, "drift": "stale"}
+        "dynamic", {"refresh_reencode": 200_000, "refresh_every": 20, "refresh_when": None, **NO_MOTION}
     ),
     "dynamic, 64 leaves of 128, bfloat16": Variant(
         "dynamic", {"probes": 64, "leaf_size": 128, "index_dtype": "bfloat16"}
@@ -81,30 +83,24 @@ VARIANTS: dict[str, Variant] = {
     "dynamic, bfloat16": Variant("dynamic", {"index_dtype": "bfloat16"}),
     "dynamic, 64 leaves": Variant("dynamic", {"probes": 64}),
     "dynamic, 5500 re-encoded each 20 steps, none predicted": Variant(  # 5 % of the oracle's encodings, at an even pace
-        "dynamic", {"refresh_every": 20, "refresh_when": None, "reencode": 5500, "drift": "stale"}
+        "dynamic", {"refresh_every": 20, "refresh_when": None, "refresh_reencode": 5500, **NO_MOTION}
     ),
-    "dynamic, rebuild": Variant("dynamic", {"rebuild_when": 0.25}),
-    "dynamic, predicting": Variant("dynamic", {"predict_below": None}),  # whatever the predictions are worth
-    "dynamic, predicting, denser": Variant("dynamic", {"predict_below": None, "refresh_growth": 0.1}),
-    "dynamic, predicting, 256 landmarks": Variant("dynamic", {"predict_below": None, "landmarks": 256}),
-    "dynamic, 32 probes": Variant("dynamic", {"predict_below": None, "refresh_growth": 0.1, "probes": 32}),
-    "dynamic, 32 probes, rebuild": Variant(
-        "dynamic", {"predict_below": None, "refresh_growth": 0.1, "probes": 32, "rebuild_when": 0.25}
-    ),
-    "dynamic, predicting, 64 probes": Variant("dynamic", {"predict_below": None, "landmarks": 256, "probes": 64}),
-    "dynamic, predicting, no write-back": Variant("dynamic", {"predict_below": None, "write_back": False}),
-    "dynamic, predicting, no repair": Variant("dynamic", {"predict_below": None, "repair": False}),
-    "dynamic, 1024 re-encoded, none predicted": Variant("dynamic", {"reencode": 1024, "drift": "stale"}),
-    "dynamic, 8192 re-encoded, none predicted": Variant("dynamic", {"reencode": 8192, "drift": "stale"}),
-    "dynamic, 16384 re-encoded, none predicted": Variant("dynamic", {"reencode": 16384, "drift": "stale"}),
-    "dynamic, 16384 re-encoded": Variant("dynamic", {"reencode": 16384}),
+    "dynamic, predicting": Variant("dynamic", PREDICTING),
+    "dynamic, predicting, denser": Variant("dynamic", {**PREDICTING, "refresh_growth": 0.1}),
+    "dynamic, predicting, 256 landmarks": Variant("dynamic", {**PREDICTING, "landmarks": 256}),
+    "dynamic, 32 probes": Variant("dynamic", {**PREDICTING, "refresh_growth": 0.1, "probes": 32}),
+    "dynamic, predicting, 64 probes": Variant("dynamic", {**PREDICTING, "landmarks": 256, "probes": 64}),
+    "dynamic, predicting, no write-back": Variant("dynamic", {**PREDICTING, "write_back": False}),
+    "dynamic, 1024 re-encoded, none predicted": Variant("dynamic", {"refresh_reencode": 1024, **NO_MOTION}),
+    "dynamic, 8192 re-encoded, none predicted": Variant("dynamic", {"refresh_reencode": 8192, **NO_MOTION}),
+    "dynamic, 16384 re-encoded, none predicted": Variant("dynamic", {"refresh_reencode": 16384, **NO_MOTION}),
+    "dynamic, 16384 re-encoded": Variant("dynamic", {"refresh_reencode": 16384}),
     "dynamic, write-back only": Variant("dynamic", {"refresh_when": None}),
     "dynamic, no write-back": Variant("dynamic", {"write_back": False}),
-    "dynamic, stale drift": Variant("dynamic", {"drift": "stale"}),
-    "dynamic, linear drift": Variant("dynamic", {"drift": "linear"}),
-    "dynamic, nystrom drift": Variant("dynamic", {"drift": "nystrom"}),
-    "dynamic, corrector drift": Variant("dynamic", {"drift": "corrector"}),
-    "dynamic, no repair": Variant("dynamic", {"repair": False}),
+    "dynamic, stale drift": Variant("dynamic", {"refresh_drift": "stale"}),
+    "dynamic, linear drift": Variant("dynamic", {"refresh_drift": "linear"}),
+    "dynamic, nystrom drift": Variant("dynamic", {"refresh_drift": "nystrom"}),
+    "dynamic, corrector drift": Variant("dynamic", {"refresh_drift": "corrector"}),
     "dynamic, neither": Variant("dynamic", {"refresh_when": None, "write_back": False}),
     WHOLE: Variant("uniform"),  # by ceiling.py: only with the static encoder
 }

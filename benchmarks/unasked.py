@@ -21,7 +21,7 @@ from dynamic_study import data_folder
 from hardwood._files import written_whole
 from hardwood.training import RunConfig, train
 
-PAIRS = [(1.0, 1.0), (0.1, 1.0), (0.01, 1.0), (1.0, 0.0), (0.3, 0.0), (0.1, 0.0), (0.01, 0.0)]
+PAIRS = [(1.0, 1.0), (0.1, 1.0), (0.01, 1.0), (1.0, 0.0), (0.3, 0.0), (0.2, 0.0), (0.1, 0.0), (0.01, 0.0)]
 """``(unasked_prior, unasked_push)``; the first is the plain softmax over the corpus."""
 
 

@@ -27,7 +27,7 @@ from dynamic_study import ROOT, data_folder
 from hardwood.data import RetrievalDataset
 from hardwood.encoders import load_encoder
 from hardwood.negatives import DynamicNegatives
-from hardwood.negatives.dynamic.staleness import settled
+from hardwood.negatives.dynamic.noise import settled
 from hardwood.training import RunConfig
 from hardwood.training.run import make_loss, make_trainer
 
@@ -53,7 +53,7 @@ class RecordedNegatives(DynamicNegatives):
             self.record.start = self.stored_vectors(torch.arange(self._attached().num_targets)).numpy().copy()
         super().observe(request, draw, rows, vectors)
         fresh = vectors.float().cpu().numpy().copy()
-        self.record.steps.append((rows.cpu().numpy().copy(), fresh, self._schedule.noise))
+        self.record.steps.append((rows.cpu().numpy().copy(), fresh, self._noise.level))
 
 
 def recorded(arguments: argparse.Namespace) -> tuple[Record, Array, Array]:

@@ -143,7 +143,8 @@ class RunFile(Target):
     def make(self) -> None:
         from hardwood.training import RunConfig
 
-        config = RunConfig(data="d", output="o", negatives="dynamic", negatives_options={"probes": 8, "repair": False},
+        options = {"probes": 8, "write_back": False}
+        config = RunConfig(data="d", output="o", negatives="dynamic", negatives_options=options,
                            report_to=["tensorboard"], evaluation_splits=["dev"], margin=0.1)  # fmt: skip
         config.save(self.good / "run.yaml")
 

@@ -168,14 +168,15 @@ class Checkpoint(Target):
         import torch
 
         from hardwood._json import stamped
-        from hardwood.negatives import Cost, _moving
+        from hardwood.negatives import Cost
+        from hardwood.negatives.dynamic import moving_index
 
-        _moving._SMALLEST_SHARE = 1  # so few targets, and yet a refresh that is under way when its state is saved
+        moving_index._SMALLEST_SHARE = 1  # so few targets, and yet a refresh that is under way when its state is saved
         generator = torch.Generator().manual_seed(3)
         self.vectors = torch.nn.functional.normalize(torch.randn(40, 6, generator=generator), dim=1)
         self.options: dict[str, dict[str, Any]] = {
             "static": {}, "cache": {"cache_size": 16}, "pool": {"share": 0.4},
-            "dynamic": {"leaf_size": 4, "landmarks": 8, "drift": "corrector", "overlap": True},
+            "dynamic": {"leaf_size": 4, "landmarks": 8, "refresh_drift": "corrector", "overlap": True},
         }  # fmt: skip
         for name in self.names:
             source = self._source(name)
@@ -190,8 +191,8 @@ class Checkpoint(Target):
             source.save_state(folder)
             if name == "dynamic":
                 assert source.state_dict()["refresh"].tolist()[1] > 1
-            description = {"negatives": name, "weights": "0" * 32, "data": "0" * 32, "cost": Cost().state_dict()}
-            description["files"] = {}
+            description: dict[str, Any] = {"negatives": name, "weighting": "shared", "settings": {}, "files": {}}
+            description |= {"weights": "0" * 32, "data": "0" * 32, "cost": Cost().state_dict()}
             (folder / "source.json").write_text(json.dumps(stamped(description), indent=1))
         self.answers = {name: self._answer(self._loaded(self.good, name)) for name in self.names}
 
@@ -224,7 +225,8 @@ class Checkpoint(Target):
 
     def damage(self, rng: Random) -> None:
         from safetensors import safe_open
-        from safetensors.torch import save_file
+
+        from hardwood._checkpoint_tensors import write_state
 
         self.name = str(rng.choice(self.names))
         files = sorted(path for path in (self.bad / self.name).rglob("*") if path.is_file())
@@ -239,7 +241,7 @@ class Checkpoint(Target):
             path.write_bytes(json_mutated(rng, json.loads(path.read_text())))
         elif kind == 6:
             path.unlink()
-        else:  # other tensors, with no checksum to give them away
+        else:  # other tensors, with the checksum of these
             path = self.bad / self.name / "source.safetensors"
             with safe_open(path, framework="np") as file:
                 state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -249,7 +251,7 @@ class Checkpoint(Target):
                 state.pop(key)
             import torch
 
-            save_file({key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in state.items()}, path)
+            write_state({key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in state.items()}, path)
             self.forged = True
 
     def read(self) -> str:

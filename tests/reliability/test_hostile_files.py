@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from tools.fuzz import TARGETS
 
 from hardwood import DataError
+from hardwood._checkpoint_tensors import write_state
 from hardwood.data import RetrievalDataset, _lines
 from hardwood.negatives import make_source
 from hardwood.training import RunConfig
@@ -38,7 +38,7 @@ LAUGHS = "\n".join([f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" if i else "
         (RUN + "report_to: [1]", r"report_to must be of type list\[str\]"),
         (RUN + "negatives_options: {name: x}", "have no option 'name'"),
         (RUN + "negatives: dynamic\nnegatives_options: {probes: 1.5}", "'probes' .* must be of type int, got 1.5"),
-        (RUN + "negatives: dynamic\nnegatives_options: {repair: 1}", "'repair' .* must be of type bool, got 1"),
+        (RUN + "negatives: dynamic\nnegatives_options: {write_back: 1}", "'write_back' .* must be of type bool, got 1"),
         (RUN + "negatives: dynamic\nnegatives_options: {1: 1}", "negatives_options must be of type dict"),
     ],
 )
@@ -85,14 +85,14 @@ def checkpoints(tmp_path: Path) -> Any:
 
 
 def changed(checkpoints: Any, name: str, key: str, value: torch.Tensor | None) -> None:
-    """Other tensors, and no checksum."""
+    """Other tensors, with their checksum."""
     source = checkpoints._loaded(checkpoints.good, name)
     state = {other: tensor.clone().contiguous() for other, tensor in source.state_dict().items()}
     if value is None:
         del state[key]
     else:
         state[key] = value
-    save_file(state, checkpoints.good / name / "source.safetensors")
+    write_state(state, checkpoints.good / name / "source.safetensors")
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def changed(checkpoints: Any, name: str, key: str, value: torch.Tensor | None) -
     ("name", "key", "value", "message"),
     [
         ("static", "vectors", torch.full((40, 6), torch.nan), "NaN or infinite"),
-        ("static", "vectors", torch.zeros(40, 5), r"vectors are \(40, 5\)"),
+        ("static", "vectors", torch.zeros(40, 5), r"\'vectors\' has the shape \(40, 5\)"),
         ("static", "more", torch.zeros(1), r"holds \['more', 'vectors'\]"),
         ("cache", "row_of_slot", torch.arange(16), "filled in another order"),
         ("cache", "position", torch.tensor([-(2**63), 0]), "which can't be"),

@@ -8,7 +8,7 @@ them.
 from hardwood.negatives.base import NegativeSource
 from hardwood.negatives.cache import CacheNegatives
 from hardwood.negatives.cost import Cost
-from hardwood.negatives.dynamic import DynamicNegatives
+from hardwood.negatives.dynamic import DynamicNegatives, RefreshPolicy
 from hardwood.negatives.exact import ExactNegatives, PeriodicNegatives, StaticNegatives
 from hardwood.negatives.in_batch import InBatchNegatives
 from hardwood.negatives.margin import MarginFilter
@@ -29,6 +29,7 @@ __all__ = [
     "NegativeSource",
     "PeriodicNegatives",
     "PoolNegatives",
+    "RefreshPolicy",
     "Request",
     "StaticNegatives",
     "Targets",

@@ -9,12 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hardwood._checkpoint_tensors import FLOATS, INTEGERS, Wanted
 from hardwood._ragged import RaggedRows
 from hardwood.negatives.base import NegativeSource
-from hardwood.negatives.checkpoint_tensors import FLOATS, INTEGERS, Wanted, expect
 from hardwood.negatives.cost import Cost
-from hardwood.negatives.exact import masked_log_proposal
-from hardwood.negatives.records import Draw, Request, Targets, log_prior_of
+from hardwood.negatives.records import Draw, Request, Targets, log_prior_of, masked_log_proposal
 from hardwood.negatives.softmax_matrix import SoftmaxIndex
 
 
@@ -104,7 +103,7 @@ class PartNegatives(NegativeSource):
             "row_of_slot": (INTEGERS, (size,)),
             "position": (INTEGERS, (len(self._position),)),
         }
-        expect(state, shapes, self.name)
+        self._expect(state, shapes)
         position = tuple(int(value) for value in state["position"])
         rows = state["row_of_slot"].numpy().copy()
         if not np.array_equal(rows, self._rows_at(position)):

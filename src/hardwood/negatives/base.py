@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
 
+from hardwood._checkpoint_tensors import Wanted, expect, read_state, write_state
 from hardwood._files import written_whole
-from hardwood.negatives.checkpoint_tensors import read_state, write_state
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.records import Draw, Request, Targets
 
@@ -30,7 +31,7 @@ class NegativeSource(ABC):
 
     name: ClassVar[str]
     weighting: ClassVar[str] = "shared"
-    """How the loss weighs what it draws, unless told otherwise (`hardwood.losses`)."""
+    """How the loss weighs what it draws, by default (`hardwood.losses`)."""
 
     def __init__(self, *, start_step: int = 0) -> None:
         if start_step < 0:
@@ -71,10 +72,11 @@ class NegativeSource(ABC):
             In agreement with ``draw.log_q`` up to what the source estimates for speed: it decides how the queries of a
             batch share candidates, and any such function leaves the estimate of Z unbiased
             (`hardwood.losses.shared_log_weights`); the nearer the truth, the smaller its variance.
+            A function of its arguments and of what the source holds now: other draws in between change nothing.
         """
 
     def observe(self, request: Request, draw: Draw, rows: Tensor, vectors: Tensor) -> None:
-        """Told what a training step has encoded anyway, when it has no more questions about its draw.
+        """Learn from what a training step has encoded anyway, once it has no more questions about its draw.
 
         Args:
             request: the step's request.
@@ -86,8 +88,12 @@ class NegativeSource(ABC):
     def finish(self) -> None:
         """Called after the last step: what is still under way is done, or its error raised."""
 
-    def warm_up(self) -> None:
-        """Do what costs time just once in a process, such as compiling, before the first step is timed."""
+    def warm_up(self, progress: bool | None = None) -> None:
+        """Do what costs time just once in a process, such as compiling, before the first step is timed.
+
+        Args:
+            progress: whether to show a bar; ``None``: where errors are written to a terminal.
+        """
 
     def diagnostics(self) -> dict[str, float]:
         """Figures for the trainer's log, the same names from the first step on; none by default."""
@@ -99,7 +105,7 @@ class NegativeSource(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up what `state_dict` gave; called after `attach`.
+        """Go on from what `state_dict` gave; called after `attach`.
 
         Raises:
             ValueError: it is the state of another source, corpus or model, or not all that this source needs (then
@@ -114,7 +120,7 @@ class NegativeSource(ABC):
             write_state(self.state_dict(), temporary)
 
     def load_state(self, folder: Path) -> None:
-        """Take up what `save_state` wrote; called after `attach`.
+        """Go on from what `save_state` wrote; called after `attach`.
 
         Raises:
             DataError: the file is missing or damaged.
@@ -129,6 +135,10 @@ class NegativeSource(ABC):
     def __repr__(self) -> str:
         options = ", ".join(f"{key}={value!r}" for key, value in self.settings().items())
         return f"{type(self).__name__}({options})"
+
+    def _expect(self, state: Mapping[str, Tensor], wanted: Mapping[str, Wanted]) -> None:
+        """Whether a checkpoint's tensors are those that this source needs."""
+        expect(state, wanted, f"resume with the data, model and options that these {self.name!r} negatives had")
 
     def _attached(self) -> Targets:
         if self.targets is None:

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from hardwood._checkpoint_tensors import FLOATS
 from hardwood.negatives.base import NegativeSource
-from hardwood.negatives.checkpoint_tensors import FLOATS, expect
 from hardwood.negatives.cost import Cost
-from hardwood.negatives.records import Draw, Request, Targets, log_prior_of, seen_mask
+from hardwood.negatives.records import Draw, Request, Targets, log_prior_of, masked_log_proposal
 from hardwood.negatives.softmax_matrix import SoftmaxIndex
 
 INDEX_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -108,7 +108,7 @@ class IndexedNegatives(NegativeSource):
         if not state:
             self._index = None
             return
-        expect(state, {"vectors": (FLOATS, (targets.num_targets, targets.dimension))}, self.name)
+        self._expect(state, {"vectors": (FLOATS, (targets.num_targets, targets.dimension))})
         vectors = state["vectors"]
         device = self.index_device or targets.device
         self._index = SoftmaxIndex(vectors.to(device, INDEX_DTYPES[self.index_dtype]), log_prior_of(targets))
@@ -127,26 +127,6 @@ class IndexedNegatives(NegativeSource):
                 f"{self.name!r} negatives have no index yet: begin_step(step) builds it from step {self.start_step} on"
             )
         return self._index
-
-
-def masked_log_proposal(
-    scores: Tensor, log_mass: Tensor, request: Request, ids: Tensor, log_prior: Tensor | None
-) -> Tensor:
-    """``scores + log_prior - log_mass`` with minus infinity where exclusion or the filter forbids a draw.
-
-    Args:
-        scores: ``(B, m)`` of the targets ``ids`` ``(m,)``.
-        log_mass: ``(B,)``, the log of the sum over whatever is drawn from.
-        request: whose exclusions and ceiling count.
-        ids: ``(m,)`` int64.
-        log_prior: ``(m,)``, of the same targets; ``None``: 0.
-    """
-    forbidden = seen_mask(request.exclude, ids) | torch.isinf(log_mass)[:, None]
-    if request.ceiling is not None:
-        forbidden |= scores > request.scale * request.ceiling[:, None]
-    if log_prior is not None:
-        scores = scores + log_prior
-    return (scores - log_mass[:, None]).masked_fill(forbidden, -torch.inf)
 
 
 class StaticNegatives(IndexedNegatives):

@@ -11,11 +11,11 @@ from pathlib import Path
 from hardwood._files import sweep
 from hardwood.training.checkpoints import last_checkpoint, remove_cut_short
 from hardwood.training.config import RunConfig, read_settings
+from hardwood.training.resume_rules import MAY_DIFFER
 
 CHECKPOINTS, RUN_FILE, METRICS = "checkpoints", "run.yaml", "metrics.json"
 BESIDE_SPLITS = ("cost", "training", "left_out")
 """What the metrics have beside the measures of each split."""
-_MAY_DIFFER = ("output", "data", "steps", "epochs", "save_every", "evaluate_every", "report_to", "device", "threads")
 _LITTLE_ROOM = 16 << 20
 
 
@@ -127,7 +127,7 @@ def _clear(output: Path) -> None:
 def _check_same_run(config: RunConfig, run_file: Path) -> None:
     """A resumed run may be longer or run elsewhere, but it must be the same run."""
     there = RunConfig.from_mapping(read_settings(run_file))
-    different = [name for name in config.differs_in(there) if name not in _MAY_DIFFER]
+    different = [name for name in config.differs_in(there) if name not in MAY_DIFFER]
     if different:
         raise ValueError(
             f"{run_file} was started with other settings ({', '.join(different)}): resume with the same, or start anew"

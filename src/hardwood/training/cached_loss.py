@@ -32,7 +32,7 @@ class CachedCorpusSoftmaxLoss(CorpusSoftmaxLoss):
         self.mini_batch_size = mini_batch_size
 
     def get_config_dict(self) -> dict[str, Any]:
-        """As in `CorpusSoftmaxLoss`; a resumed run may have another ``mini_batch_size``."""
+        """As in `CorpusSoftmaxLoss`, and how a step is cut."""
         return {**super().get_config_dict(), "mini_batch_size": self.mini_batch_size}
 
     def _embed_targets(self, rows: Tensor, like: Tensor) -> Tensor:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback
 
+from hardwood._checkpoint_tensors import read_state, write_state
 from hardwood.errors import DataError
 from hardwood.training._announced import announce, training_ended
 from hardwood.training._best_model import compare_anew
 from hardwood.training._fingerprint import weights_fingerprint
 from hardwood.training._requests import world_size
-from hardwood.training._settings import changes, plain_settings
 from hardwood.training.checkpoints import LOSSES, STATE_FOLDER, loss_folder, read_description, read_seal, seal, unseal
+from hardwood.training.resume_rules import changes, shared_settings
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -131,13 +132,11 @@ class NegativesCallback(TrainerCallback):
 
     def _save_loss(self, folder: Path) -> dict[str, Any]:
         """Write the state of this callback's loss; gives the checkpoint's description of it."""
-        from safetensors.torch import save_file
-
         folder.mkdir(parents=True)
         self.loss.source.save_state(folder)
-        save_file(self.loss.suspects.state_dict(), folder / _SUSPECTS)
+        write_state(self.loss.suspects.state_dict(), folder / _SUSPECTS)
         if self.loss.judge is not None:
-            save_file(self.loss.judge.state_dict(), folder / _JUDGEMENTS)
+            write_state(self.loss.judge.state_dict(), folder / _JUDGEMENTS)
         return {
             "negatives": self.loss.source.name,
             "weighting": self.loss.weighting,
@@ -185,12 +184,12 @@ class NegativesCallback(TrainerCallback):
                 f"the checkpoint in {checkpoint} was trained with {description['negatives']!r} negatives, this run "
                 f"asks for {self.loss.source.name!r}: resume with the same source, or start anew"
             )
-        if description.get("weighting", self.loss.weighting) != self.loss.weighting:
+        if description["weighting"] != self.loss.weighting:
             raise ValueError(
                 f"the checkpoint in {checkpoint} was trained with {description['weighting']!r} weighting, this run has "
                 f"{self.loss.weighting!r}: give the loss weighting={description['weighting']!r}, or start anew"
             )
-        if changed := changes(description.get("settings", {}), self._settings()):
+        if changed := changes(description["settings"], self._settings()):
             raise ValueError(
                 f"the checkpoint in {checkpoint} was trained with other settings ({'; '.join(changed)}): resume with "
                 "the same, or start anew"
@@ -217,8 +216,6 @@ class NegativesCallback(TrainerCallback):
         return same_data[0] if same_data else place
 
     def _load(self, checkpoint: Path) -> None:
-        from safetensors.torch import load_file
-
         description = self.check(checkpoint)
         if description["weights"] != weights_fingerprint(self.loss.targets.model):
             raise ValueError(
@@ -231,12 +228,12 @@ class NegativesCallback(TrainerCallback):
         if losses:
             folder /= loss_folder(self._place_in(losses, checkpoint))
         self.loss.source.load_state(folder)
-        self.loss.suspects.load_state_dict(load_file(folder / _SUSPECTS))
+        self.loss.suspects.load_state_dict(read_state(folder / _SUSPECTS))
         if self.loss.judge is not None:
             judgements = folder / _JUDGEMENTS
             if not judgements.is_file():
                 raise ValueError(f"{checkpoint} was made without a guide: resume without one, or start anew")
-            self.loss.judge.load_state_dict(load_file(judgements))
+            self.loss.judge.load_state_dict(read_state(judgements))
         try:
             self.loss.cost.load_state_dict(description["cost"])
         except ValueError as error:
@@ -245,7 +242,7 @@ class NegativesCallback(TrainerCallback):
     def _settings(self) -> dict[str, Any]:
         """What a resumed run must share. Each process draws for itself, and batches are divided among them: with
         another number of processes a run would go on as another one."""
-        return plain_settings({**self.loss.get_config_dict(), "processes": world_size()})
+        return shared_settings({**self.loss.get_config_dict(), "processes": world_size()})
 
     def _data_fingerprint(self) -> str:
         if self._data is None:

@@ -131,6 +131,8 @@ def _trained(
 ) -> RunResult:
     """Train, measure, and write what is found."""
     model, output = loss.targets.model, Path(config.output)
+    # Compiles on a machine's first run, which is no part of the run's seconds.
+    loss.source.warm_up(progress=False if quiet else None)
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.perf_counter() - began

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from hardwood._ragged import RaggedRows
 
-DEFAULT_UNASKED_PRIOR = 0.1
+DEFAULT_UNASKED_PRIOR = 0.2
 DEFAULT_UNASKED_PUSH = 0.0
 
 _LEAST_PRIOR = 1e-40

@@ -144,8 +144,8 @@ class TargetIndex(ReadableIndex):
             return self._column(rows) / np.float32(SPREAD) if self._has_prior else np.zeros(len(rows), np.float32)
 
     def spread(self, count: int, seed: int = 0) -> NDArray[np.int64]:
-        """Targets spread over the whole tree, for landmarks: one from each of ``count`` equal parts of all targets in
-        leaf order, at a random place in its part (systematic sampling; Madow and Madow 1944).
+        """Targets spread over the whole tree: one from each of ``count`` equal parts of all targets in leaf order, at
+        an independent random place in its part (stratified sampling with one draw a stratum; Cochran 1977, chapter 5).
 
         Neighbours lie in the same leaf or group, so a part is a neighbourhood: every region is met in proportion to
         its targets, more evenly than by independent draws.

@@ -1,4 +1,7 @@
-"""Settings that a resumed run must share with its checkpoint."""
+"""What a resumed run may have otherwise than the run that it goes on with; everything else it must share.
+
+One list for both ways: a script that resumes with `NegativesCallback`, and ``hardwood train --resume``.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,22 @@ from typing import Any
 
 import numpy as np
 
-_MAY_CHANGE = ("mini_batch_size",)  # how a step is cut: it has the same value
+MAY_DIFFER = frozenset(
+    {
+        # How far it goes, what it reports, and where. (Of the data a hash is compared, wherever it lies.)
+        *("output", "data", "steps", "epochs", "save_every", "evaluate_every", "report_to"),
+        # On what, and how much at a time: the same numbers up to rounding, in other memory and time.
+        *("device", "threads", "mini_batch_size", "encode_batch_size"),
+    }
+)
+"""Settings of a run or of a loss, by name."""
+
 _UNKNOWN = object()
+
+
+def shared_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of the settings of a loss those that a resumed run must share, as `plain_settings`."""
+    return plain_settings({name: value for name, value in settings.items() if name not in MAY_DIFFER})
 
 
 def plain_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -20,13 +37,13 @@ def plain_settings(settings: dict[str, Any]) -> dict[str, Any]:
     for name, value in settings.items():
         if isinstance(value, dict):
             plain |= {f"{name}.{inner}": one for inner, one in plain_settings(value).items()}
-        elif (known := _plain(value)) is not _UNKNOWN and name not in _MAY_CHANGE:
+        elif (known := _plain(value)) is not _UNKNOWN:
             plain[name] = known
     return plain
 
 
 def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two of `plain_settings`, in words. What only one of them has is of another version."""
+    """What differs between two of `shared_settings`, in words. What only one of them has is of another version."""
     both = {name: (then[name], now[name]) for name in now if name in then}
     # Equal values may be spelled differently (20 and 20.0), and not-a-number is equal to nothing.
     return [f"{name} was {a!r}, is {b!r}" for name, (a, b) in both.items() if a != b and repr(a) != repr(b)]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks._report import Row, figure, finish, parser, set_threads
+from benchmarks._report import COLOURS, Row, figure, finish, parser, set_threads
 from benchmarks.stress._soak_readers import Reader
 from benchmarks.stress._soak_source import SourceSoak
 from benchmarks.stress._soak_world import Record, Setting, World
@@ -60,7 +60,7 @@ def main() -> None:
         first_differences=record.differences[:20], unbiased=record.bias(), memory_mib_an_hour=round(growth, 2),
         memory_mib={"after a tenth": rows[len(rows) // 10]["rss_mib"], "at the end": rows[-1]["rss_mib"]},
     )  # fmt: skip
-    draw_figure(arguments, rows)
+    draw_figure(arguments, rows, calls=sum(record.calls.values()), differences=len(record.differences))
     sys.exit(1 if record.differences else 0)
 
 
@@ -127,15 +127,16 @@ def slope(rows: list[Row]) -> float:
     return float(np.polyfit(hours, memory, 1)[0])
 
 
-def draw_figure(arguments: argparse.Namespace, rows: list[Row]) -> None:
-    """Memory over time."""
+def draw_figure(arguments: argparse.Namespace, rows: list[Row], calls: int, differences: int) -> None:
+    """Memory over time; ``rows`` may be a part of the epochs, ``calls`` and ``differences`` are of the whole run."""
     with figure(arguments, "soak-rss") as axes:
         axis: Any = axes[0]
-        axis.plot([r["seconds"] / 60 for r in rows], [r["rss_mib"] for r in rows], color="#1b7837", linewidth=1.2)
+        minutes, memory = [row["seconds"] / 60 for row in rows], [row["rss_mib"] for row in rows]
+        axis.plot(minutes, memory, color=COLOURS["Hardwood"], linewidth=1.4)
         axis.set_ylim(0, 1.25 * max(r["rss_mib"] for r in rows))
         axis.set_xlabel("minutes")
         axis.set_ylabel("resident memory, MiB")
-        axis.set_title(f"{rows[-1]['calls']:,} calls, {rows[-1]['differences']} differences", fontsize=9)
+        axis.set_title(f"{calls:,} calls, {differences} differences", fontsize=9)
 
 
 if __name__ == "__main__":

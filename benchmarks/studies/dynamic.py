@@ -11,7 +11,7 @@ Each run is a process of its own; what is done is not repeated, so an interrupte
 several of these commands may work on one study at a time: each takes runs that no other has. At the end (and
 with ``--report``) come ``study-DATA-ENCODER.json`` in benchmarks/results and the figure in docs/images, made of every
 finished run there is, those of an earlier report included (remove it to begin anew);
-``python tools/update_docs.py --studies`` puts them into docs/training.md.
+``python tools/update_docs.py --studies`` puts them into docs/results/study.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """When to refresh: the error of *all* vectors in the tree while the encoder moves, for several schedules.
 
-    python -m benchmarks.training.schedule # HPO: the table of docs/training.md; half a minute a run
+    python -m benchmarks.training.schedule # HPO: the table of docs/lab/schedule.md; half a minute a run
     python -m benchmarks.training.schedule --data taxa # 200,000 targets, 1,000 steps; five minutes a run
     python -m benchmarks.training.schedule --steps 60 --only 1  # the first schedule, a look
 

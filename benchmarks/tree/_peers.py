@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import faiss
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -126,6 +125,8 @@ def relative_error(estimate: NDArray, exact: NDArray) -> float:
 
 def nearest(targets: Array, queries: Array, k: int) -> NDArray[np.int64]:
     """The true ``k`` best by inner product, ``(B, k)``."""
+    import faiss
+
     return faiss.knn(queries, np.ascontiguousarray(targets), k, metric=faiss.METRIC_INNER_PRODUCT)[1]
 
 
@@ -150,6 +151,8 @@ class Ivf:
 
     def visited(self, queries: Array, k: int, nprobe: int) -> float:
         """Mean share of the targets scored for a query."""
+        import faiss
+
         faiss.cvar.indexIVF_stats.reset()
         self.search(queries, k, nprobe)
         return faiss.cvar.indexIVF_stats.ndis / len(queries) / self.index.ntotal
@@ -157,6 +160,8 @@ class Ivf:
 
 def empty_ivf(d: int, cells: int) -> Any:
     """An untrained IndexIVFFlat by inner product."""
+    import faiss
+
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(d), d, cells, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = 0
     return index
@@ -166,6 +171,8 @@ class Hnsw:
     """FAISS HNSW over the full vectors, by inner product."""
 
     def __init__(self, targets: Array, links: int = 32, effort: int = 100) -> None:
+        import faiss
+
         self.index = faiss.IndexHNSWFlat(targets.shape[1], links, faiss.METRIC_INNER_PRODUCT)
         self.index.hnsw.efConstruction = effort
         self.index.add(targets)
@@ -177,6 +184,8 @@ class Hnsw:
 
     def visited(self, queries: Array, k: int, effort: int) -> float:
         """Mean share of the targets scored for a query."""
+        import faiss
+
         faiss.cvar.hnsw_stats.reset()
         self.search(queries, k, effort)
         return faiss.cvar.hnsw_stats.ndis / len(queries) / self.index.ntotal
@@ -196,6 +205,8 @@ class FlatClusters:
     """The plain alternative to a tree: one level of k-means cells, the unopened ones isotropic Gaussians."""
 
     def __init__(self, targets: Array, cells: int = 1_024, rounds: int = 10, seed: int = 0) -> None:
+        import faiss
+
         kmeans = faiss.Kmeans(targets.shape[1], cells, niter=rounds, seed=seed)
         kmeans.train(targets)
         cell = kmeans.index.search(targets, 1)[1][:, 0]

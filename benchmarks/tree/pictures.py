@@ -1,6 +1,6 @@
-"""Pictures for docs/tree.md: a tree over points of the plane with its balls, and bounds that close as leaves open.
+"""Pictures for docs/concepts/tree.md: a tree over points of the plane, and bounds that close as leaves open.
 
-python -m benchmarks.tree.pictures docs
+python -m benchmarks.tree.pictures docs/images
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def balls(path: Path) -> None:
             Circle(nodes.group_mean[group], nodes.group_stats[group, 0], fill=False, lw=1.5, ls=":", color=colour)
         )
     axis.set(aspect="equal", title="Leaves (solid) and their groups (dotted)")
-    figure.savefig(path / "tree-balls.png", dpi=120, bbox_inches="tight")
+    figure.savefig(path / "tree_balls.png", dpi=120, bbox_inches="tight")
     plt.close(figure)
 
 
@@ -60,7 +60,7 @@ def closing(path: Path) -> None:
         axis.plot(budgets, [p.estimate[0] for p in parts], label="estimate")
         axis.set(xscale="log", xlabel="leaves opened", ylabel="log Z", title=f"scale {scale:g}")
     axes[0].legend()
-    figure.savefig(path / "tree-bounds.png", dpi=120, bbox_inches="tight")
+    figure.savefig(path / "tree_bounds.png", dpi=120, bbox_inches="tight")
     plt.close(figure)
 
 

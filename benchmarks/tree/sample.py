@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from benchmarks._report import Row, curve, figure, finish, interleave, log_ticks, parser, set_threads
+from benchmarks._report import COLOURS, Row, curve, figure, finish, interleave, log_ticks, parser, set_threads
 from benchmarks.tree import _ours
 from benchmarks.tree._data import load
 from benchmarks.tree._peers import ExactSampler, Truth, relative_error, truth
@@ -120,18 +120,22 @@ def errors(index: TargetIndex, queries: Array, scale: float, probes: int, exact:
 
 
 def draw_figure(arguments: argparse.Namespace, rows: list[Row], name: str) -> None:
-    """Speed against error, a line for each scale and dimension."""
-    with figure(arguments, name, panels=len(arguments.scales)) as axes:
+    """Speed against error, a panel for each scale, a line for each dimension and dtype."""
+    with figure(arguments, name, panels=len(arguments.scales), at_ends=True) as axes:
         for axis, scale in zip(axes, arguments.scales, strict=True):
             for d, line in zip(arguments.dims, ("-", "--", ":"), strict=False):
-                for kind, marker in zip(arguments.dtypes, ("o", "s"), strict=False):
+                for kind, face in zip(arguments.dtypes, (None, "white"), strict=False):
                     ours = [row for row in rows if (row["d"], row["scale"], row.get("kept in")) == (d, scale, kind)]
-                    label = f"Hardwood, {d}-d, {kind}"
-                    curve(axis, ours, "error of E[y]", "times faster than exact", label, linestyle=line, marker=marker)
-            axis.axhline(1, color="#444444", linewidth=1, label="exact (torch)")
-            log_ticks(axis)
-            axis.set(xlabel="relative error of $E_P[y]$", ylabel="times faster than exact sampling")
+                    curve(
+                        axis, ours, "error of E[y]", "times faster than exact", f"{d}-d, {kind}",
+                        color=COLOURS["Hardwood"], linestyle=line, markerfacecolor=face,
+                    )  # fmt: skip
+            axis.axhline(1, color=COLOURS["exact (torch)"], linewidth=1)
+            log_ticks(axis, "x")
+            axis.set_ylim(bottom=0)
+            axis.set_xlabel("relative error of $E_P[y]$")
             axis.set_title(f"scale {scale:g}, {rows[0]['n']:,} targets", fontsize=10)
+        axes[0].set_ylabel("times faster than exact sampling (line: 1)")
 
 
 if __name__ == "__main__":

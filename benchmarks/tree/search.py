@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from benchmarks._report import Row, curve, figure, finish, interleave, log_ticks, parser, set_threads, timed
+from benchmarks._report import COLOURS, Row, curve, figure, finish, interleave, log_ticks, parser, set_threads, timed
 from benchmarks.tree import _ours
 from benchmarks.tree._data import load
 from benchmarks.tree._peers import Hnsw, Ivf, nearest, recall
@@ -135,14 +135,21 @@ def _interpolated(rows: list[Row], label: str, time: float) -> str:
 def draw_figure(arguments: argparse.Namespace, name: str, rows: list[Row]) -> None:
     """Recall by time, and by share visited."""
     kinds = [what for what in dict.fromkeys(row["what"] for row in rows) if not what.startswith("exact")]
-    with figure(arguments, name, panels=2) as axes:
+    sizes = {f"leaves of {size}": face for size, face in zip(arguments.leaf_sizes, (None, "white"), strict=False)}
+    with figure(arguments, name, panels=2, at_ends=True) as axes:
         for axis, across in zip(axes, ("µs/query", "visited"), strict=True):
             for what in kinds:
                 mine = [row for row in rows if row["what"] == what]
-                curve(axis, mine, across, "recall@10", what, linestyle="--" if what.endswith("spilled") else "-")
+                face = next((face for size, face in sizes.items() if size in what), None)
+                style = {"linestyle": "--" if what.endswith("spilled") else "-", "markerfacecolor": face}
+                curve(axis, mine, across, "recall@10", what, **style)
             log_ticks(axis, "x")
-            axis.set_ylabel("recall@10")
-        axes[0].axvline(rows[0]["µs/query"], color="#444444", linewidth=1, label="exact (torch)")
+        axes[0].set_ylabel("recall@10 (this axis does not begin at 0)")
+        axes[0].axvline(rows[0]["µs/query"], color=COLOURS["exact (torch)"], linewidth=1)
+        axes[0].annotate(
+            "exact (torch)", (rows[0]["µs/query"], 0.5), xytext=(-4, 0), textcoords="offset points",
+            rotation=90, va="center", ha="right", fontsize=8.5, color=COLOURS["exact (torch)"],
+        )  # fmt: skip
         axes[0].set_xlabel(f"time, µs a query (batches of {arguments.batch}, {arguments.threads} threads)")
         axes[1].set_xlabel("share of the targets looked at")
 

@@ -106,7 +106,7 @@ def tempering(
     ``sum_b w_c exp(s_bc) / Z_hat_b``. What it holds, by that, is its importance ratio ``r_c``: above 1 where the tree
     does not know yet how near it is. Importance sampling counts a candidate in proportion to ``r_c``; counted by
     ``r_c ** power``, the estimate of the gradient has a bias and less variance, the better bargain for few draws
-    (docs/training.md). It is the idea of truncated importance sampling (Ionides, JCGS 2008) without a threshold. For
+    (docs/lab/sources.md). It is the idea of truncated importance sampling (Ionides, JCGS 2008) without a threshold. For
     draws with replacement from a softmax; of others (``uniform``) the ratio says something else.
 
     Args:

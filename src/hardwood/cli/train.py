@@ -125,7 +125,7 @@ Weighting = Annotated[
 UnaskedPrior = Annotated[
     float | None,
     typer.Option(
-        help="What a target counts in the softmax that no training query asks for, above 0 to 1. \\[0.1]",
+        help="What a target counts in the softmax that no training query asks for, above 0 to 1. \\[0.2]",
         rich_help_panel=_NEGATIVES,
     ),
 ]

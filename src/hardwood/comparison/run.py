@@ -16,7 +16,6 @@ from hardwood._json import read_object
 from hardwood.comparison.figure import comparison_figure
 from hardwood.comparison.plan import PlannedRun, plan_runs
 from hardwood.comparison.report import markdown_table, summarize
-from hardwood.data._qrels import find_qrels
 from hardwood.report import write_comparison
 from hardwood.training.config import RunConfig, versions
 
@@ -56,9 +55,9 @@ def compare(
 
 def _check_measured(base: RunConfig, split: str) -> None:
     """``ValueError`` now and not after the last run, where the split that is reported won't be measured."""
-    measured = base.evaluation_splits
-    if measured is None:
-        measured = [name for name in find_qrels(Path(base.data), None) if name != base.train_split]
+    from hardwood.training.run import splits_to_measure
+
+    measured = splits_to_measure(base, base.read_data(quiet=True))  # each run says what was guessed or made
     if split not in measured:
         raise ValueError(
             f"the runs would not measure the split {split!r} that the report is about; they measure "

@@ -59,6 +59,7 @@ __getattr__, __dir__ = lazily(
         "NegativeSource": "hardwood.negatives.base",
         "PeriodicNegatives": "hardwood.negatives.exact",
         "PoolNegatives": "hardwood.negatives.pool",
+        "RefreshPolicy": "hardwood.negatives.dynamic",
         "Request": "hardwood.negatives.records",
         "SOURCES": "hardwood.negatives.registry",
         "StaticNegatives": "hardwood.negatives.exact",

@@ -249,8 +249,9 @@ class RunConfig:
                 names.remove(name)
         return names
 
-    def read_data(self) -> RetrievalDataset:
-        """The dataset, read anew; it says on stderr which columns it guessed, and whether it made a test."""
+    def read_data(self, *, quiet: bool = False) -> RetrievalDataset:
+        """The dataset, read anew; unless ``quiet``, it says on stderr which columns it guessed, and whether it made a
+        test."""
         from hardwood.data import read_dataset
 
         return read_dataset(
@@ -263,6 +264,7 @@ class RunConfig:
             train_split=self.train_split,
             lenient=self.lenient,
             unjudged=self.unjudged,
+            announce=(lambda _line: None) if quiet else None,
         )
 
     def make_source(self) -> NegativeSource:

@@ -103,7 +103,7 @@ def train(
         reset_peaks()
         set_seed(config.seed)
         data = config.read_data() if dataset is None else dataset
-        splits = _evaluation_splits(config, data)
+        splits = splits_to_measure(config, data)
         model = load_encoder(
             config.encoder,
             data,
@@ -239,7 +239,6 @@ def make_trainer(
         callback.check(resume_from)
     evaluator = None
     if config.evaluate_every is not None:
-        data.split(config.curve_split)  # a clear error now rather than in mid-run
         evaluator = RetrievalEvaluator(data, config.curve_split, config.leave_out)
     pairs = data.training_pairs(config.train_split, config.given_negatives)
     trainer = SentenceTransformerTrainer(
@@ -335,8 +334,19 @@ def _device(wanted: str | None) -> str:
     return wanted
 
 
-def _evaluation_splits(config: RunConfig, data: RetrievalDataset) -> list[str]:
+def splits_to_measure(config: RunConfig, data: RetrievalDataset) -> list[str]:
+    """The splits that are measured at the end of a run.
+
+    Raises:
+        ValueError: a split that the settings name is not in the data, or has a name that is taken in ``metrics.json``.
+    """
     data.split(config.train_split)
+    if config.evaluate_every is not None and config.curve_split not in data.splits:
+        raise ValueError(
+            f"evaluate_every={config.evaluate_every} measures on the split {config.curve_split!r}, and {data.name} has "
+            f"{', '.join(data.splits)}: leave it out, or hold such a split out with hardwood data convert DATA "
+            f"--output FOLDER and hardwood data split FOLDER --name {config.curve_split} --output NEW"
+        )
     splits = config.evaluation_splits
     answered = {} if data.answers is None else data.answers.splits
     if splits is None:
@@ -359,6 +369,7 @@ def _write_outputs(
         model.save_pretrained(str(fresh))
     with written_whole(output / "log.json") as temporary:
         temporary.write_text(json.dumps(history, indent=1))
-    training_curve(history, output / "training_curve.png", title=f"{config.negatives} negatives, {config.encoder}")
+    title = f"{config.negatives} negatives, {config.encoder}"
+    training_curve(history, output / "training_curve.png", title, config.negatives)
     with written_whole(output / METRICS) as temporary:  # last: its presence says that the run is complete
         temporary.write_text(json.dumps(metrics, indent=1))

@@ -31,7 +31,7 @@ LEAVES_LOOKED_AT = 1024
 their group."""
 
 SEARCHED_AT_LEAST, SEARCHED_A_PROBE = 64, 48
-"""Leaves whose means `search` scores: it needs the best ones only (docs/tree.md)."""
+"""Leaves whose means `search` scores: it needs the best ones only (docs/lab/tree.md)."""
 
 
 class ReadableIndex:
@@ -360,7 +360,7 @@ class ReadableIndex:
 
     def _groups(self, probes: int, leaves: int = LEAVES_LOOKED_AT) -> int:
         """How many groups to look into: those of ``leaves`` leaves, of as many as there are groups, and of twice
-        ``probes``. What the first two cost, docs/tree.md has."""
+        ``probes``. What the first two cost, docs/lab/tree.md has."""
         nodes = self._tree.nodes
         G, L = len(nodes.group_count), max(1, len(nodes.group_leaves))
         return min(G, max(1, -(-max(leaves, G, 2 * probes) * G // L)))

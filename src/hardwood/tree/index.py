@@ -65,7 +65,7 @@ class TargetIndex(ReadableIndex):
 
         Raises:
             ValueError: for vectors that are empty, not finite or of the wrong shape, repeated ids, an unknown
-            dtype or metric.
+                dtype or metric.
             TypeError: for what is not numbers.
 
         The tree is two levels of k-means: ``n / leaf_size`` leaves in about four times the square root of as many
@@ -184,7 +184,7 @@ class TargetIndex(ReadableIndex):
 
         Raises:
             ValueError: for ids already here or repeated, lengths that differ, vectors that are not finite, or a prior
-            for an index without; nothing is changed.
+                for an index without; nothing is changed.
         """
         new, block = self._pairs(vectors, ids)
         if log_prior is not None and not self._has_prior:
@@ -237,7 +237,7 @@ class TargetIndex(ReadableIndex):
         Raises:
             KeyError: for ids that are not here; nothing is changed.
             ValueError: for repeated ids, lengths that differ, vectors that are not finite; nothing is
-            changed.
+                changed.
         """
         known, block = self._pairs(vectors, ids)
         with self._lock.writing():
@@ -317,7 +317,7 @@ class TargetIndex(ReadableIndex):
     # Keeping
 
     def stats(self) -> dict[str, float]:
-        """Sizes and quality of the tree in plain numbers; see docs/tree.md for what to make of them."""
+        """Sizes and quality of the tree in plain numbers; see docs/concepts/tree.md for what to make of them."""
         from hardwood.tree.change.check import stats
 
         with self._lock.reading():
@@ -372,7 +372,7 @@ class TargetIndex(ReadableIndex):
 
         Raises:
             DataError: if the folder is missing, foreign, of another version, cut short or damaged; it names
-            the file.
+                the file.
         """
         from hardwood.tree.store.folder import load
 

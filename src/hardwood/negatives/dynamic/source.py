@@ -70,7 +70,7 @@ class DynamicNegatives(NegativeSource):
         landmarks: targets encoded in a refresh, spread evenly over the tree's leaves.
         write_back: whether fresh encodings are written into the tree.
         probes: leaves opened for each query. More than `TargetIndex` takes by default: of 200,000 targets MRR@10
-            was better by 0.003 than with 32, for twice the time of a draw (docs/training.md).
+            was better by 0.003 than with 32, for twice the time of a draw (docs/lab/sources.md).
         leaf_size: targets in a leaf, on average.
         index: folder of a saved `hardwood.tree.TargetIndex` to begin with instead of encoding the corpus. Its ids are
             rows of the corpus and its vectors are taken for the model's encodings at ``start_step``; dtype and (unless

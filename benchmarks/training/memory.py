@@ -49,7 +49,7 @@ def main() -> None:
     rows = []
     for targets, dimensions in QUICK if arguments.quick else SIZES:
         for source in SOURCES:
-            _, phases = watch(__file__, "--child", f"{source};{targets};{dimensions}")
+            _, phases = watch("benchmarks.training.memory", "--child", f"{source};{targets};{dimensions}")
             growth = {name: phase["peak"] - phases["start"]["start"] for name, phase in phases.items()}
             vectors = 4 * targets * dimensions
             rows.append(

@@ -21,6 +21,7 @@ class InBatchNegatives(NegativeSource):
     """
 
     name: ClassVar[str] = "in-batch"
+    is_divided: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()  # no start_step: there is nothing that could begin

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hardwood.negatives._part import PartNegatives
+from hardwood.negatives._part import PartNegatives, seed_of_shard
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.records import Targets
 
@@ -48,6 +48,9 @@ class PoolNegatives(PartNegatives):
     def attach(self, targets: Targets, cost: Cost) -> None:
         super().attach(targets, cost)
         self._position = (-1,)  # the number of the pool
+
+    def for_shard(self, number: int, num_shards: int) -> PoolNegatives:
+        return PoolNegatives(**{**self.settings(), "seed": seed_of_shard(self.seed, number, num_shards)})
 
     def begin_step(self, step: int) -> None:
         # A run that is resumed with its pool finds the schedule where it was: the schedule is a function of the step.

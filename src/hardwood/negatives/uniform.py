@@ -23,6 +23,7 @@ class UniformNegatives(NegativeSource):
     """
 
     name: ClassVar[str] = "uniform"
+    is_divided: ClassVar[bool] = False
 
     def attach(self, targets: Targets, cost: Cost) -> None:
         super().attach(targets, cost)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from hardwood import losses
 from hardwood._ragged import RaggedRows
 from hardwood.errors import DataError
+from hardwood.negatives._part import part_of
+from hardwood.negatives.agreement import Agreement, Found, alone
 from hardwood.negatives.base import STATE_FILE, NegativeSource
 from hardwood.negatives.checkpoint_tensors import expect, read_state
 from hardwood.negatives.cost import Cost
@@ -22,7 +25,7 @@ from hardwood.negatives.dynamic.initial_index import encoded_index, has_prior_of
 from hardwood.negatives.dynamic.landmarks import oldest, spread_over
 from hardwood.negatives.dynamic.moving_index import MovingIndex
 from hardwood.negatives.dynamic.schedule import RefreshSchedule
-from hardwood.negatives.dynamic.staleness import measure_noise, measure_staleness
+from hardwood.negatives.dynamic.staleness import Staleness, noise_sums, staleness_sums
 from hardwood.negatives.dynamic.true_encodings import TRUE_DTYPES, TrueEncodings
 from hardwood.negatives.exact import masked_log_proposal
 from hardwood.negatives.records import NO_TARGET, Draw, Request, Targets, encoded_rows, log_prior_of
@@ -30,6 +33,9 @@ from hardwood.negatives.records import NO_TARGET, Draw, Request, Targets, encode
 _INDEX_FOLDER = "index"
 _MANY = 100_000
 """Targets from which on refreshes by need are rarer, unless ``refresh_growth`` is given."""
+
+_LEAST_PROBES = 32
+"""Of a tree over one of several shards."""
 
 _SETTINGS = (
     "start_step",
@@ -185,7 +191,24 @@ class DynamicNegatives(NegativeSource):
 
         warmup()
 
+    def for_shard(self, number: int, num_shards: int) -> DynamicNegatives:
+        if self.index is not None and num_shards > 1:
+            raise ValueError(
+                f"index={self.index!r} is a tree over the whole corpus, which can't be divided into {num_shards} "
+                "shards: leave it out, or give each process a whole tree (shards='replicated', --shards replicated)"
+            )
+        parts = {
+            "landmarks": max(1, part_of(self.landmarks, number, num_shards)),
+            "reencode": part_of(self.reencode, number, num_shards),
+            # A shard's tree is smaller, but its shape is as rough: fewer opened leaves than these cost quality.
+            "probes": max(min(self.probes, _LEAST_PROBES), -(-self.probes // num_shards)),
+        }
+        return DynamicNegatives(**{**self.settings(), **parts})
+
     def begin_step(self, step: int) -> None:
+        alone(self.beginning(step))
+
+    def beginning(self, step: int) -> Agreement:
         if step < self.start_step:
             return
         self._wait()
@@ -193,18 +216,18 @@ class DynamicNegatives(NegativeSource):
         if self._moving is None:
             # What an index of another day says is of use at the beginning alone.
             folder = None if self._is_lost else self.index
-            self._moving = self._build(folder)
+            self._moving = yield from self._build(folder)
             self._is_lost, self._is_exact = False, folder is None
             self._schedule.built(step)
         elif self._schedule.rebuild_is_due(step):
             # What is there is given up first: two trees may be more than fits.
             self._forget()
             self._is_lost = True
-            self._moving = self._build()
+            self._moving = yield from self._build()
             self._is_lost, self._is_exact = False, True
             self._schedule.built(step)
         elif self._schedule.refresh_is_due(step):
-            self._refresh(self._moving, step)
+            yield from self._refresh(self._moving, step)
             self._schedule.refreshed(step)
         if self._attached().has_dropout:
             self._schedule.begin_step(step)
@@ -254,18 +277,26 @@ class DynamicNegatives(NegativeSource):
             return masked_log_proposal(scores, draw.log_z, drawn_with, ids, log_prior).to(ids.device)
 
     def observe(self, request: Request, draw: Draw, rows: Tensor, vectors: Tensor) -> None:
+        alone(self.observing(request, draw, rows, vectors))
+
+    def observing(self, request: Request, draw: Draw, rows: Tensor, vectors: Tensor) -> Agreement:
         if self._moving is None:
             return
         self._wait()
         with self.cost.timed("index"):
             ids, fresh = rows.cpu(), vectors.float().cpu()
             stored = self.stored_vectors(rows).to(vectors.device)
-            measured = measure_staleness(request, draw, rows, stored, vectors.float())
-        if self._schedule.wants_noise:
-            is_it = self._is_exact  # then that is all there is between stored and fresh
-            self._schedule.noise_measured(measured.cosine if is_it else measure_noise(self._attached(), ids, fresh))
+            sums = staleness_sums(request, draw, rows, stored, vectors.float())
+        wants_noise = self._schedule.wants_noise
+        # Where the tree is exact, noise is all that is between stored and fresh.
+        again = wants_noise and not self._is_exact
+        noise = noise_sums(self._attached(), ids, fresh) if again else sums[:2]
+        everyone = yield sums, noise
+        all_sums, all_noise = (torch.stack(parts).sum(dim=0) for parts in zip(*everyone, strict=True))
+        if wants_noise:
+            self._schedule.noise_measured(float(all_noise[1] / all_noise[0].clamp(min=1)))
         with self.cost.timed("index"):
-            self._schedule.observe(measured, is_refreshing=self._moving.is_refreshing)
+            self._schedule.observe(Staleness.of_sums(all_sums), is_refreshing=self._moving.is_refreshing)
         self._moving.learn(ids.numpy(), fresh.numpy(), write_back=self.write_back, noise=self._schedule.noise)
 
     def diagnostics(self) -> dict[str, float]:
@@ -350,7 +381,7 @@ class DynamicNegatives(NegativeSource):
     def settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _SETTINGS}
 
-    def _build(self, folder: str | None = None) -> MovingIndex:
+    def _build(self, folder: str | None = None) -> Generator[Found, list[Found], MovingIndex]:
         """Encode the corpus, or read its encodings of this step, and make tree and true encodings of them."""
         targets = self._attached()
         if folder is None:
@@ -360,6 +391,8 @@ class DynamicNegatives(NegativeSource):
         with self.cost.timed("index"):
             landmarks = spread_over(index, self.landmarks, self.seed)
             true = TrueEncodings(encodings, landmarks, dtype=self.true_dtype)
+        everyone = yield (torch.from_numpy(true.history[0]),)
+        true.share_landmarks(np.concatenate([found.numpy() for (found,) in everyone]))
         return self._moved(index, true)
 
     def _moved(self, index: Any, true: TrueEncodings) -> MovingIndex:
@@ -369,7 +402,7 @@ class DynamicNegatives(NegativeSource):
         fits = DriftFits(self.drift, self.predict_below, device)
         return MovingIndex(index, true, fits, self.cost, repair=self.repair, overlap=overlap)
 
-    def _refresh(self, moving: MovingIndex, step: int) -> None:
+    def _refresh(self, moving: MovingIndex, step: int) -> Agreement:
         """Encode the landmarks and the oldest; what all others have become is predicted from these."""
         moving.complete()
         landmarks = moving.true.landmarks
@@ -378,8 +411,18 @@ class DynamicNegatives(NegativeSource):
         periods[landmarks] = len(moving.true.history)
         renewed = oldest(moving.index, periods, self.reencode, self._schedule.last_refresh)
         ids = np.concatenate([landmarks, renewed])
-        shares = self._schedule.shares(step) if moving.overlap else 1
-        moving.refresh(ids, encoded_rows(self._attached(), ids), shares=shares)
+        shares = moving.most_shares(self._schedule.shares(step) if moving.overlap else 1)
+        fresh = encoded_rows(self._attached(), ids)
+        sizes = np.bincount(periods, minlength=len(moving.true.history) + 1)
+        own = torch.from_numpy(fresh[: len(landmarks)]), torch.from_numpy(sizes), torch.tensor(shares)
+        everyone = yield own
+        moving.refresh(
+            ids,
+            fresh,
+            shares=min(int(each) for *_, each in everyone),
+            of_all_shards=np.concatenate([found.numpy() for found, *_ in everyone]),
+            sizes=np.sum([found.numpy() for _, found, _ in everyone], axis=0),
+        )
 
     def stored_vectors(self, ids: Tensor) -> Tensor:
         """What the tree holds now for rows of the corpus ``ids`` ``(m,)``: ``(m, d)`` float32, on the CPU."""

@@ -31,6 +31,12 @@ class Staleness:
     score: float = 0.0
     rank: float = 0.0
 
+    @classmethod
+    def of_sums(cls, sums: Tensor) -> Staleness:
+        """From `staleness_sums`, of one shard or added up over several."""
+        targets, cosine, draws, score, rank = sums.tolist()
+        return cls(cosine / max(targets, 1), score / max(draws, 1), rank / max(draws, 1))
+
     def blended(self, newer: Staleness, share: float) -> Staleness:
         """A running mean: this one with ``share`` of the ``newer``."""
         return Staleness(*(old + share * (new - old) for old, new in zip(self.astuple(), newer.astuple(), strict=True)))
@@ -40,45 +46,62 @@ class Staleness:
         return self.cosine, self.score, self.rank
 
 
-def measure_staleness(request: Request, draw: Draw, rows: Tensor, stored: Tensor, fresh: Tensor) -> Staleness:
+def staleness_sums(request: Request, draw: Draw, rows: Tensor, stored: Tensor, fresh: Tensor) -> Tensor:
     """Compare stored encodings with fresh ones.
 
     Args:
         request: whose queries and scale give the scores.
         draw: the draws whose scores and ranks are compared; those among the ``rows`` count.
-        rows: ``(m,)`` int64.
+        rows: ``(m,)`` int64; of a shard of the corpus there may be none.
         stored: ``(m, d)``, the encodings that the draw was made with.
         fresh: ``(m, d)``, those of the current model.
+
+    Returns:
+        ``(5,)`` float64: how many targets and the sum of their cosine errors; how many draws, the sum of their errors
+        of score, and how many changed their rank. `Staleness.of_sums` makes means of them.
     """
+    sums = torch.zeros(5, dtype=torch.float64)
+    if not len(rows):
+        return sums
     cosine = torch.nn.functional.cosine_similarity(stored, fresh, dim=1)
-    order = torch.argsort(rows)
+    sums[0], sums[1] = len(rows), float((1 - cosine).double().sum())
     if not draw.ids.shape[1]:
-        return Staleness(cosine=float(1 - cosine.mean()))
+        return sums
+    order = torch.argsort(rows)
     columns = order[torch.searchsorted(rows[order], draw.ids).clamp(max=len(rows) - 1)]
     known = rows[columns] == draw.ids
     old, new = (_scores_of_draws(request, y[columns]) for y in (stored, fresh))
     changed = _ranks(old.masked_fill(~known, -torch.inf)) != _ranks(new.masked_fill(~known, -torch.inf))
-    count = max(int(known.sum()), 1)
-    return Staleness(
-        cosine=float(1 - cosine.mean()),
-        score=float((old - new).abs()[known].sum()) / count,
-        rank=float((changed & known).sum()) / count,
-    )
+    sums[2] = int(known.sum())
+    sums[3] = float((old - new).abs()[known].double().sum())
+    sums[4] = int((changed & known).sum())
+    return sums
 
 
-def measure_noise(targets: Targets, ids: Tensor, fresh: Tensor) -> float:
-    """Mean of 1 - cosine between a training step's encodings and those that the same weights give without dropout.
+def measure_staleness(request: Request, draw: Draw, rows: Tensor, stored: Tensor, fresh: Tensor) -> Staleness:
+    """The means of what `staleness_sums` adds up, with the same arguments."""
+    return Staleness.of_sums(staleness_sums(request, draw, rows, stored, fresh))
+
+
+def noise_sums(targets: Targets, ids: Tensor, fresh: Tensor) -> Tensor:
+    """Compare a training step's encodings with those that the same weights give without dropout.
 
     Encodes some of them once more: their errors deviate by a third of the mean, so it is known to a twentieth.
 
     Args:
         targets: the corpus.
-        ids: ``(m,)`` int64, each once.
+        ids: ``(m,)`` int64, each once; of a shard of the corpus there may be none.
         fresh: ``(m, d)`` float32, the step's encodings of ``ids``, on the CPU.
+
+    Returns:
+        ``(2,)`` float64: how many were compared, and the sum of 1 - cosine.
     """
+    if not len(ids):
+        return torch.zeros(2, dtype=torch.float64)
     some = np.unique(np.linspace(0, len(ids) - 1, min(_NOISE_MEASURED_ON, len(ids))).astype(np.int64))
     exact = torch.from_numpy(encoded_rows(targets, ids.numpy()[some]))
-    return float(1 - torch.nn.functional.cosine_similarity(exact, fresh[some], dim=1).mean())
+    error = (1 - torch.nn.functional.cosine_similarity(exact, fresh[some], dim=1)).double()
+    return torch.stack([torch.tensor(float(len(some)), dtype=torch.float64), error.sum()])
 
 
 def settled(stored: Floats, fresh: Floats, noise: float) -> Floats:

@@ -68,6 +68,7 @@ class RankWatch:
         self._seconds = timeout_seconds()
         self._lock = threading.Lock()
         self._is_over = False
+        self._spoken: BaseException | None = None
         self._known: dict[int, dict[str, Any]] = {}
         who = {"host": platform.node(), "process": os.getpid()}
         self._set(f"{_WHO}/{number}", json.dumps(who))
@@ -102,7 +103,7 @@ class RankWatch:
         Returns:
             ``error`` with a note that names this process, or `OtherRankFailed` where another has spoken.
         """
-        if isinstance(error, OtherRankFailed):
+        if isinstance(error, OtherRankFailed) or error is self._spoken:
             return error
         if self._is_over or self._said() is not None:
             self._is_over = True
@@ -123,12 +124,14 @@ class RankWatch:
         )
         if not self._claim(f"rank {self.number}: {error}"):
             return OtherRankFailed()
+        self._spoken = error
         error.__notes__ = [*getattr(error, "__notes__", []), note]  # as `add_note` of Python 3.11 keeps them
         return error
 
     def _watch(self) -> None:
         beat, neighbour = 0, (self.number + 1) % self.size
-        heard, last = "", time.monotonic()
+        heard: str | None
+        heard, last = None, time.monotonic()
         while not self._is_over:
             time.sleep(_PERIOD_SECONDS)
             try:
@@ -143,7 +146,7 @@ class RankWatch:
                     neighbour = (neighbour + 1) % self.size
                     if neighbour == self.number:
                         neighbour = (neighbour + 1) % self.size
-                    heard, last = "", time.monotonic()
+                    heard, last = None, time.monotonic()
                 elif found != heard:
                     heard, last = found, time.monotonic()
                 dead = self._dead()
@@ -249,4 +252,5 @@ def _is_alive(process: int) -> bool:
 
 
 def _print(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.flush()

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from hardwood._ragged import RaggedRows
 from hardwood.data._own import left_out_of_rankings
 from hardwood.encoding import BATCH_SIZE, BLOCK, Texts, encode_targets, query_vectors, similarity_of
+from hardwood.ranks import Ranks
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +58,7 @@ def evaluate(
     block: int = BLOCK,
     similarity: str | None = None,
     progress: bool | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, float]:
     """How well a model retrieves the positives of a split from the whole corpus.
 
@@ -74,6 +76,8 @@ def evaluate(
         block: targets encoded and scored at a time. It changes neither ranking nor measures but by rounding.
         similarity: "cosine" or "dot"; the model's own when None.
         progress: whether to show a bar on stderr; None for only on a terminal.
+        ranks: processes that all call this, and divide the blocks among them (`hardwood.ranks`); ``None``: this one
+            does it all. The answer is the same to the byte, and all have it.
 
     Returns:
         The mean over the queries of ``recall@1``, ``recall@10``, ``recall@100`` (share of a query's positives
@@ -90,6 +94,7 @@ def evaluate(
         "block": block,
         "similarity": similarity,
         "progress": progress,
+        "ranks": ranks,
     }
     return evaluate_splits(model, dataset, [split], train_split=None, **settings)[split]
 
@@ -115,7 +120,7 @@ def evaluate_splits(
         leave_out: as for `evaluate`.
         train_split: the split whose targets are seen; ``None``, or one that the dataset lacks: nothing is divided
             apart.
-        settings: ``batch_size``, ``block``, ``similarity`` and ``progress`` of `evaluate`.
+        settings: ``batch_size``, ``block``, ``similarity``, ``progress`` and ``ranks`` of `evaluate`.
 
     Raises:
         ValueError: as `evaluate`, before anything is encoded.
@@ -220,6 +225,7 @@ def retrieve(
     block: int = BLOCK,
     similarity: str | None = None,
     progress: bool | None = None,
+    ranks: Ranks | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The ``k`` best targets of each query by the model's similarity, exactly.
 
@@ -230,7 +236,7 @@ def retrieve(
         k: how many targets a query.
         query_rows: ``(Q,)`` the queries to search for; all when None.
         exclude: ``Q`` rows of target rows that each query must not be given.
-        batch_size, block, similarity, progress: as in ``evaluate``.
+        batch_size, block, similarity, progress, ranks: as in ``evaluate``.
 
     Returns:
         ``(rows, scores)``, int64 and float32, both ``(Q, k)``; see ``rank_vectors``.
@@ -242,9 +248,50 @@ def retrieve(
         "similarity": similarity,
         "progress": progress,
     }
-    vectors = query_vectors(model, queries, query_rows, **settings)
-    blocks = encode_targets(model, corpus, **settings)
-    return rank_vectors(vectors, blocks, k, exclude=exclude, device=model.device)
+    ranks = Ranks.alone() if ranks is None else ranks
+    vectors = queries_together(model, queries, query_rows, ranks, **settings)
+    blocks = encode_targets(model, corpus, rows_dealt_out(len(corpus), block, ranks), **settings)
+    return best_of_all(*rank_vectors(vectors, blocks, k, exclude=exclude, device=model.device), ranks)
+
+
+def rows_dealt_out(count: int, block: int, ranks: Ranks) -> NDArray[np.int64] | None:
+    """The rows of this process's blocks of ``0 .. count - 1``; ``None``: all.
+
+    Whole blocks are dealt out in turn, so that each text is padded and each product shaped as on a single process.
+    """
+    if ranks.is_alone:
+        return None
+    rows = np.arange(count, dtype=np.int64)
+    return rows[rows // block % ranks.size == ranks.number]
+
+
+def queries_together(
+    model: SentenceTransformer, queries: Texts | Sequence[str], rows: ArrayLike | None, ranks: Ranks, **settings: Any
+) -> NDArray[Any]:
+    """`query_vectors`, with the blocks divided among processes."""
+    import torch
+
+    if ranks.is_alone:
+        return query_vectors(model, queries, rows, **settings)
+    wanted = np.arange(len(queries), dtype=np.int64) if rows is None else np.asarray(rows)
+    places = rows_dealt_out(len(wanted), settings["block"], ranks)
+    own = query_vectors(model, queries, wanted[places], **settings)
+    everyone = ranks.gather([torch.from_numpy(np.asarray(places)), torch.from_numpy(own)])
+    order = np.argsort(np.concatenate([found.numpy() for found, _ in everyone]))
+    return np.concatenate([vectors.numpy() for _, vectors in everyone])[order]
+
+
+def best_of_all(
+    rows: NDArray[np.int64], scores: NDArray[np.float32], ranks: Ranks
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The best of what each process has found among its own targets, as `rank_vectors` orders them."""
+    import torch
+
+    if ranks.is_alone:
+        return rows, scores
+    everyone = ranks.gather([torch.from_numpy(rows), torch.from_numpy(scores)])
+    keys = [_keys(values, _LOW - found) for found, values in everyone]  # nothing found scores minus infinity
+    return _decode(torch.topk(torch.cat(keys, dim=1), rows.shape[1]).values)
 
 
 def rank_vectors(

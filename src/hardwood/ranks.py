@@ -43,7 +43,7 @@ class Ranks:
 
     def __init__(self, number: int = 0, size: int = 1, group: Any = None, watch: RankWatch | None = None) -> None:
         self.number, self.size = number, size
-        self._group, self._watch = group, watch
+        self._group, self._watch, self._world = group, watch, None
         self.sent = self.exchanges = 0
 
     @classmethod
@@ -59,14 +59,13 @@ class Ranks:
         """
         if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
             return cls.alone()
-        if cls._of_environment is None:
+        world: Any = distributed.group.WORLD
+        if cls._of_environment is None or cls._of_environment._world is not world:
             number, size = distributed.get_rank(), distributed.get_world_size()
-            world = distributed.group.WORLD
-            if world is None:
-                raise RuntimeError("torch.distributed has no default group in this process")
             watch = RankWatch(world.get_group_store().clone(), number, size)
             group = distributed.new_group(backend="gloo", timeout=_NEVER)
             cls._of_environment = cls(number, size, group, watch)
+            cls._of_environment._world = world
         return cls._of_environment
 
     @property
@@ -182,11 +181,12 @@ class Ranks:
             raise found from None
 
 
-def join(device: str) -> Ranks:
+def join(device: str | None) -> Ranks:
     """The processes that a launcher has started, brought together; this process alone where none has.
 
     Args:
-        device: ``"cpu"``, or where else models are trained; then this process gets its own accelerator.
+        device: ``"cpu"``, or where else models are; then this process gets its own accelerator. ``None``: that, where
+            there is one.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
         from accelerate import PartialState
@@ -195,8 +195,17 @@ def join(device: str) -> Ranks:
     return Ranks.of_environment()
 
 
+def refuse_several_processes(command: str) -> None:
+    """``ValueError`` where a launcher has started several processes for a command that is for one."""
+    if (size := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ValueError(
+            f"hardwood {command} is for one process, and {size} were started: start it without torchrun, or train each "
+            "source with hardwood train on all of them"
+        )
+
+
 def _packed(tensors: Sequence[Tensor]) -> Tensor:
-    """Any tensors as one of bytes: a header of int64 (how many; type, number of dimensions, shape of each), then data."""
+    """Any tensors as one of bytes: a header of int64 (how many; of each its type, dimensions and shape), then data."""
     header, parts = [len(tensors)], []
     for tensor in tensors:
         header += [_DTYPES.index(tensor.dtype), tensor.ndim, *tensor.shape]
@@ -215,7 +224,9 @@ def _unpacked(buffer: Tensor) -> list[Tensor]:
         shape = header[place + 2 : place + 2 + ndim]
         place += 2 + ndim
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        flat = torch.from_numpy(data[begin : begin + size].copy())  # a copy begins where any type may
-        tensors.append(flat.view(dtype).reshape(shape))
+        made = torch.empty(shape, dtype=dtype)
+        if size:
+            made.view(-1).view(torch.uint8).copy_(buffer[begin : begin + size])
+        tensors.append(made)
         begin += size
     return tensors

@@ -52,6 +52,7 @@ def evaluate(
     from hardwood.data.read import TEST_SHARE
     from hardwood.encoders import load_encoder
     from hardwood.evaluation import evaluate_splits
+    from hardwood.ranks import join
 
     splits = split or ["test"]
     dataset = read_dataset(
@@ -69,9 +70,14 @@ def evaluate(
         dataset.split(name)
     if dataset.left_out is not None and "left_out" in splits:
         raise ValueError("a split 'left_out' can't be told from the counts of what --lenient left out: rename it")
+    ranks = join(device)
     encoder = load_encoder(model, device=device, trust_remote_code=trust_remote_code)
-    settings: dict[str, Any] = {"train_split": train_split or "train", "leave_out": leave_out, "progress": not quiet}
-    measures = evaluate_splits(encoder, dataset, splits, **settings)
+    settings: dict[str, Any] = {"train_split": train_split or "train", "leave_out": leave_out, "ranks": ranks}
+    settings["progress"] = not quiet and ranks.is_first
+    with ranks.during("in an evaluation"):
+        measures = evaluate_splits(encoder, dataset, splits, **settings)
+    if not ranks.is_first:
+        return
     print_left_out(dataset.left_out)
     print_measures(measures)
     if output is not None:

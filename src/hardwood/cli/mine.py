@@ -50,6 +50,7 @@ def mine(
     from hardwood.data import read_dataset
     from hardwood.encoders import load_encoder
     from hardwood.mining import FORMATS, mine, write_negatives
+    from hardwood.ranks import join
 
     if form not in FORMATS:
         raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {form!r}")
@@ -63,21 +64,26 @@ def mine(
         unjudged="ignore" if ignore_unjudged else "error",
         lenient=lenient,
     )
+    ranks = join(device)
     encoder = load_encoder(model, device=device, trust_remote_code=trust_remote_code)
-    mined = mine(
-        encoder,
-        dataset,
-        split,
-        num_negatives,
-        per="pair" if form == "triplets" else "query",
-        absolute_margin=margin,
-        relative_margin=relative_margin,
-        skip_top=skip_top,
-        depth=depth,
-        sampling=sampling,  # type: ignore[arg-type]  # checked by `mine`, with the value received
-        seed=seed,
-        progress=None if not quiet else False,
-    )
+    with ranks.during("while mining"):
+        mined = mine(
+            encoder,
+            dataset,
+            split,
+            num_negatives,
+            per="pair" if form == "triplets" else "query",
+            absolute_margin=margin,
+            relative_margin=relative_margin,
+            skip_top=skip_top,
+            depth=depth,
+            sampling=sampling,  # type: ignore[arg-type]  # checked by `mine`, with the value received
+            seed=seed,
+            progress=False if quiet or not ranks.is_first else None,
+            ranks=ranks,
+        )
+    if not ranks.is_first:
+        return
     print_left_out(dataset.left_out)
     written = write_negatives(mined, dataset, output, form, scores=scores, overwrite=overwrite)  # type: ignore[arg-type]
     dropped = f"; {written.dropped:,} with too few negatives left out" if written.dropped else ""

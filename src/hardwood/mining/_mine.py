@@ -11,8 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardwood._ragged import RaggedRows
-from hardwood.encoding import BATCH_SIZE, BLOCK, encode_targets, query_vectors, similarity_of
-from hardwood.evaluation import TargetBlocks, pairs_in_block, rank_vectors
+from hardwood.encoding import BATCH_SIZE, BLOCK, encode_targets, similarity_of
+from hardwood.evaluation import (
+    TargetBlocks,
+    best_of_all,
+    pairs_in_block,
+    queries_together,
+    rank_vectors,
+    rows_dealt_out,
+)
+from hardwood.ranks import Ranks
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -73,6 +81,7 @@ def mine(
     block: int = BLOCK,
     similarity: str | None = None,
     progress: bool | None = None,
+    ranks: Ranks | None = None,
 ) -> MinedNegatives:
     """The hardest targets of each query that aren't its positives.
 
@@ -96,7 +105,7 @@ def mine(
             a candidate is taken.
         sampling: "top" for the hardest, "random" for a uniform draw from all the candidates that remain.
         seed: of the draw, which depends on nothing but it and the rows drawn from.
-        batch_size, block, similarity, progress: as in ``hardwood.evaluation.evaluate``.
+        batch_size, block, similarity, progress, ranks: as in ``hardwood.evaluation.evaluate``.
 
     Returns:
         Entries in the split's order; those without a single negative are there too.
@@ -126,11 +135,15 @@ def mine(
         "progress": progress,
     }
     known = dataset.never_negatives(*dataset.splits).take(judgements.queries)
-    vectors = query_vectors(model, dataset.queries, judgements.queries, **settings)
+    ranks = Ranks.alone() if ranks is None else ranks
+    vectors = queries_together(model, dataset.queries, judgements.queries, ranks, **settings)
     known_scores = np.zeros(len(known.values), dtype=np.float32)
-    blocks = _scoring(encode_targets(model, dataset.corpus, **settings), vectors, known, known_scores)
+    dealt = rows_dealt_out(len(dataset.corpus), block, ranks)
+    blocks = _scoring(encode_targets(model, dataset.corpus, dealt, **settings), vectors, known, known_scores)
     depth = min(depth, len(dataset.corpus))
-    rows, scores = rank_vectors(vectors, blocks, depth, exclude=known, device=model.device)
+    own_best = rank_vectors(vectors, blocks, depth, exclude=known, device=model.device)
+    rows, scores = best_of_all(*own_best, ranks)
+    known_scores = _scores_of_all(known_scores, known.values // block % ranks.size, ranks)
     deeper = (rows[:, -1] >= 0) & (depth + known.counts < len(dataset.corpus))
 
     usable = rows >= 0
@@ -229,6 +242,16 @@ def _scoring(
             y = vectors[places[start : start + _PAIRS_AT_A_TIME]]
             out[some] = np.einsum("pd,pd->p", queries[owners[some]], y)
         yield rows, vectors
+
+
+def _scores_of_all(scores: NDArray[np.float32], owners: NDArray[np.int64], ranks: Ranks) -> NDArray[np.float32]:
+    """The score of each known positive by the process that has encoded it: ``owners`` ``(p,)``."""
+    import torch
+
+    if ranks.is_alone:
+        return scores
+    everyone = np.stack([found.numpy() for (found,) in ranks.gather([torch.from_numpy(scores)])])
+    return np.asarray(everyone[owners, np.arange(len(owners))])
 
 
 def _drop_copies(

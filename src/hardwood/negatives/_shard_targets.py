@@ -25,12 +25,9 @@ class ShardTargets:
     def __init__(self, targets: Targets, partition: Partition, shard: int) -> None:
         self._targets, self._partition, self._shard = targets, partition, shard
         self.num_targets = partition.size(shard)
-
-    @property
-    def log_prior(self) -> NDArray[np.float32] | None:
-        """See `hardwood.negatives.Targets.log_prior`."""
-        everyone = self._targets.log_prior
-        return None if everyone is None else np.ascontiguousarray(everyone[self._shard :: self._partition.num_shards])
+        everyone = targets.log_prior
+        own = None if everyone is None else np.ascontiguousarray(everyone[shard :: partition.num_shards])
+        self.log_prior: NDArray[np.float32] | None = own
 
     @property
     def has_dropout(self) -> bool:

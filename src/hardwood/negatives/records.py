@@ -97,7 +97,7 @@ class Draw:
             of any ``f`` over what may be drawn: of ``Z`` with ``f = π exp(s)``; ``-log k - log_q`` for plain draws,
             minus infinity beside ``NO_TARGET``.
         log_share: log of the share of the drawable targets that the proposal covers; 0 unless a source holds but a part
-            of the corpus (the cache), in which case each draw stands for ``exp(-log_share)`` times as much mass. A tensor
+            of the corpus (the cache), in which case each draw stands for ``exp(-log_share)`` times as much mass. It is
             ``(B, k)`` where the shards of a divided corpus differ in it.
         exhaustive: the draw is no sample but every target that each query may be given, once, with weight 1.
     """

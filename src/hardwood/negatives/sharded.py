@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -27,8 +27,11 @@ from hardwood.negatives.base import NegativeSource
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.partition import Partition
 from hardwood.negatives.records import NO_TARGET, Draw, Request, Targets
-from hardwood.negatives.softmax_matrix import _invert as invert
+from hardwood.negatives.softmax_matrix import invert
 from hardwood.ranks import Ranks
+
+Shards = Literal["divided", "replicated"]
+SHARDS: tuple[str, ...] = get_args(Shards)
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ class ShardedNegatives(NegativeSource):
         self.weighting = source.weighting  # type: ignore[misc]
         self.ranks = ranks
         self.num_shards = ranks.size if num_shards is None else num_shards
-        self._numbers = list(range(ranks.number, self.num_shards, ranks.size))
-        self._shards = [source.for_shard(number, self.num_shards) for number in self._numbers]
+        self.numbers = list(range(ranks.number, self.num_shards, ranks.size))
+        self._shards = [source.for_shard(number, self.num_shards) for number in self.numbers]
         self.partition: Partition | None = None
 
     def attach(self, targets: Targets, cost: Cost) -> None:
@@ -79,7 +82,7 @@ class ShardedNegatives(NegativeSource):
         """
         super().attach(targets, cost)
         self.partition = Partition(targets.num_targets, self.num_shards, self.ranks.size)
-        for number, shard in zip(self._numbers, self._shards, strict=True):
+        for number, shard in zip(self.numbers, self._shards, strict=True):
             shard.attach(ShardTargets(targets, self.partition, number), cost)
 
     def warm_up(self) -> None:
@@ -91,23 +94,23 @@ class ShardedNegatives(NegativeSource):
         yield from ()
 
     def begin_step(self, step: int) -> None:
-        together([shard.beginning(step) for shard in self._shards], self._numbers, self.ranks, self.num_shards)
+        together([shard.beginning(step) for shard in self._shards], self.numbers, self.ranks, self.num_shards)
 
     def is_ready(self, step: int) -> bool:
         return all(shard.is_ready(step) for shard in self._shards)
 
     def sample(self, request: Request) -> ShardedDraw:
         partition = self._divided()
-        asked = [self._request_to(number, request) for number in self._numbers]
+        asked = [self._request_to(number, request) for number in self.numbers]
         drawn = [shard.sample(one) for shard, one in zip(self._shards, asked, strict=True)]
-        found = [self._told(*each, request) for each in zip(self._numbers, drawn, strict=True)]
+        found = [self._told(*each, request) for each in zip(self.numbers, drawn, strict=True)]
         with self.cost.timed("sample"):
-            everyone = gathered(found, self._numbers, self.ranks, self.num_shards)
+            everyone = gathered(found, self.numbers, self.ranks, self.num_shards)
             log_masses = torch.stack([log_z for *_, log_z in everyone], dim=1).double()  # (B, V)
             log_z = torch.logsumexp(log_masses, dim=1)
             log_shares = log_masses - log_z.nan_to_num(neginf=0.0)[:, None]
             device = request.queries.device
-            mine = tuple(log_shares[:, number].float().to(device) for number in self._numbers)
+            mine = tuple(log_shares[:, number].float().to(device) for number in self.numbers)
             own: dict[str, Any] = {"asked": tuple(asked), "drawn": tuple(drawn), "log_shares": mine}
             if request.num_negatives >= partition.num_targets and all(int(kind[0]) for _, _, _, kind, _ in everyone):
                 return self._everything(everyone, log_shares, log_z, device, own)
@@ -132,7 +135,7 @@ class ShardedNegatives(NegativeSource):
         found = torch.full((len(request.queries), len(ids)), -torch.inf, device=ids.device)
         if not isinstance(draw, ShardedDraw):
             return found
-        own = zip(self._numbers, self._shards, draw.asked, draw.drawn, draw.log_shares, strict=True)
+        own = zip(self.numbers, self._shards, draw.asked, draw.drawn, draw.log_shares, strict=True)
         for number, shard, asked, drawn, log_share in own:
             slots = partition.slots_of(number, rows)
             here = torch.from_numpy(np.flatnonzero(slots >= 0)).to(ids.device)
@@ -149,7 +152,7 @@ class ShardedNegatives(NegativeSource):
     def observe(self, request: Request, draw: Draw, rows: Tensor, vectors: Tensor) -> None:
         partition, ids = self._divided(), rows.cpu().numpy()
         agreements = []
-        for place, (number, shard) in enumerate(zip(self._numbers, self._shards, strict=True)):
+        for place, (number, shard) in enumerate(zip(self.numbers, self._shards, strict=True)):
             if isinstance(draw, ShardedDraw):
                 asked, drawn = draw.asked[place], draw.drawn[place]
             else:  # nothing has been drawn yet
@@ -158,7 +161,7 @@ class ShardedNegatives(NegativeSource):
             here = torch.from_numpy(np.flatnonzero(slots >= 0)).to(rows.device)
             places = torch.from_numpy(slots[slots >= 0]).to(rows.device)
             agreements.append(shard.observing(asked, drawn, places, vectors[here]))
-        together(agreements, self._numbers, self.ranks, self.num_shards)
+        together(agreements, self.numbers, self.ranks, self.num_shards)
 
     def finish(self) -> None:
         for shard in self._shards:
@@ -175,12 +178,12 @@ class ShardedNegatives(NegativeSource):
         states = [shard.state_dict() for shard in self._shards]
         return {
             f"{number}.{name}": tensor
-            for number, state in zip(self._numbers, states, strict=True)
+            for number, state in zip(self.numbers, states, strict=True)
             for name, tensor in state.items()
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for number, shard in zip(self._numbers, self._shards, strict=True):
+        for number, shard in zip(self.numbers, self._shards, strict=True):
             prefix = f"{number}."
             shard.load_state_dict(
                 {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
@@ -188,21 +191,22 @@ class ShardedNegatives(NegativeSource):
 
     def save_state(self, folder: Path) -> None:
         """Write the shards of this process, each into a folder of its own."""
-        for number, shard in zip(self._numbers, self._shards, strict=True):
+        for number, shard in zip(self.numbers, self._shards, strict=True):
             inside = folder / shard_folder(number)
             inside.mkdir()
             shard.save_state(inside)
 
     def load_state(self, folder: Path) -> None:
-        for number, shard in zip(self._numbers, self._shards, strict=True):
+        for number, shard in zip(self.numbers, self._shards, strict=True):
             inside = folder / shard_folder(number)
             if not inside.is_dir():
                 raise DataError("is missing: the checkpoint is not whole, or of undivided negatives.", inside)
             shard.load_state(inside)
 
     def _divided(self) -> Partition:
-        self._attached()
-        assert self.partition is not None
+        if self.partition is None:
+            self._attached()  # says so
+            raise RuntimeError("the corpus is not divided yet")
         return self.partition
 
     def _request_to(self, number: int, request: Request) -> Request:
@@ -271,6 +275,31 @@ class ShardedNegatives(NegativeSource):
             log_q[:, shard :: self.num_shards] = (of_shard + log_shares[:, shard, None]).float()
         whole = Draw.everything(log_q.nan_to_num(nan=-torch.inf).to(device), log_z.float().to(device))
         return ShardedDraw(whole.ids, whole.log_q, whole.log_z, whole.log_weights, exhaustive=True, **own)
+
+
+def divided(source: NegativeSource, ranks: Ranks, shards: str, num_shards: int | None) -> NegativeSource:
+    """The source as the processes use it: itself, where nothing is to be divided.
+
+    Args:
+        source: serves, or would serve, the whole corpus.
+        ranks: the processes.
+        shards: one of `SHARDS`.
+        num_shards: V; ``None``: one a process.
+    """
+    if not source.is_divided or shards == "replicated" or (ranks.is_alone and num_shards in (None, 1)):
+        return source
+    return ShardedNegatives(source, ranks, num_shards)
+
+
+def check_shards(shards: str, num_shards: int | None) -> str:
+    """``ValueError`` for what is not one of `SHARDS`, or no number of shards; else ``shards``."""
+    if shards not in SHARDS:
+        raise ValueError(f"shards must be one of {', '.join(SHARDS)}, got {shards!r}")
+    if num_shards is not None and num_shards < 1:
+        raise ValueError(f"num_shards must be at least 1, got {num_shards}")
+    if num_shards is not None and shards == "replicated":
+        raise ValueError(f"num_shards is {num_shards}, but a corpus that is replicated has no shards: leave one out")
+    return shards
 
 
 def shard_folder(number: int) -> str:

@@ -18,6 +18,7 @@ from hardwood.data._own import LEAVE_OUT, LeaveOut
 from hardwood.encoders import STATIC, Towers, check_static_only
 from hardwood.losses import WEIGHTINGS, Weighting
 from hardwood.negatives import SOURCES, MarginFilter, NegativeSource, make_source
+from hardwood.negatives.sharded import Shards, check_shards
 from hardwood.training.guide import DEFAULT_WITHIN, check_guide
 from hardwood.training.teacher import Teacher, TeacherForm
 from hardwood.training.unasked import DEFAULT_UNASKED_PRIOR, DEFAULT_UNASKED_PUSH, check_unasked
@@ -45,6 +46,7 @@ _KINDS: dict[str, Any] = {
     "Weighting": str,
     "TeacherForm": str,
     "LeaveOut": str,
+    "Shards": str,
 }
 
 
@@ -114,6 +116,8 @@ class RunConfig:
         lenient: leave out what is broken in ``data``, and count it (see `RetrievalDataset.load`).
         trust_remote_code: run code that comes with a hub model.
         device: ``None``: an accelerator if there is one.
+        shards: what several processes do with the corpus: ``"divided"`` or ``"replicated"``, see `CorpusSoftmaxLoss`.
+        num_shards: into how many shards it is divided; ``None``: one a process.
         threads: of PyTorch on the CPU, and of the tree (`hardwood.tree.set_threads`); ``None``: for PyTorch its default
             or ``OMP_NUM_THREADS``, for the tree the processors that this process may use.
     """
@@ -172,6 +176,8 @@ class RunConfig:
     lenient: bool = False
     trust_remote_code: bool = False
     device: str | None = None
+    shards: Shards = "divided"
+    num_shards: int | None = None
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -192,6 +198,7 @@ class RunConfig:
             _one_of("weighting", self.weighting, WEIGHTINGS)
         check_guide(self.guide_margin, self.guide_within)
         check_unasked(self.unasked_prior, self.unasked_push)
+        check_shards(self.shards, self.num_shards)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("towers", self.towers, ("shared", "separate"))
         _one_of("leave_out", self.leave_out, LEAVE_OUT)

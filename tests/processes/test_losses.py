@@ -1,0 +1,67 @@
+"""The loss of W processes with B pairs each is that of one process with W x B, and so are its gradient and its draws.
+
+To rounding: sums over queries are taken in another order where a mean over processes is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from .launch import run
+from .losses import CASES, NUM_SHARDS, train
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, transformer_folder: Path) -> Path:
+    made = tmp_path_factory.mktemp("losses")
+    (made / "bert").symlink_to(transformer_folder)
+    return made
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    return {name: train(case, 0, 1, folder) for name, case in CASES.items()}
+
+
+@pytest.fixture(scope="module")
+def of_two(folder: Path) -> dict[str, list[dict[str, np.ndarray]]]:
+    return _of_ranks(folder, 2, list(CASES))
+
+
+def _of_ranks(folder: Path, size: int, names: list[str]) -> dict[str, list[dict[str, np.ndarray]]]:
+    run(size, ["-m", "tests.processes.losses", str(folder), *names])
+    return {name: [dict(np.load(folder / f"{name}-{size}-{rank}.npz")) for rank in range(size)] for name in names}
+
+
+def _check(name: str, of_ranks: list[dict[str, np.ndarray]], alone: dict[str, Any]) -> None:
+    for found in of_ranks:
+        np.testing.assert_allclose(found["losses"], alone["losses"], rtol=2e-6, atol=2e-6, err_msg=name)
+        scale = np.abs(alone["gradient"]).max()
+        np.testing.assert_allclose(found["gradient"], alone["gradient"], atol=2e-5 * scale, err_msg=name)
+        np.testing.assert_allclose(found["weights"], alone["weights"], atol=1e-5, err_msg=name)
+        assert np.array_equal(found["weights"], of_ranks[0]["weights"]), name
+        assert found["texts"] == alone["texts"], name  # as many texts of all: each candidate is encoded once
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_two_processes_train_as_one_does(name: str, of_two: Any, alone: Any) -> None:
+    _check(name, of_two[name], alone[name])
+
+
+@pytest.mark.slow
+def test_three_processes_train_as_one_does(folder: Path, alone: Any) -> None:
+    names = ["exact", "dynamic", "few draws", "mixture", "separate towers", "guide"]
+    for name, found in _of_ranks(folder, 3, names).items():
+        _check(name, found, alone[name])
+
+
+def test_the_cases_differ_from_each_other(alone: Any) -> None:
+    # Else they would show nothing: an option that does nothing gives what "exact" gives.
+    of_exact = alone["exact"]["gradient"]
+    same = [name for name in CASES if np.array_equal(alone[name]["gradient"], of_exact)]
+    assert same == ["exact"], same
+    assert NUM_SHARDS == 3

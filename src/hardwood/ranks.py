@@ -209,7 +209,8 @@ def _packed(tensors: Sequence[Tensor]) -> Tensor:
     header, parts = [len(tensors)], []
     for tensor in tensors:
         header += [_DTYPES.index(tensor.dtype), tensor.ndim, *tensor.shape]
-        parts.append(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8))
+        if tensor.numel():  # an empty one may have strides that no other type can be seen through
+            parts.append(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8))
     head = torch.tensor([len(header), *header]).view(torch.uint8)
     return torch.cat([head, *parts])
 

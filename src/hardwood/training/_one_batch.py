@@ -54,7 +54,7 @@ def encoded_together(rows: Tensor, encode: Callable[[Tensor], Tensor], ranks: Ra
     """
     if ranks.is_alone:
         return encode(rows)
-    places = [torch.arange(number, len(rows), ranks.size) for number in range(ranks.size)]
+    places = [torch.arange(len(rows))[number :: ranks.size] for number in range(ranks.size)]
     order = torch.cat(places).to(rows.device)
     return gathered(encode(rows[places[ranks.number].to(rows.device)]), ranks)[torch.argsort(order)]
 

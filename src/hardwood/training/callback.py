@@ -75,7 +75,9 @@ class NegativesCallback(TrainerCallback):
         self._before: dict[str, float] = {}
         self._data: str | None = None
         self._num_resumed = 0  # losses in the checkpoint that was resumed from
-        self.global_batch: int | None = None  # pairs a forward pass, of all processes; known when training begins
+        # Known when training begins: pairs a forward pass, of all processes, and whether an epoch's rest is left out.
+        self.global_batch: int | None = None
+        self.drops_last: bool | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -98,6 +100,7 @@ class NegativesCallback(TrainerCallback):
         self.loss.start_over()
         ranks = self.loss.meet_ranks()
         self.global_batch = args.per_device_train_batch_size * ranks.size
+        self.drops_last = args.dataloader_drop_last
         with ranks.during("where training begins"):
             self.loss.source.warm_up()
             if state.global_step > 0:
@@ -259,7 +262,7 @@ class NegativesCallback(TrainerCallback):
             )
         shards = then.get("shards", 1)
         is_free = self.loss.num_shards is None and self.loss.shards == "divided" and self.loss.source.is_divided
-        if is_free and shards != self._num_shards():
+        if is_free and shards != self.num_shards:
             self.loss.meet_ranks(num_shards=shards)
 
     def _place_in(self, losses: list[dict[str, Any]], checkpoint: Path) -> int:
@@ -307,10 +310,13 @@ class NegativesCallback(TrainerCallback):
     def _settings(self) -> dict[str, Any]:
         """What a resumed run must share. The draws are a function of the shards and of the batch of all processes: with
         these a run goes on with any number of processes."""
-        batch = {} if self.global_batch is None else {"global_batch": self.global_batch}
-        return plain_settings({**self.loss.get_config_dict(), "shards": self._num_shards(), **batch})
+        batch = {"global_batch": self.global_batch, "drops_last_batch": self.drops_last}
+        known = {name: value for name, value in batch.items() if value is not None}
+        return plain_settings({**self.loss.get_config_dict(), "shards": self.num_shards, **known})
 
-    def _num_shards(self) -> int:
+    @property
+    def num_shards(self) -> int:
+        """Into how many shards the corpus is divided; 1 where it is not."""
         source = self.loss.source
         return source.num_shards if isinstance(source, ShardedNegatives) else 1
 

@@ -257,7 +257,9 @@ def make_trainer(
     pairs = data.training_pairs(config.train_split, config.given_negatives)
     trainer = SentenceTransformerTrainer(
         model=model,
-        args=_training_arguments(model, config, quiet, pairs.column_names),
+        # Several processes leave out an epoch's last, incomplete batch (sentence-transformers), so a run over as many
+        # shards does too, whatever the number of its processes is.
+        args=_training_arguments(model, config, quiet, pairs.column_names, drop_last=callback.num_shards > 1),
         train_dataset=pairs,
         loss=loss,
         evaluator=evaluator,
@@ -271,7 +273,11 @@ def make_trainer(
 
 
 def _training_arguments(
-    model: SentenceTransformer, config: RunConfig, quiet: bool, columns: Iterable[str] = _PAIR_COLUMNS
+    model: SentenceTransformer,
+    config: RunConfig,
+    quiet: bool,
+    columns: Iterable[str] = _PAIR_COLUMNS,
+    drop_last: bool = False,
 ) -> Any:
     from sentence_transformers import SentenceTransformerTrainingArguments
 
@@ -298,6 +304,7 @@ def _training_arguments(
         disable_tqdm=quiet,
         use_cpu=model.device.type == "cpu",
         dataloader_pin_memory=False,
+        dataloader_drop_last=drop_last,
         **length,
         **encoder_arguments(model, columns),
     )

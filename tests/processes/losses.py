@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tests.conftest import make_dataset
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,8 +21,6 @@ from hardwood.data import RetrievalDataset
 from hardwood.encoders import load_encoder
 from hardwood.negatives import MarginFilter, make_source
 from hardwood.training import Guide, Teacher
-from tests.conftest import make_dataset
-from tests.tiny_models import make_static
 
 BATCH, STEPS, NUM_SHARDS = 12, 2, 3
 
@@ -88,7 +87,9 @@ def make_loss(case: dict[str, Any], data: RetrievalDataset, folder: Path) -> Cor
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0  # noise is each process's own
     if options.pop("guide", False):
-        options["guide"] = Guide(make_static(seed=3), margin=0.0, within=2.0)
+        options["guide"] = Guide(
+            load_encoder("static", data, dimension=8, vocabulary_size=300, seed=5, device="cpu"), within=2.0
+        )
     kind = CachedCorpusSoftmaxLoss if "mini_batch_size" in options else CorpusSoftmaxLoss
     return kind(model, data, source, **options)
 
@@ -103,7 +104,9 @@ def train(case: dict[str, Any], rank: int, size: int, folder: Path) -> dict[str,
     pairs = data.training_pairs("train")
     rows = torch.tensor(pairs["label"])
     if given := case.get("given"):
-        rows = torch.cat([rows, torch.stack([(rows[:, 1] + 7 * (i + 1)) % len(data.corpus) for i in range(given)], 1)], 1)
+        rows = torch.cat(
+            [rows, torch.stack([(rows[:, 1] + 7 * (i + 1)) % len(data.corpus) for i in range(given)], 1)], 1
+        )
     found: dict[str, Any] = {"losses": []}
     for step in range(STEPS):
         batch = rows[step * BATCH : (step + 1) * BATCH]
@@ -113,7 +116,8 @@ def train(case: dict[str, Any], rank: int, size: int, folder: Path) -> dict[str,
         tasks = ["query"] + ["document"] * (len(texts) - 1)
         routed = {"task"} if case.get("towers") == "separate" else set()
         features = [
-            model.preprocess(column, **({"task": task} if routed else {})) for column, task in zip(texts, tasks, strict=True)
+            model.preprocess(column, **({"task": task} if routed else {}))
+            for column, task in zip(texts, tasks, strict=True)
         ]
         terms = loss(features, own)
         total = torch.stack(list(terms.values())).sum()
@@ -123,7 +127,7 @@ def train(case: dict[str, Any], rank: int, size: int, folder: Path) -> dict[str,
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.grad is not None:
-                    parameter -= 0.5 * parameter.grad
+                    parameter.sub_(0.5 * parameter.grad)
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters()]
     found["gradient"] = torch.cat([gradient.flatten() for gradient in gradients]).numpy()
     found["weights"] = torch.cat([p.detach().flatten() for p in model.parameters()]).numpy()
@@ -138,8 +142,6 @@ def main(folder: Path, names: list[str]) -> None:
     for name in names:
         np.savez(folder / f"{name}-{size}-{rank}.npz", **train(CASES[name], rank, size, folder))
     distributed.destroy_process_group()
-
-
 
 
 if __name__ == "__main__":

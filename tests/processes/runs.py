@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tests.tiny_models import WORDS, make_static
 
 from hardwood.data import Judgements, RetrievalDataset, TextTable
 from hardwood.evaluation import evaluate, retrieve
 from hardwood.mining import mine
 from hardwood.ranks import Ranks, join
 from hardwood.training import RunConfig, train
-from tests.tiny_models import WORDS, make_static
 
 GLOBAL_BATCH, STEPS, SAVE_EVERY, NUM_SHARDS, BLOCK = 12, 8, 4, 2, 7
 
@@ -65,7 +65,7 @@ def retrieved(ranks: Ranks) -> dict[str, np.ndarray]:
     """What evaluation and mining give; with `Ranks.alone()` by a single process."""
     model, data = make_static(seed=1), tied()
     rows, scores = retrieve(model, data.corpus, data.queries, 25, block=BLOCK, ranks=ranks)
-    measures = evaluate(model, data, block=BLOCK, ranks=ranks)
+    measures = evaluate(model, data, leave_out="nothing", block=BLOCK, ranks=ranks)
     found = {"rows": rows, "scores": scores, "measures": np.array([measures[name] for name in sorted(measures)])}
     for per in ("query", "pair"):
         mined = mine(model, data, per=per, absolute_margin=0.01, depth=30, block=BLOCK, ranks=ranks)  # type: ignore[arg-type]

@@ -110,7 +110,10 @@ def main(folder: Path, num_shards: int) -> None:
     # Gathered: any number of any shapes and types, and none.
     own = [torch.arange(ranks.number * 3).view(-1, 3), torch.tensor([True]), torch.zeros(0, 4), torch.tensor(2.5)]
     for number, (rows, flag, empty, scalar) in enumerate(ranks.gather(own)):
-        assert rows.shape == (number, 3) and flag.dtype == torch.bool and empty.shape == (0, 4) and float(scalar) == 2.5
+        assert rows.shape == (number, 3)
+        assert flag.dtype == torch.bool
+        assert empty.shape == (0, 4)
+        assert float(scalar) == 2.5
     assert ranks.tell({"rank": ranks.number}) == [{"rank": number} for number in range(ranks.size)]
     assert ranks.first(lambda: ["said", ranks.number]) == ["said", 0]
     assert ranks.mean(torch.tensor([float(ranks.number)])).item() == (ranks.size - 1) / 2

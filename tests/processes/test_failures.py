@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
+import sys
 from pathlib import Path
 
 import pytest
-
 from tests.conftest import make_dataset
 
-from .launch import finish, start
+from .launch import ROOT, finish, free_port, start
 
 PHASES = ("encode", "sample", "observe", "save")
 
@@ -28,9 +27,14 @@ def _spoken(found: list[tuple[int, str, str]]) -> list[str]:
     return [line for _, _, err in found for line in err.splitlines() if line.startswith("error: ")]
 
 
-@pytest.mark.parametrize("phase", [PHASES[1], pytest.param(PHASES[0], marks=pytest.mark.slow), *[
-    pytest.param(phase, marks=pytest.mark.slow) for phase in PHASES[2:]
-]])
+@pytest.mark.parametrize(
+    "phase",
+    [
+        PHASES[1],
+        pytest.param(PHASES[0], marks=pytest.mark.slow),
+        *[pytest.param(phase, marks=pytest.mark.slow) for phase in PHASES[2:]],
+    ],
+)
 def test_an_error_on_one_rank_ends_all_with_one_message(tmp_path: Path, phase: str) -> None:
     found = finish(_failing(tmp_path, phase, "raise", 1), timeout=240)
     assert all(code != 0 for code, *_ in found), found
@@ -41,9 +45,9 @@ def test_an_error_on_one_rank_ends_all_with_one_message(tmp_path: Path, phase: s
     _nothing_half_written(tmp_path)
 
 
-@pytest.mark.parametrize("phase", [PHASES[2], *[
-    pytest.param(phase, marks=pytest.mark.slow) for phase in (PHASES[0], PHASES[1], PHASES[3])
-]])
+@pytest.mark.parametrize(
+    "phase", [PHASES[2], *[pytest.param(phase, marks=pytest.mark.slow) for phase in (PHASES[0], PHASES[1], PHASES[3])]]
+)
 def test_a_rank_that_is_killed_ends_all_with_one_message(tmp_path: Path, phase: str) -> None:
     found = finish(_failing(tmp_path, phase, "kill", 1), timeout=240)
     assert found[1][0] == -signal.SIGKILL
@@ -90,3 +94,27 @@ def test_waiting_has_a_limit_that_is_a_number(monkeypatch: pytest.MonkeyPatch) -
             timeout_seconds()
     monkeypatch.setenv(TIMEOUT, "30")
     assert timeout_seconds() == 30
+
+
+@pytest.mark.slow
+def test_a_restart_by_torchrun_ends_with_the_weights_of_an_unbroken_run(tmp_path: Path) -> None:
+    weights = []
+    for name, rank in (("unbroken", "-1"), ("restarted", "1")):
+        folder = tmp_path / name
+        folder.mkdir()
+        make_dataset().save(folder / "data")
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+        launcher += ["--master-port", str(free_port()), "-m", "tests.processes.failing", str(folder)]
+        paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+        ended = subprocess.run(
+            [sys.executable, *launcher, "observe", "kill", rank],
+            env={**os.environ, "PYTHONPATH": paths},
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=500,
+        )
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        weights.append((folder / "run" / "model" / "model.safetensors").read_bytes())
+        assert ("was killed" in ended.stderr) == (name == "restarted")
+    assert weights[0] == weights[1]

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from tests.conftest import make_dataset
 
 from hardwood.ranks import Ranks, refuse_several_processes
 from hardwood.training import last_checkpoint, train
-from tests.conftest import make_dataset
 
 from .launch import run
 from .runs import GLOBAL_BATCH, NUM_SHARDS, SAVE_EVERY, STEPS, retrieved, settings
@@ -77,7 +77,7 @@ def test_a_file_that_the_first_process_does_not_see_is_named(tmp_path: Path) -> 
     assert seen == {"rng_state_0.pth": 4}
     check_arrived(checkpoint, [seen, {}])
     for late in ({"rng_state_1.pth": 4}, {"rng_state_0.pth": 9}):
-        with pytest.raises(ValueError, match="rank 1 has written .* on a disk that all machines share"):
+        with pytest.raises(ValueError, match=r"rank 1 has written .* on a disk that all machines share"):
             check_arrived(checkpoint, [seen, late])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from hardwood.negatives import Cost, make_source
@@ -67,8 +68,8 @@ def test_each_process_encodes_its_own_part_of_the_corpus_alone(lives: Any) -> No
 
 
 def test_draws_are_as_frequent_as_they_say(many_draws: Any) -> None:
-    # Null: draws have the probabilities of log_proposal, which is exact here (all leaves open). Chi-squared over some 40
-    # targets; 12 sources x 5 queries; 7,500 to 10,000 draws each. False alarms: 60 x 1e-5.
+    # Null: draws have the probabilities of log_proposal, which is exact here (all leaves open). Chi-squared over some
+    # 40 targets; 12 sources x 5 queries; 7,500 to 10,000 draws each. False alarms: 60 x 1e-5.
     for name, found in many_draws.items():
         chances = np.exp(found["proposal"].astype(np.float64))
         np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-5, err_msg=name)
@@ -158,8 +159,6 @@ def test_the_state_of_a_shard_goes_on_where_it_was(name: str, tmp_path: Path) ->
         rows = torch.unique(draw.ids[draw.ids >= 0])
         source.observe(request(number), draw, rows, targets.vectors[rows])
         return draw.log_q.numpy()
-
-    import torch
 
     first, targets = begun()
     for number in range(3):

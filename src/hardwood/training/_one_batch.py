@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -42,6 +44,48 @@ def gathered(own: Tensor, ranks: Ranks) -> Tensor:
         return own
     found: Tensor = _Gathered.apply(own, ranks)
     return found
+
+
+def batch_of_all(
+    ranks: Ranks,
+    queries: Tensor,
+    given: Tensor,
+    query_rows: NDArray[np.int64],
+    target_rows: NDArray[np.int64],
+    kind: tuple[int, ...],
+) -> tuple[Tensor, Tensor, NDArray[np.int64], NDArray[np.int64]]:
+    """This process's batch and those of the others, in the processes' order.
+
+    Args:
+        ranks: the processes.
+        queries: ``(B, d)``, encoded here.
+        given: ``((1 + m) B, d)``: all positives, all first given negatives, ...
+        query_rows: ``(B,)``.
+        target_rows: ``(B, 1 + m)``.
+        kind: what must be the same on all of them.
+
+    Returns:
+        The four of all, with gradient to what was encoded here.
+
+    Raises:
+        ValueError: processes train with batches of different datasets.
+    """
+    if ranks.is_alone:
+        return queries, given, query_rows, target_rows
+    batch_size, columns = target_rows.shape
+    rows = torch.from_numpy(np.concatenate([query_rows[:, None], target_rows], axis=1))
+    everyone = ranks.gather([torch.tensor([columns, *kind]), rows])
+    kinds = [found.tolist() for found, _ in everyone]
+    if any(found != kinds[0] for found in kinds):
+        raise ValueError(
+            f"the processes train with different losses at the same time, by columns, queries and targets: {kinds}. "
+            "Where a trainer has several datasets, each process is given one of another: train on one at a time, or on "
+            "one dataset made of all (several processes share the candidates of one corpus)"
+        )
+    by_pair = torch.cat([queries[None], given.view(columns, batch_size, -1)]).transpose(0, 1)  # (B, 2 + m, d)
+    whole = gathered(by_pair.contiguous(), ranks).transpose(0, 1)
+    of_all = torch.cat([found for _, found in everyone]).numpy()
+    return whole[0], whole[1:].flatten(0, 1), np.ascontiguousarray(of_all[:, 0]), of_all[:, 1:]
 
 
 def encoded_together(rows: Tensor, encode: Callable[[Tensor], Tensor], ranks: Ranks) -> Tensor:

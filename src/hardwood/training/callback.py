@@ -93,7 +93,6 @@ class NegativesCallback(TrainerCallback):
             )
         self._join(state)
         announce(self.loss.targets.model, self.loss, is_first=self._together[0] is self)
-        refuse_sharded_weights(kwargs.get("model") or self.loss.model)
         refuse_sharded_weights(self.loss.model)
         self.loss.meet(kwargs.get("train_dataloader"), getattr(args, "prompts", None))
         self._num_resumed = 0

@@ -37,7 +37,13 @@ from hardwood.training._embedding import EncodingModule, Features
 from hardwood.training._features import check_finite, check_scores, text_columns_of
 from hardwood.training._judge import Judge
 from hardwood.training._margin_watch import MarginWatch, check_margin
-from hardwood.training._one_batch import as_one_pass, encoded_together, gathered, weighed_together
+from hardwood.training._one_batch import (
+    as_one_pass,
+    batch_of_all,
+    encoded_together,
+    refuse_sharded_weights,
+    weighed_together,
+)
 from hardwood.training._pairs import check_rows, own_sets, rows_of
 from hardwood.training._prompts import agreed_target_prompt, trainer_prompts
 from hardwood.training._requests import mix, with_own
@@ -200,8 +206,8 @@ class CorpusSoftmaxLoss(EncodingModule):
         self._queries = dataset.queries
         self._known = dataset.never_negatives(split)
         self._known_in_evaluation = dataset.never_negatives(*dataset.splits)
-        self._step = -1
-        self._micro_step = 0
+        self._step, self._micro_step = -1, 0
+        self._looked_at = 0  # which model, by its id
         self.steps_are_announced = False
 
     def start_over(self) -> None:
@@ -318,6 +324,9 @@ class CorpusSoftmaxLoss(EncodingModule):
             figures.update(found)
             return terms
 
+        if id(self.model) != self._looked_at:  # the trainer has wrapped it
+            refuse_sharded_weights(self.model)
+            self._looked_at = id(self.model)
         refuse_wrappers(self.model, self.targets.model)
         check_same_model(self.model, self.targets.model)
         with ranks.during("in a training step"):
@@ -341,7 +350,14 @@ class CorpusSoftmaxLoss(EncodingModule):
         device = self.targets.device
         queries = self._embed_features(query_features, len(query_rows), device)
         given = torch.cat([self._embed_features(features, len(query_rows), device) for features in target_features])
-        queries, given, query_rows, target_rows = self._of_all(ranks, queries, given, query_rows, target_rows)
+        queries, given, query_rows, target_rows = batch_of_all(
+            ranks,
+            queries,
+            given,
+            query_rows,
+            target_rows,
+            kind=(len(self._queries), self.targets.num_targets, is_training),
+        )
         given_rows = target_rows.T.ravel()  # all positives, then all first negatives, ...
         check_finite(queries, query_rows, self._queries, "query", self._step)
         check_finite(given, given_rows, self.targets.corpus, "target", self._step)
@@ -368,20 +384,6 @@ class CorpusSoftmaxLoss(EncodingModule):
         for second in (self.judge, self._teaching):
             dropped |= {} if second is None else second.figures()
         return terms, self.source.diagnostics() | dropped
-
-    @staticmethod
-    def _of_all(
-        ranks: Ranks, queries: Tensor, given: Tensor, query_rows: np.ndarray, target_rows: np.ndarray
-    ) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray]:
-        """Encodings and rows of this process's batch, and after them those of the others, in the processes' order."""
-        if ranks.is_alone:
-            return queries, given, query_rows, target_rows
-        batch_size, columns = target_rows.shape
-        by_pair = torch.cat([queries[None], given.view(columns, batch_size, -1)]).transpose(0, 1)  # (B, 2 + m, d)
-        whole = gathered(by_pair.contiguous(), ranks).transpose(0, 1)
-        rows = np.concatenate([query_rows[:, None], target_rows], axis=1)
-        everyone = torch.cat([found for (found,) in ranks.gather([torch.from_numpy(rows)])]).numpy()
-        return whole[0], whole[1:].flatten(0, 1), np.ascontiguousarray(everyone[:, 0]), everyone[:, 1:]
 
     def _begin_step(self, step: int) -> None:
         self._step = step

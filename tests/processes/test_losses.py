@@ -65,3 +65,20 @@ def test_the_cases_differ_from_each_other(alone: Any) -> None:
     same = [name for name in CASES if np.array_equal(alone[name]["weights"], of_exact)]
     assert set(same) <= {"exact", "cached"}, same
     assert NUM_SHARDS == 3
+
+
+def test_weights_that_are_divided_among_processes_are_refused(tmp_path: Path) -> None:
+    from torch import distributed, nn
+    from torch.distributed.fsdp import fully_shard
+
+    from hardwood.training._one_batch import refuse_sharded_weights
+
+    model = nn.Sequential(nn.Linear(3, 2))
+    refuse_sharded_weights(model)
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        fully_shard(model, mesh=distributed.init_device_mesh("cpu", (1,)))
+        with pytest.raises(ValueError, match=r"divided among the processes \(FSDPModule\).*DistributedDataParallel"):
+            refuse_sharded_weights(model)
+    finally:
+        distributed.destroy_process_group()

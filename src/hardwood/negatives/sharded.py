@@ -142,7 +142,7 @@ class ShardedNegatives(NegativeSource):
             if len(here):
                 places = torch.from_numpy(slots[slots >= 0]).to(ids.device)
                 log_q = shard.log_proposal(asked, drawn, places)
-                found[:, here] = (log_q + log_share[:, None]).nan_to_num(nan=-torch.inf)
+                found[:, here] = log_q + log_share[:, None]
         return found
 
     def observing(self, request: Request, draw: Draw, rows: Tensor, vectors: Tensor) -> Agreement:
@@ -273,7 +273,7 @@ class ShardedNegatives(NegativeSource):
         log_q = torch.full((len(log_z), self._divided().num_targets), -torch.inf)
         for shard, (_, of_shard, *_) in enumerate(everyone):
             log_q[:, shard :: self.num_shards] = (of_shard + log_shares[:, shard, None]).float()
-        whole = Draw.everything(log_q.nan_to_num(nan=-torch.inf).to(device), log_z.float().to(device))
+        whole = Draw.everything(log_q.to(device), log_z.float().to(device))
         return ShardedDraw(whole.ids, whole.log_q, whole.log_z, whole.log_weights, exhaustive=True, **own)
 
 

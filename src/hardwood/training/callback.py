@@ -141,12 +141,12 @@ class NegativesCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Put the source's state beside the trainer's own files, and declare the checkpoint whole."""
         if self._together[0] is self:  # the first one does it for all
-            ranks = self.loss.meet_ranks()
-            with ranks.during(f"while saving {_checkpoint(args, state.global_step)}"):
-                self._save(_checkpoint(args, state.global_step), ranks)
+            with self.loss.meet_ranks().during(f"while saving {_checkpoint(args, state.global_step)}"):
+                self._save(_checkpoint(args, state.global_step))
 
-    def _save(self, checkpoint: Path, ranks: Ranks) -> None:
+    def _save(self, checkpoint: Path) -> None:
         """Each process writes what it holds; the first one seals the checkpoint when all have said what they wrote."""
+        ranks = self.loss.meet_ranks()
         if ranks.is_first:
             _check_weights(self.loss.targets.model, checkpoint)
             # What another run has left there would pass for ours.

@@ -5,6 +5,8 @@ To rounding: sums over queries are taken in another order where a mean over proc
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,10 @@ from .launch import run
 from .losses import CASES, NUM_SHARDS, train
 
 
+Alone = Callable[[str], dict[str, np.ndarray]]
+QUICK = ["exact", "dynamic", "replicated", "few draws", "mixture", "cached", "separate towers"]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, transformer_folder: Path) -> Path:
     made = tmp_path_factory.mktemp("losses")
@@ -23,13 +29,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, transformer_folder: Path) -
 
 
 @pytest.fixture(scope="module")
-def alone(folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    return {name: train(case, 0, 1, folder) for name, case in CASES.items()}
-
-
-@pytest.fixture(scope="module")
-def of_two(folder: Path) -> dict[str, list[dict[str, np.ndarray]]]:
-    return _of_ranks(folder, 2, list(CASES))
+def alone(folder: Path) -> Callable[[str], dict[str, np.ndarray]]:
+    """What one process finds for a case."""
+    return cache(lambda name: train(CASES[name], 0, 1, folder))
 
 
 def _of_ranks(folder: Path, size: int, names: list[str]) -> dict[str, list[dict[str, np.ndarray]]]:
@@ -47,22 +49,24 @@ def _check(name: str, of_ranks: list[dict[str, np.ndarray]], alone: dict[str, An
         assert found["texts"] == alone["texts"], name  # as many texts of all: each candidate is encoded once
 
 
-@pytest.mark.parametrize("name", list(CASES))
-def test_two_processes_train_as_one_does(name: str, of_two: Any, alone: Any) -> None:
-    _check(name, of_two[name], alone[name])
+@pytest.mark.parametrize(
+    ("size", "names"),
+    [
+        (2, QUICK),
+        pytest.param(2, [name for name in CASES if name not in QUICK], marks=pytest.mark.slow),
+        pytest.param(3, [*QUICK, "guide", "given"], marks=pytest.mark.slow),
+    ],
+)
+def test_several_processes_train_as_one_does(size: int, names: list[str], folder: Path, alone: Alone) -> None:
+    for name, found in _of_ranks(folder, size, names).items():
+        _check(name, found, alone(name))
 
 
 @pytest.mark.slow
-def test_three_processes_train_as_one_does(folder: Path, alone: Any) -> None:
-    names = ["exact", "dynamic", "few draws", "mixture", "separate towers", "guide"]
-    for name, found in _of_ranks(folder, 3, names).items():
-        _check(name, found, alone[name])
-
-
-def test_the_cases_differ_from_each_other(alone: Any) -> None:
+def test_the_cases_differ_from_each_other(alone: Alone) -> None:
     # Else they would show nothing: an option that does nothing gives what "exact" gives.
-    of_exact = alone["exact"]["weights"]
-    same = [name for name in CASES if np.array_equal(alone[name]["weights"], of_exact)]
+    of_exact = alone("exact")["weights"]
+    same = [name for name in CASES if np.array_equal(alone(name)["weights"], of_exact)]
     assert set(same) <= {"exact", "cached"}, same
     assert NUM_SHARDS == 3
 

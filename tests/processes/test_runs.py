@@ -31,10 +31,12 @@ def _weights(run_folder: Path) -> np.ndarray:
     return np.concatenate([tensors[name].ravel() for name in sorted(tensors)])
 
 
+@pytest.mark.slow
 def test_resumed_by_as_many_it_ends_with_the_same_weights(folder: Path) -> None:
     assert np.array_equal(_weights(folder / "broken"), _weights(folder / "unbroken"))
 
 
+@pytest.mark.slow
 def test_one_process_with_the_whole_batch_trains_the_same(folder: Path) -> None:
     train(settings(folder, "one", 1), quiet=True)
     np.testing.assert_allclose(_weights(folder / "one"), _weights(folder / "unbroken"), atol=2e-4)
@@ -43,6 +45,7 @@ def test_one_process_with_the_whole_batch_trains_the_same(folder: Path) -> None:
         assert costs[0][name] == costs[1][name]
 
 
+@pytest.mark.slow
 def test_resumed_by_another_number_it_goes_on_where_it_was(folder: Path) -> None:
     with pytest.raises(ValueError, match=f"global_batch was {GLOBAL_BATCH}, is {GLOBAL_BATCH // 2}"):
         train(settings(folder, "elsewhere", 2), resume=True, quiet=True)
@@ -51,11 +54,13 @@ def test_resumed_by_another_number_it_goes_on_where_it_was(folder: Path) -> None
     np.testing.assert_allclose(_weights(folder / "elsewhere"), _weights(folder / "unbroken"), atol=2e-4)
 
 
+@pytest.mark.slow
 def test_another_number_of_shards_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match=f"shards was {NUM_SHARDS}, is 3"):
         train(settings(folder, "unbroken", 1, num_shards=3), resume=True, quiet=True)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_a_ranks_files_is_not_whole(folder: Path, tmp_path: Path) -> None:
     places = ("hardwood/shard-0001/source.safetensors", "hardwood/shard-0000/index", "rng_state_1.pth")
     for number, lost in enumerate(places):
@@ -81,6 +86,7 @@ def test_a_file_that_the_first_process_does_not_see_is_named(tmp_path: Path) -> 
             check_arrived(checkpoint, [seen, late])
 
 
+@pytest.mark.slow
 def test_evaluation_and_mining_are_those_of_one_process_to_the_byte(folder: Path) -> None:
     expected = retrieved(Ranks.alone())
     ties = (np.diff(expected["scores"], axis=1) == 0).mean()

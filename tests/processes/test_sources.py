@@ -21,7 +21,7 @@ from .sources import BATCH, NUM_TARGETS, SOURCES, MovingTargets, life, request
 NUM_SHARDS = 4
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def lives(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """What each of W processes has seen, by source."""
     folder = tmp_path_factory.mktemp("sources")

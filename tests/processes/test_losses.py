@@ -16,7 +16,6 @@ import pytest
 from .launch import run
 from .losses import CASES, NUM_SHARDS, train
 
-
 Alone = Callable[[str], dict[str, np.ndarray]]
 QUICK = ["exact", "dynamic", "replicated", "few draws", "mixture", "cached", "separate towers"]
 

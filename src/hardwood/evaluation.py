@@ -17,7 +17,6 @@ from numpy.typing import ArrayLike, NDArray
 from hardwood._ragged import RaggedRows
 from hardwood.data._own import left_out_of_rankings
 from hardwood.encoding import BATCH_SIZE, BLOCK, Texts, encode_targets, query_vectors, similarity_of
-from hardwood.ranks import Ranks
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from hardwood.data import Judgements, RetrievalDataset
     from hardwood.data._own import LeaveOut
+    from hardwood.ranks import Ranks
 
 MEASURES = {
     "recall@1": ("R", 1),
@@ -248,30 +248,33 @@ def retrieve(
         "similarity": similarity,
         "progress": progress,
     }
-    ranks = Ranks.alone() if ranks is None else ranks
     vectors = queries_together(model, queries, query_rows, ranks, **settings)
     blocks = encode_targets(model, corpus, rows_dealt_out(len(corpus), block, ranks), **settings)
     return best_of_all(*rank_vectors(vectors, blocks, k, exclude=exclude, device=model.device), ranks)
 
 
-def rows_dealt_out(count: int, block: int, ranks: Ranks) -> NDArray[np.int64] | None:
+def rows_dealt_out(count: int, block: int, ranks: Ranks | None) -> NDArray[np.int64] | None:
     """The rows of this process's blocks of ``0 .. count - 1``; ``None``: all.
 
     Whole blocks are dealt out in turn, so that each text is padded and each product shaped as on a single process.
     """
-    if ranks.is_alone:
+    if ranks is None or ranks.is_alone:
         return None
     rows = np.arange(count, dtype=np.int64)
     return rows[rows // block % ranks.size == ranks.number]
 
 
 def queries_together(
-    model: SentenceTransformer, queries: Texts | Sequence[str], rows: ArrayLike | None, ranks: Ranks, **settings: Any
+    model: SentenceTransformer,
+    queries: Texts | Sequence[str],
+    rows: ArrayLike | None,
+    ranks: Ranks | None,
+    **settings: Any,
 ) -> NDArray[Any]:
     """`query_vectors`, with the blocks divided among processes."""
     import torch
 
-    if ranks.is_alone:
+    if ranks is None or ranks.is_alone:
         return query_vectors(model, queries, rows, **settings)
     wanted = np.arange(len(queries), dtype=np.int64) if rows is None else np.asarray(rows)
     places = rows_dealt_out(len(wanted), settings["block"], ranks)
@@ -282,12 +285,12 @@ def queries_together(
 
 
 def best_of_all(
-    rows: NDArray[np.int64], scores: NDArray[np.float32], ranks: Ranks
+    rows: NDArray[np.int64], scores: NDArray[np.float32], ranks: Ranks | None
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The best of what each process has found among its own targets, as `rank_vectors` orders them."""
     import torch
 
-    if ranks.is_alone:
+    if ranks is None or ranks.is_alone:
         return rows, scores
     everyone = ranks.gather([torch.from_numpy(rows), torch.from_numpy(scores)])
     keys = [_keys(values, _LOW - found) for found, values in everyone]  # nothing found scores minus infinity

@@ -79,6 +79,7 @@ def make_loss(case: dict[str, Any], data: RetrievalDataset, folder: Path) -> Cor
     options.pop("given", None)
     towers = options.pop("towers", "shared")
     if options.pop("bert", False):
+        options["target_prompt"] = ""  # as the texts of these batches come
         model = load_encoder(str(folder / "bert"), data, device="cpu")
     else:
         model = load_encoder("static", data, dimension=16, vocabulary_size=300, towers=towers, device="cpu")

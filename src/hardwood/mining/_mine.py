@@ -20,12 +20,12 @@ from hardwood.evaluation import (
     rank_vectors,
     rows_dealt_out,
 )
-from hardwood.ranks import Ranks
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from hardwood.data import Judgements, RetrievalDataset, TextTable
+    from hardwood.ranks import Ranks
 
 ROOM = 100  # candidates beyond those asked for, so that margins may reject some
 _CANDIDATES_AT_A_TIME = 1 << 21
@@ -135,7 +135,6 @@ def mine(
         "progress": progress,
     }
     known = dataset.never_negatives(*dataset.splits).take(judgements.queries)
-    ranks = Ranks.alone() if ranks is None else ranks
     vectors = queries_together(model, dataset.queries, judgements.queries, ranks, **settings)
     known_scores = np.zeros(len(known.values), dtype=np.float32)
     dealt = rows_dealt_out(len(dataset.corpus), block, ranks)
@@ -143,7 +142,7 @@ def mine(
     depth = min(depth, len(dataset.corpus))
     own_best = rank_vectors(vectors, blocks, depth, exclude=known, device=model.device)
     rows, scores = best_of_all(*own_best, ranks)
-    known_scores = _scores_of_all(known_scores, known.values // block % ranks.size, ranks)
+    known_scores = _scores_of_all(known_scores, known.values // block, ranks)
     deeper = (rows[:, -1] >= 0) & (depth + known.counts < len(dataset.corpus))
 
     usable = rows >= 0
@@ -244,14 +243,14 @@ def _scoring(
         yield rows, vectors
 
 
-def _scores_of_all(scores: NDArray[np.float32], owners: NDArray[np.int64], ranks: Ranks) -> NDArray[np.float32]:
-    """The score of each known positive by the process that has encoded it: ``owners`` ``(p,)``."""
+def _scores_of_all(scores: NDArray[np.float32], blocks: NDArray[np.int64], ranks: Ranks | None) -> NDArray[np.float32]:
+    """The score of each known positive by the process that has encoded its block, ``blocks`` ``(p,)``."""
     import torch
 
-    if ranks.is_alone:
+    if ranks is None or ranks.is_alone:
         return scores
     everyone = np.stack([found.numpy() for (found,) in ranks.gather([torch.from_numpy(scores)])])
-    return np.asarray(everyone[owners, np.arange(len(owners))])
+    return np.asarray(everyone[blocks % ranks.size, np.arange(len(blocks))])
 
 
 def _drop_copies(

@@ -74,8 +74,9 @@ class RankWatch:
         self._set(f"{_WHO}/{number}", json.dumps(who))
         self._set(f"{_BEAT}/{number}", "0")
         self._where = "in the main script"
-        self._thread = threading.Thread(target=self._watch, name="hardwood-ranks", daemon=True)
-        self._thread.start()
+        self._store_answered = time.monotonic()
+        for work in (self._watch, self._watch_the_store):
+            threading.Thread(target=work, name="hardwood-ranks", daemon=True).start()
         atexit.register(self.say_goodbye)
         self._hook = sys.excepthook
         sys.excepthook = self._uncaught
@@ -86,6 +87,16 @@ class RankWatch:
             if not self._is_over:
                 self._is_over = True
                 self._set(f"{_BEAT}/{self.number}", _BYE)
+                if self.number == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+                    self._keep_the_store()
+
+    def _keep_the_store(self) -> None:
+        """The first process keeps the store, unless torchrun does: it waits a while for the others to be done."""
+        until = time.monotonic() + 20 * _PERIOD_SECONDS
+        while time.monotonic() < until and self._said() is None:
+            if all(self._get(f"{_BEAT}/{number}") == _BYE for number in range(1, self.size)):
+                return
+            time.sleep(_PERIOD_SECONDS / 5)
 
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
@@ -139,6 +150,7 @@ class RankWatch:
                 if self._is_over:
                     return
                 self._set(f"{_BEAT}/{self.number}", str(beat))
+                self._store_answered = time.monotonic()
                 if self._said() is not None:
                     self._end_quietly()
                 found = self._get(f"{_BEAT}/{neighbour}")
@@ -164,6 +176,23 @@ class RankWatch:
                     if self.number == min(1, self.size - 1):
                         _print("the processes of the run have lost each other: the one that keeps their store is gone")
                     os._exit(1)
+
+    def _watch_the_store(self) -> None:
+        """The store may be kept by one of the processes, and stands still with it: nobody can ask it then who speaks."""
+        while not self._is_over:
+            time.sleep(_PERIOD_SECONDS)
+            if time.monotonic() - self._store_answered < self._seconds + 4 * _PERIOD_SECONDS or self._is_over:
+                continue
+            if self.number == min(1, self.size - 1):
+                who = self._known.get(0, {})
+                keeper = f"rank 0 of {self.size} (process {who.get('process', '?')} on {who.get('host', '?')})"
+                if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+                    keeper = f"torchrun's own process on {os.environ.get('MASTER_ADDR', 'the first machine')}"
+                _print(
+                    f"{keeper} has given no sign of life for {self._seconds:g} seconds: it is stopped, or its machine "
+                    "is gone. All processes of the run end"
+                )
+            os._exit(1)
 
     def _speak_and_end(self, message: str) -> None:
         time.sleep(_PERIOD_SECONDS)  # an error that was about to be said says more

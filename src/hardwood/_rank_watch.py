@@ -189,8 +189,8 @@ class RankWatch:
                 if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
                     keeper = f"torchrun's own process on {os.environ.get('MASTER_ADDR', 'the first machine')}"
                 _print(
-                    f"{keeper} has given no sign of life for {self._seconds:g} seconds: it is stopped, or its machine "
-                    "is gone. All processes of the run end"
+                    f"{keeper} has given no sign of life for {self._seconds:g} seconds: it is stopped, or its "
+                    "machine is gone. All processes of the run end"
                 )
             os._exit(1)
 

@@ -178,7 +178,7 @@ class RankWatch:
                     os._exit(1)
 
     def _watch_the_store(self) -> None:
-        """The store may be kept by one of the processes, and stands still with it: nobody can ask it then who speaks."""
+        """The store may be kept by one of the processes, and stands still with it: nobody can ask it who speaks."""
         while not self._is_over:
             time.sleep(_PERIOD_SECONDS)
             if time.monotonic() - self._store_answered < self._seconds + 4 * _PERIOD_SECONDS or self._is_over:

@@ -63,9 +63,8 @@ def test_a_rank_that_is_killed_ends_all_with_one_message(tmp_path: Path, phase: 
 def test_a_rank_that_stands_still_ends_all_the_others(tmp_path: Path, phase: str) -> None:
     processes = _failing(tmp_path, phase, "stop", 0)
     try:
-        code = processes[1].wait(timeout=240)
-        error = processes[1].stderr.read()
-        assert code == 1
+        _, error = processes[1].communicate(timeout=240)
+        assert processes[1].returncode == 1
         (spoken,) = [line for line in error.splitlines() if line.startswith("error: ")]
         assert "rank 0 of 2" in spoken
         assert "no sign of life for 20 seconds" in spoken
@@ -74,7 +73,7 @@ def test_a_rank_that_stands_still_ends_all_the_others(tmp_path: Path, phase: str
         for process in processes:
             if process.poll() is None:
                 os.kill(process.pid, signal.SIGKILL)
-                process.wait()
+            process.communicate()
 
 
 def _nothing_half_written(folder: Path) -> None:

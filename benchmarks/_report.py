@@ -19,20 +19,23 @@ from typing import Any
 
 import numpy as np
 
+from hardwood._palette import colour_of
+
 ROOT = Path(__file__).resolve().parent.parent
 COLOURS = {
-    "Hardwood": "#1b7837",
-    "exact (torch)": "#444444",
-    "IVF-Flat": "#2166ac",
-    "HNSW": "#b2182b",
-    "flat clusters": "#2166ac",
+    "Hardwood": colour_of("dynamic"),
+    "exact (torch)": colour_of("exact"),
+    "IVF-Flat": colour_of("pool"),
+    "HNSW": colour_of("cache"),
+    "flat clusters": colour_of("pool"),
 }
+"""Of what is compared; a search by another library has the colour of a source that is in none of these figures."""
 Row = dict[str, Any]
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
+def parser(demoduleion: str | None) -> argparse.ArgumentParser:
     """The options every benchmark has."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    made = argparse.ArgumentParser(demoduleion=demoduleion, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     made.add_argument("--quick", action="store_true", help="small sizes: a look in well under a minute")
     made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for us and for every peer")
     made.add_argument("--repeats", type=int, default=7, help="timings of each, interleaved; the median counts")
@@ -143,21 +146,27 @@ def finish(arguments: argparse.Namespace, name: str, rows: Sequence[Row], **fact
 
 
 @contextmanager
-def figure(arguments: argparse.Namespace, name: str, panels: int = 1) -> Iterator[Any]:
-    """A row of ``panels`` axes; written to ``<name>.png`` when the block ends."""
+def figure(arguments: argparse.Namespace, name: str, panels: int = 1, *, at_ends: bool = False) -> Iterator[Any]:
+    """A row of ``panels`` axes; written to ``<name>.png`` when the block ends.
+
+    ``at_ends``: all panels have the same lines, and each is named at its end in the last one, instead of in a legend.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    drawn, axes = plt.subplots(1, panels, figsize=(4.6 * panels + 0.4, 3.7), layout="constrained", squeeze=False)
+    width = 3.6 * panels + 1.8 if at_ends else 4.6 * panels + 0.4
+    drawn, axes = plt.subplots(1, panels, figsize=(width, 3.7), layout="constrained", squeeze=False)
     for axis in axes[0]:
         axis.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
     yield axes[0]
+    if at_ends:
+        _label_ends(axes[0][-1])
     for axis in axes[0]:
-        if axis.get_legend_handles_labels()[0]:
+        if not at_ends and axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False, fontsize=8)
     path = (arguments.output or ROOT / "docs" / "images") / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,10 +185,31 @@ def curve(axis: Any, rows: Sequence[Row], across: str, up: str, label: str, **st
     axis.plot(*zip(*points, strict=True), label=label, **style)
 
 
+def _label_ends(axis: Any) -> None:
+    """The name of each line beside its last point, right of the axes; names are moved apart."""
+    lines = [line for line in axis.get_lines() if not line.get_label().startswith("_")]
+    ends = [(line.get_xdata()[-1], line.get_ydata()[-1]) for line in lines]
+    heights = [axis.transAxes.inverted().transform(axis.transData.transform(end))[1] for end in ends]
+    place = 1.1
+    for height, end, line in sorted(zip(heights, ends, lines, strict=True), key=lambda item: (-item[0], -item[1][0])):
+        place = min(height, place - 0.07)
+        axis.annotate(
+            line.get_label(), end, (1.03, place), textcoords="axes fraction", va="center", fontsize=8.5,
+            color=line.get_color(),
+            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": line.get_color(), "alpha": 0.6},
+        )  # fmt: skip
+
+
 def log_ticks(axis: Any, which: str = "both") -> None:
-    """Logarithmic axes."""
+    """Logarithmic axes, with numbers however short they are."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
     if which in ("x", "both"):
         axis.set_xscale("log")
+        low, high = axis.get_xlim()
+        if high < 30 * low:
+            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.tick_params(axis="x", which="minor", labelbottom=False)
     if which in ("y", "both"):
         axis.set_yscale("log")
@@ -191,15 +221,15 @@ def emit(phase: str, **facts: object) -> None:
     print(json.dumps({"phase": phase, **facts}), flush=True)
 
 
-def watch(script: str, *options: str) -> tuple[Row, dict[str, Row]]:
-    """Run ``script`` as a child and follow its memory from outside, so that no busy kernel can hide its peak.
+def watch(module: str, *options: str) -> tuple[Row, dict[str, Row]]:
+    """Run ``python -m module`` as a child and follow its memory from outside, so that no busy kernel can hide its peak.
 
     Returns:
         What the child gave to ``emit("result", ...)``, and for each phase its seconds, the memory at its
         start and its peak in bytes. Memory is anonymous plus shared (not the pages of memory-mapped files,
         which the kernel may drop at will).
     """
-    child = subprocess.Popen([sys.executable, script, *options], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, "-m", module, *options], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     phases: dict[str, Row] = {}
     result: Row = {}
     current: list[Row] = []
@@ -222,7 +252,7 @@ def watch(script: str, *options: str) -> tuple[Row, dict[str, Row]]:
             phases[phase] = {"begun": now, "start": memory, "peak": memory, **note}
             current.append(phases[phase])
     if child.wait() != 0:
-        raise RuntimeError(f"{script} {' '.join(options)} ended with status {child.returncode}")
+        raise RuntimeError(f"{module} {' '.join(options)} ended with status {child.returncode}")
     return result, phases
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
+import fcntl
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from _report import ROOT, figure, machine
+from benchmarks._report import ROOT, machine
+
 from hardwood.comparison import summarize
+from hardwood.comparison.figure import FigureRow, draw_rows
+from hardwood.data import write_hpo, write_taxa
 from hardwood.training import RunConfig
 from hardwood.training.config import read_settings, versions
 
@@ -136,56 +142,31 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def draw(rows: list[dict[str, Any]], name: str, output: Path | None) -> None:
-    """MRR@10 on test against targets re-encoded and against seconds; the ceiling as a line."""
-    sources = list(dict.fromkeys(_source(row) for row in rows))
-    with figure(argparse.Namespace(output=output), name, panels=2) as panels:
-        for axis, cost in zip(panels, ("targets_reencoded", "training_seconds"), strict=True):
-            for row in rows:
-                _draw_row(axis, row, cost, colour=f"C{sources.index(_source(row)) % 10}")
-            _one_label_each(axis)
-        panels[0].set_xscale("symlog", linthresh=10_000)  # some re-encode nothing, some millions
-        panels[0].set_xlim(left=-1_500)
-        panels[0].set(xlabel="targets re-encoded", ylabel="MRR@10, test")
-        panels[1].set_xlabel("training time (s)")
+    """MRR@10 on test, targets re-encoded and seconds, a line for each variant but the ceiling."""
+    lines = [
+        FigureRow(
+            label=row["negatives"],
+            source=_source(row["negatives"]),
+            quality=_mean_and_deviation(row["measures"]["test"]["mrr@10"]),
+            reencoded=_mean_and_deviation(row["cost"]["targets_reencoded"]),
+            seconds=_mean_and_deviation(row["cost"]["training_seconds"]),
+            is_variant=row["negatives"].startswith("dynamic,") or row["negatives"].endswith("tempered"),
+        )
+        for row in rows
+        if row["negatives"] != CEILING
+    ]
+    path = (output or ROOT / "docs" / "images") / f"{name}.png"
+    draw_rows(lines, "MRR@10, test", path)
+    print(f"written: {path}")
 
 
-def _draw_row(axis: Any, row: dict[str, Any], cost: str, colour: str) -> None:
-    name, quality, spent = row["negatives"], row["measures"]["test"]["mrr@10"], row["cost"][cost]["mean"]
-    if name == CEILING:
-        axis.axhline(quality["mean"], color="#444444", linewidth=0.8, linestyle="--", label=CEILING)
-        return
-    is_ablation = name.startswith("dynamic,")
-    axis.errorbar(
-        spent,
-        quality["mean"],
-        yerr=quality["deviation"],
-        capsize=2,
-        label=_label(row),
-        color=colour,
-        fmt="x" if is_ablation else "s" if "equal texts" in name else "o",
-        alpha=0.5 if is_ablation else 1.0,
-    )
-    if is_ablation or name.startswith("periodic"):
-        short = name.removeprefix("dynamic, ").removeprefix("periodic ")
-        axis.annotate(short, (spent, quality["mean"]), xytext=(4, 3), fontsize=6, textcoords="offset points")
+def _source(variant: str) -> str:
+    """The source of a variant such as "periodic 500" or "dynamic, bfloat16"."""
+    return re.split("[, ]", variant, maxsplit=1)[0]
 
 
-def _one_label_each(axis: Any) -> None:
-    seen: set[str] = set()
-    for container in [*axis.containers, *axis.lines]:
-        if container.get_label() in seen:
-            container.set_label("_nolegend_")
-        seen.add(container.get_label())
-
-
-def _source(row: dict[str, Any]) -> str:
-    return row["negatives"].split(",")[0].split(" ")[0]
-
-
-def _label(row: dict[str, Any]) -> str:
-    if row["negatives"].startswith("dynamic,"):
-        return "dynamic, ablations"
-    return _source(row) if row["negatives"].startswith("periodic") else row["negatives"]
+def _mean_and_deviation(value: dict[str, float]) -> tuple[float, float]:
+    return value["mean"], value["deviation"]
 
 
 def _mean(row: dict[str, Any], cost: str) -> float:
@@ -194,3 +175,28 @@ def _mean(row: dict[str, Any], cost: str) -> float:
 
 def _spread(value: dict[str, float], seeds: int) -> str:
     return f"{value['mean']:.4f} ± {value['deviation']:.4f}" if seeds > 1 else f"{value['mean']:.4f}"
+
+
+def data_folder(name: str) -> Path:
+    """The BEIR folder of ``hpo`` or ``taxa``, written if it is not there; or the folder given."""
+    makers = {"hpo": write_hpo, "taxa": write_taxa}
+    folder = ROOT / "data" / name if name in makers else Path(name)
+    if not (folder / "corpus.jsonl").exists():
+        if name not in makers:
+            raise SystemExit(f"no dataset at {name!r}: --data is hpo, taxa, or a BEIR folder")
+        makers[name](folder)
+    return folder
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Whether this process may do the run: no other has it in hand. A lock, so that a process that dies leaves none."""
+    lock = folder.with_name(f".{folder.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -108,3 +108,14 @@ def transformer_folder(dataset: RetrievalDataset, tmp_path_factory: pytest.TempP
     )
     model.save_pretrained(str(folder / "model"))
     return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def cross_encoder_folder(transformer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random cross-encoder of two layers, saved as any model on the hub is."""
+    from sentence_transformers import SentenceTransformer
+
+    from tiny_models import make_cross_encoder
+
+    tokenizer = SentenceTransformer(str(transformer_folder), device="cpu").tokenizer
+    return make_cross_encoder(tmp_path_factory.mktemp("cross-encoder"), tokenizer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -156,6 +157,61 @@ def test_resume_and_overwrite(dataset_folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "thesis" / "chapter.tex").exists()
 
 
+TREE = ["--negatives", "dynamic", "--start-step", 2, "--refresh-every", 3, "--source-option", "leaf_size=8",
+        "--source-option", "landmarks=20", "--source-option", "probes=3"]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_given_negatives_beside_drawn_ones(dataset_folder: Path, tmp_path: Path) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(dataset_folder, data)
+    arguments = ["train", data, "--steps", 8, "--save-every", 4, *TINY, *TREE, "--quiet"]
+    given = [*arguments, "--given-negatives", 2, "--output", run]
+    assert "60 of 60 queries of the split 'train' have none" in hardwood(*given, expect=2)
+    assert not run.exists()
+    lines = (data / "qrels" / "train.tsv").read_text().splitlines()
+    judged = [line.split("\t")[:2] for line in lines[1:]]
+    lines += [f"{query}\tc{(int(target[1:]) + 7 * i) % 60}\t0" for query, target in judged for i in (1, 2)]
+    (data / "qrels" / "train.tsv").write_text("\n".join(lines) + "\n")
+    hardwood(*given)
+    assert yaml.safe_load((run / "run.yaml").read_text())["given_negatives"] == 2
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["cost"]["texts_encoded"] >= 8 * 4 * 12  # the last batch of an epoch has 12 pairs
+    assert metrics["cost"]["targets_reencoded"] > 60
+    hardwood(*arguments, "--output", tmp_path / "plain")
+    plain = json.loads((tmp_path / "plain" / "metrics.json").read_text())
+    assert plain["cost"]["texts_encoded"] < metrics["cost"]["texts_encoded"]
+    hardwood("train", "--config", run / "run.yaml", "--output", tmp_path / "again", "--quiet")
+    assert json.loads((tmp_path / "again" / "metrics.json").read_text())["test"] == metrics["test"]
+
+
+def cross_encoder_scores(folder: Path, pairs: list[tuple[str, str]]) -> list[float]:
+    from sentence_transformers import CrossEncoder
+
+    return CrossEncoder(str(folder), device="cpu").predict(pairs).tolist()
+
+
+@pytest.mark.slow
+def test_a_cross_encoder_as_guide(dataset_folder: Path, cross_encoder_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["train", dataset_folder, *TINY, *TREE, "--guide", cross_encoder_folder, "--guide-within", 0.3]
+    hardwood(*arguments, "--steps", 8, "--save-every", 4, "--output", run, "--quiet")
+    settings = yaml.safe_load((run / "run.yaml").read_text())
+    assert (settings["guide"], settings["guide_within"]) == (str(cross_encoder_folder), 0.3)
+    cost = json.loads((run / "metrics.json").read_text())["cost"]
+    assert cost["pairs_judged"] > 0
+    assert cost["seconds"]["judge"] > 0
+    suspects = [json.loads(line) for line in (run / "suspected_false_negatives.jsonl").read_text().splitlines()]
+    judged = [one for one in suspects if one["guide"]]
+    assert judged
+    scores = cross_encoder_scores(cross_encoder_folder, [(one["query"], one["target"]) for one in judged])
+    assert [one["guide_score"] for one in judged] == pytest.approx(scores, abs=1e-3)
+    for one in judged:
+        assert one["guide"] == ("answer" if one["guide_score"] > min(one["guide_positive_scores"]) else "negative")
+    refused = hardwood(*arguments[:-3], "./none", "--output", tmp_path / "other", expect=2)
+    assert "no guide at './none': there is no such folder" in refused
+
+
 @pytest.mark.slow
 def test_compare(dataset_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "comparison"
@@ -209,7 +265,7 @@ def test_the_demo_set(tmp_path: Path) -> None:
         (["evaluate", "./no-model", "DATA", "--split", "exam"], "'exam'"),
         (["mine", "./no-model", "DATA", "--output", "x.jsonl", "--format", "csv"], "--format must be one of"),
         (["compare", "DATA", "--output", "out", "--negatives", "exact,exact"], "name each source to compare once"),
-        (["compare", "DATA", "--output", "out", "--seeds", "0"], "a comparison needs at least 1 seed, got 0"),
+        (["compare", "DATA", "--output", "out", "--seeds", "0"], "the number of seeds must be at least 1, got 0"),
     ],
 )
 def test_errors_say_what_to_do(
@@ -228,10 +284,10 @@ def test_errors_say_what_to_do(
 def test_options_of_a_source_by_name() -> None:
     from hardwood.cli.train import _named_values
 
-    assert _named_values(["write_back=false", "probes=64", "drift=linear", "refresh_every=null"]) == {
+    assert _named_values(["write_back=false", "probes=64", "refresh_drift=linear", "refresh_every=null"]) == {
         "write_back": False,
         "probes": 64,
-        "drift": "linear",
+        "refresh_drift": "linear",
         "refresh_every": None,
     }
     for word in ("probes", "=3"):

@@ -126,9 +126,9 @@ def test_float16_that_overflows_is_refused(table):
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"block": 0}, ValueError, "block must be at least 1, not 0"),
-        ({"batch_size": -1}, ValueError, "batch_size must be at least 1, not -1"),
-        ({"dtype": "int8"}, ValueError, "not 'int8'"),
+        ({"block": 0}, ValueError, "block must be at least 1, got 0"),
+        ({"batch_size": -1}, ValueError, "batch_size must be at least 1, got -1"),
+        ({"dtype": "int8"}, ValueError, "got 'int8'"),
         ({"rows": [23]}, IndexError, "row 23 is outside of 23 texts"),
         ({"rows": [-1]}, IndexError, "row -1"),
         ({"rows": [0.5]}, TypeError, "float64"),

@@ -75,7 +75,7 @@ def test_real_vectors_rank_as_by_brute_force_but_for_rounding(d, block):
 
 
 def test_small_matrices_of_scores_change_nothing(monkeypatch):
-    import hardwood.evaluation as module
+    import hardwood._ranking as module
 
     generator = np.random.default_rng(0)
     queries = generator.integers(-1, 2, (50, 2)).astype(np.float32)
@@ -110,9 +110,9 @@ def test_rows_beyond_two_to_the_31_survive():
 @pytest.mark.parametrize(
     ("queries", "block", "settings", "message"),
     [
-        (np.ones(3), np.ones((2, 3)), {}, r"shape \(Q, d\), not \(3,\)"),
+        (np.ones(3), np.ones((2, 3)), {}, r"shape \(Q, d\), got \(3,\)"),
         (np.ones((1, 3)), np.ones((2, 4)), {}, r"shape \(2, 4\) for queries of shape \(1, 3\)"),
-        (np.ones((1, 3)), np.ones((2, 3)), {"k": 0}, "k must be at least 1, not 0"),
+        (np.ones((1, 3)), np.ones((2, 3)), {"k": 0}, "k must be at least 1, got 0"),
         (np.ones((1, 3)), np.full((2, 3), np.nan), {}, "target vector at 0 is not finite"),
         (np.full((1, 3), np.inf), np.ones((2, 3)), {}, "query vector at 0"),
         (np.ones((1, 3)), np.ones((2, 3)), {"exclude": RaggedRows.empty(2)}, "2 rows for 1 queries"),

@@ -89,7 +89,7 @@ def test_mining_is_its_naive_twin(model, dataset, *, per, similarity, filters, b
         dataset,
         num_negatives=4,
         per=per,
-        absolute_margin=absolute,
+        margin=absolute,
         relative_margin=relative,
         skip_top=skip_top,
         block=block,
@@ -126,7 +126,7 @@ def test_no_known_positive_nor_its_copy_is_ever_a_negative(model, dataset, sampl
 def test_random_draws_hold_the_margin_repeat_and_differ_by_seed(model, dataset, monkeypatch):
     from hardwood.mining import _mine
 
-    settings = {"num_negatives": 5, "per": "pair", "absolute_margin": 0.1, "sampling": "random", "depth": 40}
+    settings = {"num_negatives": 5, "per": "pair", "margin": 0.1, "sampling": "random", "depth": 40}
     first = mine(model, dataset, seed=1, **settings)
     second = mine(model, dataset, seed=2, **settings)
     monkeypatch.setattr(_mine, "_CANDIDATES_AT_A_TIME", 130)  # a few queries at a time
@@ -157,23 +157,23 @@ def test_random_draws_are_uniform_over_the_candidates(model, dataset):
 
 def test_a_depth_too_small_is_told(model, dataset):
     with pytest.warns(UserWarning, match="none of the 30 entries has a negative"):
-        mined = mine(model, dataset, num_negatives=4, depth=6, absolute_margin=0.5)
+        mined = mine(model, dataset, num_negatives=4, depth=6, margin=0.5)
     short = mined.counts < 4
     assert 0 < mined.cut_short == short.sum()
-    assert mine(model, dataset, num_negatives=4, absolute_margin=0.5).cut_short == 0
+    assert mine(model, dataset, num_negatives=4, margin=0.5).cut_short == 0
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_negatives": 0}, "num_negatives must be at least 1, not 0"),
-        ({"skip_top": -1}, "skip_top must be 0 or more, not -1"),
+        ({"num_negatives": 0}, "num_negatives must be at least 1, got 0"),
+        ({"skip_top": -1}, "skip_top must be 0 or more, got -1"),
         ({"depth": 9, "skip_top": 2}, "depth is 9, but skip_top and num_negatives together need 10"),
-        ({"per": "row"}, "not 'row'"),
-        ({"sampling": "best"}, "not 'best'"),
-        ({"seed": -1}, "not -1"),
-        ({"absolute_margin": -0.1}, "absolute_margin must be 0 or more, or None for no margin, not -0.1"),
-        ({"relative_margin": float("nan")}, "not nan"),
+        ({"per": "row"}, "per must be one of query, pair, got .row."),
+        ({"sampling": "best"}, "sampling must be one of top, random, got .best."),
+        ({"seed": -1}, "got -1"),
+        ({"margin": -0.1}, "margin must be 0 or more and finite, got -0.1"),
+        ({"relative_margin": float("nan")}, "got nan"),
         ({"split": "dev"}, "no split 'dev'"),
         ({"similarity": "euclidean"}, "euclidean"),
     ],
@@ -186,7 +186,7 @@ def test_bad_settings_are_refused(model, dataset, settings, message):
 @pytest.fixture(scope="module")
 def mined(model, dataset):
     """By pair, with a margin so wide that some entries have fewer than three, and some none."""
-    mined = mine(model, dataset, num_negatives=3, per="pair", absolute_margin=0.55)
+    mined = mine(model, dataset, num_negatives=3, per="pair", margin=0.55)
     assert 0 < (mined.counts == 0).sum() < (mined.counts < 3).sum() < len(mined)
     return mined
 
@@ -262,7 +262,7 @@ def test_sentence_transformers_trains_on_triplets(loss_name, mined, dataset, tmp
 def test_tevatron_lines(model, dataset, tmp_path, per):
     import datasets
 
-    mined = mine(model, dataset, num_negatives=3, per=per, absolute_margin=0.55)
+    mined = mine(model, dataset, num_negatives=3, per=per, margin=0.55)
     path = tmp_path / "tevatron.jsonl"
     written = write_negatives(mined, dataset, path, "tevatron")
     some = np.flatnonzero(mined.counts > 0)
@@ -283,7 +283,7 @@ def test_tevatron_lines(model, dataset, tmp_path, per):
 
 
 def test_flagembedding_lines(model, dataset, tmp_path):
-    mined = mine(model, dataset, num_negatives=3, absolute_margin=0.55)
+    mined = mine(model, dataset, num_negatives=3, margin=0.55)
     path = tmp_path / "flag.jsonl"
     write_negatives(mined, dataset, path, "flagembedding")
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -68,6 +68,20 @@ def make_bert(folder: Path, seed: int = 0, prompts: dict[str, str] | None = None
     return SentenceTransformer(str(folder / "model"), device="cpu")
 
 
+def make_cross_encoder(folder: Path, tokenizer: Any, num_labels: int = 1) -> Path:
+    """A random cross-encoder of two layers, saved to a folder as transformers does it."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        settings = BertConfig(vocab_size=len(tokenizer), num_labels=num_labels, initializer_range=0.5, **shape)
+        BertForSequenceClassification(settings).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def make_qwen(folder: Path, corpus_texts: list[str], seed: int = 0, **config: Any) -> Path:
     """A random decoder of two layers as Qwen3-Embedding is made, saved to a folder: padded on the left, pooled at the
     last token, with an instruction before queries.

@@ -1,21 +1,19 @@
 """Fails when the documentation says what is not so.
 
-In README, CONTRIBUTING and docs/: relative links and pictures exist, ``hardwood`` commands use commands and options
-that there are, Python examples compile and import public names. In the package: the parameters named in a public
-docstring are those of the signature.
+In README, CONTRIBUTING, docs/ and benchmarks/: relative links and pictures exist, every page of the site is in its
+navigation, the pages that are written from the code are what it says. In the package: the parameters named in a public
+docstring are those of the signature, pages that it names exist. What code blocks do is tested in tests/docs; links
+within the site, and what the API pages show, by its build (tools/build_site.py).
 """
 
 from __future__ import annotations
 
 import ast
 import re
-import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+from write_reference import ROOT, stale
 
 
 def pages() -> list[Path]:
@@ -30,52 +28,18 @@ def check_links(page: Path) -> Iterator[str]:
             yield f"{page.relative_to(ROOT)}: there is no {target}"
 
 
-def code_blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+def check_navigation() -> Iterator[str]:
+    """Each page of docs/ stands in mkdocs.yml, and what stands there exists."""
+    there = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    said = set(re.findall(r"[\w/-]+\.md$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    yield from (f"mkdocs.yml: docs/{name} is not in the navigation" for name in sorted(there - said))
+    yield from (f"mkdocs.yml: there is no docs/{name}" for name in sorted(said - there))
 
 
-def check_commands(page: Path) -> Iterator[str]:
-    import typer
-
-    from hardwood.cli.app import app
-
-    root = typer.main.get_command(app)
-    for block in code_blocks(page, "bash"):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line.split(" | ")[0], comments=True)
-            if words[:1] != ["hardwood"]:
-                continue
-            yield from (f"{page.relative_to(ROOT)}: {problem}: {line}" for problem in check_command(root, words[1:]))
-
-
-def check_command(command, words: list[str]) -> Iterator[str]:  # type: ignore[no-untyped-def]
-    while hasattr(command, "commands") and words and not words[0].startswith("-"):
-        name, *words = words
-        if name not in command.commands:
-            yield f"there is no command {name!r}"
-            return
-        command = command.commands[name]
-    options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    for word in words:
-        if word.startswith("--") and word.split("=")[0] not in options | {"--help"}:
-            yield f"there is no option {word!r}"
-
-
-def check_examples(page: Path) -> Iterator[str]:
-    import importlib
-
-    for block in code_blocks(page, "python"):
-        try:
-            tree = ast.parse(block)
-        except SyntaxError as error:
-            yield f"{page.relative_to(ROOT)}: example does not compile: {error}"
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hardwood"):
-                module = importlib.import_module(node.module or "")
-                for alias in node.names:
-                    if not hasattr(module, alias.name):
-                        yield f"{page.relative_to(ROOT)}: {node.module} has no {alias.name}"
+def check_pages_named(path: Path) -> Iterator[str]:
+    for name in re.findall(r"docs/[\w/-]+\.md", path.read_text(encoding="utf-8")):
+        if not (ROOT / name).exists():
+            yield f"{path.relative_to(ROOT)}: there is no {name}"
 
 
 def check_docstrings(path: Path) -> Iterator[str]:
@@ -123,8 +87,13 @@ def documented_arguments(text: str) -> set[str]:
 def main() -> int:
     problems: list[str] = []
     for page in pages():
-        problems += [*check_links(page), *check_commands(page), *check_examples(page)]
+        problems += check_links(page)
+    problems += check_navigation()
+    problems += [
+        f"docs/reference/{name} is not what the code says: python tools/write_reference.py" for name in stale()
+    ]
     for path in sorted((ROOT / "src").rglob("*.py")):
+        problems += check_pages_named(path)
         if "cli" not in path.parts:  # there the help texts document the parameters
             problems += check_docstrings(path)
     for problem in problems:

@@ -92,7 +92,7 @@ def check_sdist(sdist: Path) -> list[str]:
     """What is missing from the sdist to build, test and document the package, or in it without being in git."""
     with tarfile.open(sdist) as archive:
         names = {member.name.split("/", 1)[1] for member in archive.getmembers() if member.isfile()}
-    kept_out = (".ci/", ".pre-commit-config.yaml")
+    kept_out = (".ci/", ".github/", ".pre-commit-config.yaml")
     expected = {name for name in tracked() if not name.startswith(kept_out)} | {"PKG-INFO"}
     return difference(sdist.name, names, expected)
 

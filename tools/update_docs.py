@@ -1,7 +1,7 @@
 """Put results into the documentation.
 
-python tools/update_docs.py runs/comparison    # of ``make table``: docs/comparison.md, docs/images
-python tools/update_docs.py --studies          # of benchmarks/dynamic_study.py: docs/training.md
+python tools/update_docs.py runs/comparison    # of ``make table``: docs/results/comparison.md, docs/images
+python tools/update_docs.py --studies          # of benchmarks/studies/dynamic.py: docs/results/study.md
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def put_comparison(folder: Path) -> None:
     """The table and figure of ``make table``."""
     report = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     table = (folder / "comparison.md").read_text(encoding="utf-8").strip()
-    replace_between(ROOT / "docs" / "comparison.md", "comparison", f"{table}\n\n{made_with(report)}")
+    replace_between(ROOT / "docs" / "results" / "comparison.md", "comparison", f"{table}\n\n{made_with(report)}")
     shutil.copyfile(folder / "comparison.png", ROOT / "docs" / "images" / "comparison.png")
 
 
@@ -41,16 +41,16 @@ def put_study(path: Path) -> None:
     data, encoder = path.stem.removeprefix("study-").rsplit("-", 1)
     seeds = len({run["seed"] for run in report["runs"]})
     size = min(run["batch_size"] for run in report["runs"])  # in-batch with equal texts has a larger one
-    command = f"python benchmarks/dynamic_study.py --data {data} --encoder {encoder} --seeds {seeds}"
+    command = f"python -m benchmarks.studies.dynamic --data {data} --encoder {encoder} --seeds {seeds}"
     command += f" --steps {settings['steps']} --batch-size {size}"
     if settings["num_negatives"] != 8:
         command += f" --num-negatives {settings['num_negatives']}"
     if settings.get("max_length") is not None:
         command += f" --max-length {settings['max_length']}"
     caption = f"{data}, {encoder} encoder (`{command}`):"
-    figure = f"![MRR@10 against targets re-encoded and against seconds](images/{path.stem}.png)"
+    figure = f"![MRR@10 against targets re-encoded and against seconds](../images/{path.stem}.png)"
     content = f"{caption}\n\n{report['table']}\n\n{figure}\n\n{made_with(report)}"
-    replace_between(ROOT / "docs" / "training.md", path.stem, content)
+    replace_between(ROOT / "docs" / "results" / "study.md", path.stem, content)
 
 
 def made_with(report: dict[str, Any]) -> str:

@@ -2,12 +2,13 @@
 
 Whatever is written lies first under a temporary name beside its destination: ``.NAME.HOST-PROCESS-NUMBER.tmp``. So a
 crash leaves the old content or none, never half of one, and the next write of the same name knows whose temporary
-files are nobody's any more.
+files have no owner any more.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import itertools
 import os
 import platform
@@ -78,16 +79,37 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     Args:
         path: names what the temporary file or folder is for, by which the next process finds it after a crash.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path)
     temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{next(_NUMBERS)}.tmp")
-    _remove(temporary)
+    with named_if_not_writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path)
+        _remove(temporary)
+        temporary.touch(exist_ok=False)
+        temporary.unlink()
     _IN_USE.add(temporary.name)
     try:
         yield temporary
     finally:
         _remove(temporary)
         _IN_USE.discard(temporary.name)
+
+
+@contextmanager
+def named_if_not_writable(path: Path) -> Iterator[None]:
+    """An ``OSError`` of the block, which may be about a temporary name or a folder on the way, names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(error.errno, f"can't write to {path}: {error.strerror}") from error
+
+
+def check_writable(path: str | Path) -> None:
+    """``OSError`` where a file can't be written to ``path``: called before the work whose result goes there."""
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, f"can't write to {path}: it is a folder, and this is for a file")
+    with temporary_beside(path):
+        pass
 
 
 def recover(folder: str | Path) -> None:
@@ -101,7 +123,7 @@ def sweep(path: str | Path) -> None:
     """Remove the temporary files and folders of ``path`` that no living process has.
 
     A process of this machine is looked up by its number; of another machine's (the disk may be shared) those are
-    removed that nobody has touched for a day.
+    removed that have not changed for a day.
     """
     path = Path(path)
     prefix, suffix = f".{path.name}.", ".tmp"

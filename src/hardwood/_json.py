@@ -1,4 +1,4 @@
-"""JSON that was written by somebody: read strictly, and every fault told with the name of its file."""
+"""JSON from outside: read strictly; every error names the file."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def stamped(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_stamp(value: dict[str, Any], path: Path) -> dict[str, Any]:
-    """What `stamped` was given. Without a checksum, ``value`` as it is: files had none before.
+    """What `stamped` was given.
 
     Raises:
-        DataError: the checksum is not that of the members.
+        DataError: there is no checksum, or it is not that of the members.
     """
     members = {name: member for name, member in value.items() if name != STAMP}
-    if STAMP in value and value[STAMP] != _digest(members):
+    if value.get(STAMP) != _digest(members):
         raise DataError("does not match its checksum: it is damaged.", path)
     return members
 

@@ -1,5 +1,7 @@
-"""How many threads share the tree's work in this process, and on which processors. Beside the tree, so that who never
-samples from one need not load it to say so."""
+"""How many threads share the tree's work in this process, and on which processors.
+
+Kept outside `hardwood.tree`, so that setting the number of threads does not import the kernels.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,9 @@ import os
 import sys
 from contextlib import suppress
 
-from hardwood import _numbers
+from hardwood import _checks
 
-_told: int | None = None
+_given: int | None = None
 
 
 def set_threads(threads: int | None) -> None:
@@ -31,20 +33,20 @@ def set_threads(threads: int | None) -> None:
         TypeError: for what is not a whole number.
         ValueError: for a number below 1.
     """
-    global _told  # noqa: PLW0603
-    _told = None if threads is None else _numbers.count(threads, "threads")
+    global _given  # noqa: PLW0603
+    _given = None if threads is None else _checks.count(threads, "threads")
 
 
-def threads_told() -> int | None:
-    """What `set_threads` was told."""
-    return _told
+def given_threads() -> int | None:
+    """What `set_threads` was given; ``None`` without it."""
+    return _given
 
 
 def default_threads() -> int:
-    """What `set_threads` was told, or the processors this process may use: its part of them, where a launcher such as
+    """What `set_threads` was given, or the processors this process may use: its part of them, where a launcher such as
     torchrun has started several on this machine."""
-    if _told is not None:
-        return _told
+    if _given is not None:
+        return _given
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     beside = os.environ.get("LOCAL_WORLD_SIZE", "1")
     return max(1, processors // max(1, int(beside))) if beside.isdigit() else processors
@@ -56,20 +58,19 @@ def _this_processor() -> int:
 
 if sys.platform == "linux":
     with suppress(OSError, AttributeError):  # a C library without it
-        _this_processor = ctypes.PyDLL(None).sched_getcpu  # by PyDLL: in a microsecond nobody else wants the lock
+        _this_processor = ctypes.PyDLL(None).sched_getcpu  # PyDLL keeps the interpreter's lock: it is a microsecond
 
 
 def this_processor() -> int:
-    """The number of the processor that the calling thread runs on; -1 where the system does not tell."""
+    """The number of the processor that the calling thread runs on; -1 where the system does not say."""
     return int(_this_processor())
 
 
 def step_aside(processor: int) -> None:
     """Has the calling thread leave ``processor``, if it runs there and others are allowed, and not come back.
 
-    For threads that help another: a virtual machine's kernel takes processors that have slept for a while for taken
-    away, and wakes helpers beside the one who asks, where they get his time and no other's until it looks again,
-    milliseconds later. -1 is no processor.
+    For threads that help another one: the kernel of a virtual machine treats idle virtual processors as preempted. It
+    wakes helpers on the caller's processor, where they share its time slice for milliseconds. -1 is no processor.
     """
     if processor < 0 or this_processor() != processor:
         return

@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from hardwood import _checks
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -15,8 +18,17 @@ if TYPE_CHECKING:
 
     from hardwood.data import RetrievalDataset
 
+__all__ = [
+    "load_encoder",
+    "separate_towers",
+    "static_encoder",
+    "train_tokenizer",
+]
+
 STATIC = "static"
+_HUB_SECONDS = 10
 Towers = Literal["shared", "separate"]
+TOWERS: tuple[str, ...] = get_args(Towers)
 
 
 def load_encoder(
@@ -49,8 +61,7 @@ def load_encoder(
     Raises:
         ValueError: nothing loadable goes by that name, or the options don't fit together.
     """
-    if towers not in ("shared", "separate"):
-        raise ValueError(f"towers must be 'shared' or 'separate', got {towers!r}")
+    _checks.one_of(TOWERS, towers, "towers")
     if name == STATIC:
         if dataset is None:
             raise ValueError("the static encoder is made from a corpus: pass the dataset")
@@ -98,8 +109,7 @@ def static_encoder(
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-    if dimension < 1:
-        raise ValueError(f"dimension must be at least 1, got {dimension}")
+    _checks.at_least(1, dimension, "dimension")
     tokenizer = train_tokenizer(_texts_for_vocabulary(dataset), vocabulary_size)
     generator = torch.Generator().manual_seed(seed)
     weights = torch.randn(tokenizer.get_vocab_size(), dimension, generator=generator)
@@ -117,8 +127,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 8192) -> Tokeni
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-    if vocabulary_size < 256:
-        raise ValueError(f"vocabulary_size must be at least 256, got {vocabulary_size}")
+    _checks.at_least(256, vocabulary_size, "vocabulary_size")
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -141,6 +150,33 @@ def separate_towers(model: SentenceTransformer) -> SentenceTransformer:
         similarity_fn_name=model.similarity_fn_name,
         device=str(model.device),
     )
+
+
+def check_device(device: str | None) -> None:
+    """``ValueError`` for a CUDA device where PyTorch finds none, with the way to one."""
+    if device is None or not device.startswith("cuda"):
+        return
+    import torch
+
+    if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
+        raise ValueError(
+            f"the device is {device!r}, but this PyTorch ({torch.__version__}) is built for CPUs: install one for your "
+            "GPU (https://pytorch.org/get-started/locally), or leave the device out"
+        )
+    if not torch.cuda.is_available():
+        raise ValueError(
+            f"the device is {device!r}, but PyTorch finds no GPU: look at nvidia-smi and CUDA_VISIBLE_DEVICES, or "
+            "leave the device out"
+        )
+
+
+def is_static(model: SentenceTransformer) -> bool:
+    """Whether all weights of the model are static embeddings, in one tower or two."""
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    tables = [module for module in model.modules() if isinstance(module, StaticEmbedding)]
+    embeddings = {id(weight) for table in tables for weight in table.parameters()}
+    return bool(tables) and all(id(weight) in embeddings for weight in model.parameters())
 
 
 def has_router(model: SentenceTransformer) -> bool:
@@ -173,12 +209,17 @@ def _load_sentence_transformer(name: str, *, device: str | None, trust_remote_co
     path = str(Path(name).expanduser()) if looks_like_path else name
     if looks_like_path and not Path(path).is_dir():
         raise ValueError(f"no encoder at {name!r}: there is no such folder")
+    if looks_like_path and not (Path(path) / "modules.json").exists() and (Path(path) / "run.yaml").is_file():
+        inside = Path(name) / "model"
+        raise ValueError(f"{name!r} is the folder of a run: its encoder is {str(inside)!r}")
     if looks_like_path and (kind := _saved_as(Path(path))) != SentenceTransformer.__name__:
         raise ValueError(
             f"the encoder {name!r} was saved by a {kind}, which is no SentenceTransformer: its texts have no single "
             "dense vector. Give the folder of a SentenceTransformer"
         )
     try:
+        if not looks_like_path:
+            ask_hub(name)
         return SentenceTransformer(path, device=device, trust_remote_code=trust_remote_code)
     except Exception as error:  # a folder can be wrong in more ways than its loader foresees
         if not trust_remote_code and "trust_remote_code" in str(error):
@@ -190,6 +231,23 @@ def _load_sentence_transformer(name: str, *, device: str | None, trust_remote_co
             f"could not load the encoder {name!r}: give 'static', a local sentence-transformers folder, or the name of "
             f"a model on the hub (needs a connection, or a copy in the cache). The loader said: {error}"
         ) from error
+
+
+def ask_hub(name: str) -> None:
+    """Ask the hub for a model once, unless it is in the cache: without a connection a loader would ask for minutes.
+
+    Raises:
+        Exception: from the hub's client: it can't be reached, or won't answer.
+    """
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    repository = name if "/" in name else f"sentence-transformers/{name}"
+    cached = (try_to_load_from_cache(repository, file) for file in ("modules.json", "config.json"))
+    if constants.HF_HUB_OFFLINE or any(isinstance(path, str) for path in cached):
+        return
+    with suppress(RepositoryNotFoundError):  # the loader knows other names
+        HfApi().model_info(repository, timeout=_HUB_SECONDS)
 
 
 def _saved_as(folder: Path) -> str:

@@ -14,8 +14,18 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hardwood import _checks
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+__all__ = [
+    "encode_queries",
+    "encode_targets",
+    "query_vectors",
+    "similarity_of",
+    "target_vectors",
+]
 
 Similarity = Literal["cosine", "dot"]
 Kind = Literal["query", "target"]
@@ -227,10 +237,8 @@ def _blocks(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
     """Check everything when called, not when the first block is asked for."""
     for name, value in (("batch_size", batch_size), ("block", block)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
-    if dtype not in _DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}")
+        _checks.at_least(1, value, name)
+    _checks.one_of(_DTYPES, dtype, "dtype")
     if isinstance(texts, str):
         raise TypeError("texts must be a table or a list of texts, not one string; put it in a list")
     unit = similarity_of(model, similarity) == "cosine"
@@ -325,7 +333,7 @@ def _check_finite(vectors: NDArray[Any], rows: NDArray[np.int64], texts: Texts |
 def _checked_rows(rows: ArrayLike, size: int) -> NDArray[np.int64]:
     array = np.asarray(rows)
     if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
-        raise TypeError(f"rows must be a flat list of integers, not {array.dtype} of shape {array.shape}")
+        raise TypeError(f"rows must be a flat list of integers, got {array.dtype} of shape {array.shape}")
     wanted = array.astype(np.int64)
     if wanted.size and (wanted.min() < 0 or wanted.max() >= size):
         outside = wanted[(wanted < 0) | (wanted >= size)][0]

@@ -12,16 +12,16 @@ of the corpus that its draw represents. All scores are float32, whatever the enc
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
-Weighting = Literal["shared", "tempered", "own", "none"]
-"""How drawn candidates are weighed: `shared_log_weights`, the same with `tempering`, `own_log_weights`, or all
-candidates once (``"none"``)."""
-
-WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
+__all__ = [
+    "corpus_cross_entropy",
+    "own_log_weights",
+    "scores",
+    "shared_log_weights",
+    "tempering",
+]
 
 
 def scores(queries: Tensor, candidates: Tensor, scale: float) -> Tensor:
@@ -106,7 +106,7 @@ def tempering(
     ``sum_b w_c exp(s_bc) / Z_hat_b``. What it holds, by that, is its importance ratio ``r_c``: above 1 where the tree
     does not know yet how near it is. Importance sampling counts a candidate in proportion to ``r_c``; counted by
     ``r_c ** power``, the estimate of the gradient has a bias and less variance, the better bargain for few draws
-    (docs/training.md). It is the idea of truncated importance sampling (Ionides, JCGS 2008) without a threshold. For
+    (docs/lab/sources.md). It is the idea of truncated importance sampling (Ionides, JCGS 2008) without a threshold. For
     draws with replacement from a softmax; of others (``uniform``) the ratio says something else.
 
     Args:

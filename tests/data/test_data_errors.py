@@ -159,5 +159,5 @@ def test_wrong_arguments(make_folder: MakeFolder) -> None:
         RetrievalDataset.load(folder, splits=["dev"])
     with pytest.raises(TypeError, match=r"splits=\['train'\]"):
         RetrievalDataset.load(folder, splits="train")
-    with pytest.raises(ValueError, match='"error" or "ignore", not \'drop\''):
+    with pytest.raises(ValueError, match="unjudged must be one of error, ignore, got 'drop'"):
         RetrievalDataset.load(folder, unjudged="drop")  # type: ignore[arg-type]

@@ -97,6 +97,17 @@ def test_columns_that_are_not_used_are_named_with_their_splits() -> None:
         RetrievalDataset.from_pairs(dataset.training_pairs())
 
 
+def test_triplets_are_labelled_as_the_warning_says() -> None:
+    triplets = datasets.Dataset.from_dict({**ROWS, "negative": ["fir", "elm", "yew", "fir", "box"]})
+    with pytest.warns(UserWarning, match=r"corpus=data\['negative'\]\) and train on dataset.label_pairs\(data\)"):
+        without = RetrievalDataset.from_pairs(triplets)
+    with pytest.raises(DataError, match=r"5 of 'negative' .*from_pairs\(pairs, corpus=texts\)"):
+        without.label_pairs(triplets)
+    dataset = RetrievalDataset.from_pairs(triplets, corpus=triplets["negative"])
+    rows = [label[2] for label in dataset.label_pairs(triplets)["label"]]
+    assert dataset.corpus.texts(rows) == triplets["negative"][:]
+
+
 @pytest.mark.parametrize("as_dataset", ["list", "positive", "text"])
 def test_the_whole_corpus(as_dataset: str) -> None:
     texts = ["teak", " oak", "elm", "teak"]
@@ -202,7 +213,7 @@ def test_bad_arguments() -> None:
         RetrievalDataset.from_pairs(rows, evaluation={"train": rows})
     with pytest.raises(DataError, match="no splits"):
         RetrievalDataset.from_pairs({})
-    with pytest.raises(TypeError, match=r"'train' must be a datasets\.Dataset, not a list"):
+    with pytest.raises(TypeError, match=r"'train' must be a datasets\.Dataset, got a list"):
         RetrievalDataset.from_pairs([("a", "b")])  # type: ignore[arg-type]
 
 

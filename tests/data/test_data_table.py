@@ -62,7 +62,7 @@ def test_iter_texts_gives_all_in_batches(table: TextTable, batch_size: int) -> N
 
 
 def test_iter_texts_refuses_an_empty_batch(table: TextTable) -> None:
-    with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         table.iter_texts(0)
 
 

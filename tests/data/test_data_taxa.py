@@ -104,7 +104,7 @@ def test_half_of_the_targets_have_names_and_the_others_are_their_nearest_relativ
 
 def test_number_of_targets_is_checked() -> None:
     for wrong in (1, 13):
-        with pytest.raises(ValueError, match=f"targets must be from 2 to 12, which the taxonomy has, not {wrong}"):
+        with pytest.raises(ValueError, match=f"targets must be from 2 to 12, which the taxonomy has, got {wrong}"):
             build(wrong)
 
 

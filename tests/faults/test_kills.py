@@ -1,4 +1,4 @@
-"""Real commands, killed (SIGKILL) while they write. For hundreds of kills: benchmarks/kills.py."""
+"""Real commands, killed (SIGKILL) while they write. For hundreds of kills: benchmarks/stress/kills.py."""
 
 from __future__ import annotations
 
@@ -46,7 +46,17 @@ def test_a_killed_run_is_resumed_to_the_same_end(dataset_folder: Path, unbroken:
 @pytest.mark.slow
 def test_a_handful_of_random_kills() -> None:
     parts = ("train", "trainer", "index", "mine")
-    command = [sys.executable, "benchmarks/kills.py", "--part", ",".join(parts), "--kills", "4", "--seed", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.stress.kills",
+        "--part",
+        ",".join(parts),
+        "--kills",
+        "4",
+        "--seed",
+        "1",
+    ]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     for part in parts:

@@ -26,8 +26,8 @@ def worn_index(dtype: str, metric: str) -> TargetIndex:
     ids = np.arange(320) * 3 - 50
     index = TargetIndex.build(vectors, ids, dtype=dtype, metric=metric, leaf_size=8, threads=1, progress=False)
     index.remove(ids[:40])
-    index.update(ids[100:130], -vectors[100:130])
-    index.add(np.arange(30) + 5000, np.repeat(vectors[:1], 30, axis=0) + 0.01 * rng.normal(size=(30, 8)))
+    index.update(-vectors[100:130], ids[100:130])
+    index.add(np.repeat(vectors[:1], 30, axis=0) + 0.01 * rng.normal(size=(30, 8)), np.arange(30) + 5000)
     index.repair()
     index.remove(ids[200:220])
     return index
@@ -39,8 +39,8 @@ def answers(index: TargetIndex, queries: np.ndarray, exclude: list[list[int]]) -
         "search": index.search(queries, HITS, probes=4),
         "sample": index.sample(queries, DRAWS, scale=SCALE, exclude=exclude, probes=2, seed=1),
         "sample_without": index.sample(queries, DRAWS, scale=SCALE, exclude=exclude, probes=2, replace=False, seed=2),
-        "sample_exact": index.sample(queries, DRAWS, scale=SCALE, exclude=exclude, exact=True, seed=3),
-        "log_partition": index.log_partition(queries, SCALE, exclude=exclude, tolerance=0.01),
+        "sample_exact": index.sample_exact(queries, DRAWS, scale=SCALE, exclude=exclude, seed=3),
+        "log_partition": index.log_partition(queries, scale=SCALE, exclude=exclude, tolerance=0.01),
     }
     said = {name: {part: values.tolist() for part, values in found._asdict().items()} for name, found in asked.items()}
     said["log_partition"]["converged"] = [int(good) for good in said["log_partition"]["converged"]]

@@ -15,6 +15,7 @@ from torch import Tensor
 from hardwood._ragged import RaggedRows
 from hardwood.losses import shared_log_weights
 from hardwood.negatives import SOURCES, Cost, NegativeSource, Request, make_source
+from hardwood.negatives.options import parameters_of
 from hardwood.negatives.records import NO_TARGET
 
 from .conftest import BATCH, NUM_TARGETS, ArrayTargets, allowed_mask
@@ -83,6 +84,27 @@ def test_log_proposal_is_nil_exactly_where_a_query_cannot_draw(
     assert (log_proposal[torch.from_numpy(~allowed_mask(request_for()))] == -torch.inf).all()
     ids = torch.cat([draw.ids for draw in draws], dim=1)
     assert torch.isfinite(log_proposal.gather(1, ids.clamp(min=0))[ids != NO_TARGET]).all()
+
+
+@ALL
+@pytest.mark.parametrize("num_negatives", [8, NUM_TARGETS])
+def test_log_proposal_is_a_function_of_its_arguments(
+    name: str, num_negatives: int, attached: Attached, request_for: RequestFor
+) -> None:
+    """Another draw in between, of fewer queries with other exclusions and another filter, changes nothing."""
+    source = attached(name)
+    ceiling = torch.full((BATCH,), 0.6)  # false negatives, which the tree excludes as it draws
+    request = request_for(num_negatives=num_negatives, ceiling=ceiling)
+    draw = source.sample(request)
+    everything = torch.arange(NUM_TARGETS)
+    wanted = source.log_proposal(request, draw, everything)
+    most = RaggedRows.from_pairs(np.repeat([0, 1], 30), np.tile(np.arange(30), 2), 2)
+    further = request_for(
+        queries=-request.queries[:2], positives=torch.tensor([38, 37]), exclude=most, ceiling=None, seed=9
+    )
+    other = source.sample(further)
+    assert torch.equal(source.log_proposal(request, draw, everything), wanted)
+    assert (source.log_proposal(further, other, everything)[:, :30] == -torch.inf).all()
 
 
 @DRAWING
@@ -249,7 +271,7 @@ def test_a_state_saved_before_the_first_draw(name: str, request_for: RequestFor,
 def test_settings_make_the_same_source(name: str) -> None:
     source = make_source(name)
     assert make_source(name, **source.settings()).settings() == source.settings()
-    assert all(key in repr(source) for key in source.settings())
+    assert all(f"{key}=" in repr(source) for key in parameters_of(type(source)))
 
 
 @ALL

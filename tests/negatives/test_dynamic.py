@@ -13,12 +13,10 @@ from torch import Tensor
 
 from hardwood._ragged import RaggedRows
 from hardwood.errors import DataError
-from hardwood.negatives import Cost, Draw, Request, make_source
-from hardwood.negatives.base import STATE_FILE
-from hardwood.negatives.checkpoint_tensors import read_state, write_state
-from hardwood.negatives.dynamic import source as dynamic_source
+from hardwood.negatives import Cost, Draw, DynamicNegatives, RefreshPolicy, Request, make_source
+from hardwood.negatives.dynamic import policy
 from hardwood.negatives.dynamic.drift_fits import DriftFits
-from hardwood.negatives.dynamic.staleness import Staleness, measure_staleness
+from hardwood.negatives.dynamic.staleness import Staleness, measure_staleness, scores_of_draws
 from hardwood.negatives.dynamic.true_encodings import TrueEncodings
 from hardwood.tree import TargetIndex
 
@@ -97,7 +95,7 @@ def test_only_landmarks_are_re_encoded() -> None:
 
 def test_the_oldest_are_re_encoded_besides() -> None:
     plain = run(steps=41, refresh_every=10, write_back=False)
-    renewed = run(steps=41, refresh_every=10, write_back=False, reencode=100)
+    renewed = run(steps=41, refresh_every=10, write_back=False, refresh_reencode=100)
     # No landmark is of an old period, so none of the hundred is encoded for nothing.
     assert renewed[0].cost.targets_reencoded == NUM_TARGETS + 4 * 160
     assert renewed[1] < 0.9 * plain[1]
@@ -121,11 +119,7 @@ def test_it_starts_from_an_index(tmp_path: Path) -> None:
     of_the_first_step = NUM_TARGETS - (encoded[0].cost.targets_reencoded - loaded[0].cost.targets_reencoded)
     assert BATCH <= of_the_first_step <= BATCH * 7  # to know the encoder's noise
     assert encoded[1] == pytest.approx(loaded[1], rel=1e-4)  # the same tree: the same draws, and so all the rest
-    assert encoded[2] == pytest.approx(loaded[2], rel=1e-4)
-    # What is built anew is not the index of another day.
-    rebuilt = run(steps=11, refresh_every=None, rebuild_when=1e-4, index=str(tmp_path / "index"))
-    assert rebuilt[0].cost.targets_reencoded == NUM_TARGETS + of_the_first_step
-    assert rebuilt[1] < 1e-4
+    assert encoded[2] == pytest.approx(loaded[2], rel=1e-4, abs=1e-6)
 
 
 def test_an_index_of_something_else_is_an_error(tmp_path: Path) -> None:
@@ -161,9 +155,9 @@ def test_the_corrector_learns_between_refreshes() -> None:
     old, new = np.eye(12, dtype=np.float32)[:2], np.eye(12, dtype=np.float32)[1:3]
     for each in (fits, resumed):
         each.begin_refresh()
-        assert not np.array_equal(each([old, old, new], 0)(old), old)
-        assert np.array_equal(each([old, old, new], 1)(old), old)
-    assert np.array_equal(fits([old, new], 0)(old), resumed([old, new], 0)(old))
+        assert not np.array_equal(each.for_periods([old, old, new])[0](old), old)
+        assert np.array_equal(each.for_periods([old, old, new])[1](old), old)
+    assert np.array_equal(fits.for_periods([old, new])[0](old), resumed.for_periods([old, new])[0](old))
     assert DriftFits("nystrom").state_dict() == {}
     assert not DriftFits("nystrom").learns_online
 
@@ -173,17 +167,17 @@ def test_landmarks_teach_the_corrector_once_a_refresh() -> None:
     history = [old, old + np.float32(0.3)]
     fits = DriftFits("corrector")
     fits.begin_refresh()
-    first = fits(history, 0)(old)
+    first = fits.for_periods(history)[0](old)
     fits.observe(old, history[1])
     learnt = fits.state_dict()
     assert float(learnt["steps"]) > 1
     resumed = DriftFits("corrector")
     resumed.load_state_dict(learnt)
-    assert np.array_equal(resumed(history, 0)(old), fits(history, 0)(old))
-    assert not np.array_equal(first, fits(history, 0)(old))
+    assert np.array_equal(resumed.for_periods(history)[0](old), fits.for_periods(history)[0](old))
+    assert not np.array_equal(first, fits.for_periods(history)[0](old))
     assert all(torch.equal(tensor, learnt[name]) for name, tensor in resumed.state_dict().items())
     resumed.begin_refresh()
-    resumed(history, 0)
+    assert resumed.for_periods(history)[0] is not None
     assert float(resumed.state_dict()["steps"]) > float(learnt["steps"])
     for wrong in ({}, {"trusted": torch.tensor(2)}, {"trusted": torch.tensor(1.0)}):
         with pytest.raises(ValueError, match="'trusted' of the corrector's state"):
@@ -195,7 +189,7 @@ def test_landmarks_teach_the_corrector_once_a_refresh() -> None:
 def test_only_encodings_of_the_first_period_teach_the_corrector(monkeypatch: pytest.MonkeyPatch) -> None:
     taught: list[tuple[np.ndarray, np.ndarray]] = []
     monkeypatch.setattr(DriftFits, "observe", lambda self, old, new: taught.append((old, new)))
-    corpus = run(steps=20, refresh_every=10, drift="corrector", write_back=False)[0]
+    corpus = run(steps=20, refresh_every=10, refresh_drift="corrector", write_back=False)[0]
     start = {tuple(vector) for vector in unit(corpus.start).tolist()}
     assert len(taught) == 20
     # Not so the landmarks', which the refresh at step 10 has encoded again.
@@ -230,20 +224,18 @@ def test_predictions_that_cannot_be_trusted_are_not_made() -> None:
         fits = DriftFits(name, predict_below=0.25)
         for period in (0, 1):
             fits.begin_refresh()
-            assert fits([old, old, anywhere], period) is None
+            assert fits.for_periods([old, old, anywhere])[period] is None
             fits.begin_refresh()
-            predict = fits([old, old, near], period)
+            predict = fits.for_periods([old, old, near])[period]
             assert predict is not None
             np.testing.assert_allclose(predict(old), old, atol=0.1)
             always = DriftFits(name)
-            assert always([old, old, anywhere], period) is not None
-    with pytest.raises(ValueError, match="predict_below is a cosine error above 0"):
-        make_source("dynamic", predict_below=0.0)
+            assert always.for_periods([old, old, anywhere])[period] is not None
 
 
 def test_a_refresh_without_predictions_leaves_all_others_where_they_are() -> None:
-    never = run(steps=11, refresh_every=10, write_back=False, predict_below=1e-9)
-    stale = run(steps=11, refresh_every=10, write_back=False, drift="stale")
+    never = run(steps=11, refresh_every=10, write_back=False, refresh_predict_below=1e-9)
+    stale = run(steps=11, refresh_every=10, write_back=False, refresh_drift="stale")
     assert never[1] == pytest.approx(stale[1], rel=1e-6)
     assert never[0].cost.targets_reencoded == NUM_TARGETS + 60
 
@@ -251,63 +243,9 @@ def test_a_refresh_without_predictions_leaves_all_others_where_they_are() -> Non
 def test_refreshes_by_need_are_rarer_of_many_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     few = run(steps=200, refresh_when=1e-9)[0].cost.targets_reencoded
     asked = run(steps=200, refresh_when=1e-9, refresh_growth=0.5)[0].cost.targets_reencoded
-    monkeypatch.setattr(dynamic_source, "_MANY", NUM_TARGETS)
+    monkeypatch.setattr(policy, "_MANY", NUM_TARGETS)
     many = run(steps=200, refresh_when=1e-9)[0].cost.targets_reencoded
     assert many == asked < few
-    with pytest.raises(ValueError, match="refresh_growth is a share of the steps so far"):
-        make_source("dynamic", refresh_growth=-1.0)
-
-
-def test_what_predictions_no_longer_hold_is_encoded_anew() -> None:
-    corpus, error, _ = run(steps=41, refresh_every=None, rebuild_when=1e-4)
-    # At step 10 by the spacing, then at twice and four times that.
-    assert corpus.cost.targets_reencoded == 4 * NUM_TARGETS
-    assert error < 1e-4
-    assert run(steps=41, refresh_every=None, rebuild_when=0.9)[0].cost.targets_reencoded == NUM_TARGETS
-
-
-def test_a_rebuild_that_fails_leaves_nothing_to_be_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    corpus = MovingCorpus()
-    source = make_source("dynamic", start_step=0, leaf_size=16, rebuild_when=1e-6, refresh_when=None)
-    source.attach(corpus.targets, corpus.cost)
-    source.begin_step(0)
-    asked = request(corpus, 0)
-    for motion in (0.0, 0.3):
-        corpus.move(motion)
-        source.observe(
-            asked, source.sample(asked), asked.positives.unique(), corpus.targets.vectors[asked.positives.unique()]
-        )
-
-    def fail(rows: Tensor | None = None) -> None:
-        raise MemoryError
-
-    with monkeypatch.context() as patched:
-        patched.setattr(corpus.targets, "encode", fail)
-        with pytest.raises(MemoryError):
-            source.begin_step(10)
-        with pytest.raises(RuntimeError, match="failed half-way"):
-            source.save_state(tmp_path)
-    # A later step makes it good, with the encodings of today.
-    source.index = "of another day"
-    source.begin_step(11)
-    source.save_state(tmp_path)
-    stored = source.stored_vectors(torch.arange(NUM_TARGETS))
-    torch.testing.assert_close(stored, corpus.targets.vectors, atol=1e-6, rtol=0)
-
-
-def test_a_checkpoint_of_before_noise_was_measured_is_taken_up(tmp_path: Path) -> None:
-    corpus = MovingCorpus()
-    sources = [make_source("dynamic", leaf_size=16, landmarks=60) for _ in range(2)]
-    for source in sources:
-        source.attach(corpus.targets, corpus.cost)
-    sources[0].begin_step(0)
-    sources[0].save_state(tmp_path)
-    state = read_state(tmp_path / STATE_FILE)
-    assert state.pop("noise").tolist() == [0.0, 1.0]
-    write_state(state, tmp_path / STATE_FILE)
-    sources[1].load_state(tmp_path)
-    asked = request(corpus, 0)
-    torch.testing.assert_close(sources[1].sample(asked).ids, sources[0].sample(asked).ids)
 
 
 def test_targets_above_the_ceiling_are_excluded_and_q_is_renormalised() -> None:
@@ -339,15 +277,16 @@ def test_staleness_is_that_of_a_loop() -> None:
     for query, drawn in enumerate(ids.tolist()):
         known = [row for row in drawn if row in rows.tolist()]
         at = [rows.tolist().index(row) for row in known]
-        old, new = ([8.0 * float(asked.queries[query] @ y[i]) for i in at] for y in (stored, fresh))
-        differences += [abs(a - b) for a, b in zip(old, new, strict=True)]
-        ranks = [sorted(range(len(at)), key=lambda i, s=s: -s[i]) for s in (old, new)]
+        before, after = ([8.0 * float(asked.queries[query] @ y[i]) for i in at] for y in (stored, fresh))
+        differences += [abs(a - b) for a, b in zip(before, after, strict=True)]
+        ranks = [sorted(range(len(at)), key=lambda i, s=s: -s[i]) for s in (before, after)]
         changes += [ranks[0].index(i) != ranks[1].index(i) for i in range(len(at))]
-    got = measure_staleness(asked, draw, rows, stored, fresh)
+    old, new = (scores_of_draws(asked, draw, rows, vectors) for vectors in (stored, fresh))
+    got = measure_staleness(stored, fresh, old, new)
     assert got.cosine == pytest.approx(float(1 - (stored * fresh).sum(1).mean()), abs=1e-5)
     assert got.score == pytest.approx(np.mean(differences), rel=1e-4)
     assert got.rank == pytest.approx(np.mean(changes))
-    assert measure_staleness(asked, draw, rows, stored, stored) == Staleness(pytest.approx(0, abs=1e-6), 0.0, 0.0)
+    assert measure_staleness(stored, stored, old, old) == Staleness(pytest.approx(0, abs=1e-6), 0.0, 0.0)
 
 
 def test_periods_that_are_nearest_are_joined() -> None:
@@ -385,7 +324,7 @@ def test_true_encodings_keep_every_target_with_its_own_period(data: st.DataObjec
     assert state.history[0][0, 0] == 0.0  # the first period stays: most targets are of it
     covered: dict[int, float] = {}
     everybody = np.array(data.draw(st.permutations(range(size))), dtype=np.int64)
-    for rows, vectors in state.predictions(lambda period: lambda known: known, everybody, block=7):
+    for rows, vectors in state.predictions(dict.fromkeys(range(12), lambda known: known), everybody, block=7):
         assert not covered.keys() & set(rows.tolist())
         covered |= dict(zip(rows.tolist(), vectors[:, 0].tolist(), strict=True))
     assert covered == last
@@ -394,19 +333,49 @@ def test_true_encodings_keep_every_target_with_its_own_period(data: st.DataObjec
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"refresh_every": 0}, "refresh_every must be at least 1, got 0"),
+        ({"refresh_every": 0}, "refresh policy's every must be at least 1, got 0"),
         ({"landmarks": 0}, "landmarks must be at least 1, got 0"),
-        ({"refresh_when": 0.0}, "refresh_when is a cosine error above 0"),
-        ({"rebuild_when": -1.0}, "rebuild_when is a cosine error above 0, such as 0.02, got -1.0"),
-        ({"refresh_spacing": 0}, "refresh_spacing must be at least 1, got 0"),
-        ({"reencode": -1}, "reencode must be 0 or more, got -1"),
+        ({"refresh_when": 0.0}, "refresh policy's when must be a cosine error above 0, such as 0.02, got 0.0"),
+        ({"refresh_spacing": 0}, "refresh policy's spacing must be at least 1, got 0"),
+        ({"refresh_reencode": -1}, "refresh policy's reencode must be 0 or more, got -1"),
+        ({"refresh_growth": -1.0}, "refresh policy's growth must be a share of the steps so far, .* got -1.0"),
+        ({"refresh_predict_below": 0.0}, "refresh policy's predict_below must be a cosine error above 0"),
+        ({"refresh_drift": "wind"}, "no drift model is called 'wind'; there are"),
         ({"leaf_size": 0}, "leaf_size must be at least 1, got 0"),
         ({"seed": -1}, "seed must be 0 or more, got -1"),
         ({"index_dtype": "int8"}, "index_dtype must be one of float32, bfloat16, got 'int8'"),
         ({"true_dtype": "int8"}, "true_dtype must be one of float32, bfloat16, got 'int8'"),
-        ({"drift": "wind"}, "no drift model is called 'wind'; there are"),
     ],
 )
 def test_options_out_of_range_are_errors(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_source("dynamic", **options)
+
+
+def test_the_refresh_policy_is_flat_in_run_files() -> None:
+    """One name for each of its fields, and the same record of them."""
+    source = make_source("dynamic", refresh_every=7, refresh_drift="linear", refresh_when=None, probes=9)
+    assert source.refresh == RefreshPolicy(every=7, when=None, drift="linear")
+    settings = source.settings()
+    assert settings["refresh_every"] == 7
+    assert settings["refresh_spacing"] == 10
+    assert not any(isinstance(value, RefreshPolicy) for value in settings.values())
+    direct = DynamicNegatives(refresh=RefreshPolicy(every=7, when=None, drift="linear"), probes=9)
+    assert direct.settings() == settings == make_source("dynamic", **settings).settings()
+    assert repr(direct).startswith("DynamicNegatives(start_step=0, refresh=RefreshPolicy(every=7, when=None, ")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"drift": "linear"}, r"no option 'drift' \(did you mean 'refresh_drift'\?\); they have start_step, refresh_"),
+        ({"refresh": {"every": 3}}, r"no option 'refresh'.*they have start_step, refresh_every"),
+        ({"probe": 3}, r"no option 'probe' \(did you mean 'probes'\?\)"),
+        ({"repair": True}, "no option 'repair'.*; they have start_step, "),
+        ({"rebuild_when": 0.2}, "no option 'rebuild_when'.*; they have start_step, "),
+        ({"refresh_when": "soon"}, r"'refresh_when' of 'dynamic' negatives must be of type float \| None, got 'soon'"),
+    ],
+)
+def test_options_that_are_not_there_name_those_that_are(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_source("dynamic", **options)

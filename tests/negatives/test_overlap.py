@@ -20,6 +20,7 @@ from hardwood.negatives import Cost, make_source
 from hardwood.negatives.dynamic import moving_index
 from hardwood.negatives.dynamic.background import Beside
 from hardwood.negatives.dynamic.drift_fits import DriftFits
+from hardwood.negatives.dynamic.policy import RefreshPolicy
 from hardwood.negatives.dynamic.schedule import RefreshSchedule
 
 from .conftest import ArrayTargets
@@ -80,7 +81,7 @@ def test_the_same_run_gives_the_same_draws(drift: str) -> None:
     found = []
     for _ in range(2):
         corpus = MovingCorpus()
-        source = begun(corpus, overlap=True, refresh_every=8, drift=drift)
+        source = begun(corpus, overlap=True, refresh_every=8, refresh_drift=drift)
         found.append((steps_of(source, corpus, range(40)), stored(source)))
     assert same(found[0][0], found[1][0])
     assert torch.equal(found[0][1], found[1][1])
@@ -111,7 +112,7 @@ def test_it_keeps_the_tree_as_true() -> None:
 @pytest.mark.parametrize("drift", ["nystrom", "linear", "corrector"])
 @pytest.mark.parametrize("step", [20, 21, 23, 25])
 def test_a_run_resumed_in_mid_refresh_is_one_that_was_never_saved(step: int, drift: str, tmp_path: Path) -> None:
-    options = {"overlap": True, "refresh_every": 10, "drift": drift}
+    options = {"overlap": True, "refresh_every": 10, "refresh_drift": drift}
     corpus = MovingCorpus()
     unsaved = steps_of(begun(corpus, **options), corpus, range(40))
     corpus = MovingCorpus()
@@ -140,13 +141,13 @@ def test_a_refresh_that_cannot_be_is_refused(tmp_path: Path) -> None:
     assert state["refresh"].tolist() == [2, 5]
     for wrong in ([6, 5], [5, 5], [-1, 5], [0, NUM_TARGETS + 1], [1, 0]):
         with pytest.raises(ValueError, match="it is damaged"):
-            source._take_up(state | {"refresh": torch.tensor(wrong)}, index)
+            source._resume(state | {"refresh": torch.tensor(wrong)}, index)
     order = state["refresh_order"]
     for wrong_order in (order[1:], order[:0], torch.cat([order[:1], order[:-1]]), order - 1):
         with pytest.raises(ValueError, match="not each of this corpus once"):
-            source._take_up(state | {"refresh_order": wrong_order}, index)
+            source._resume(state | {"refresh_order": wrong_order}, index)
     with pytest.raises(ValueError, match="not each of this corpus once"):
-        source._take_up(state | {"refresh": torch.tensor([0, 0])}, index)
+        source._resume(state | {"refresh": torch.tensor([0, 0])}, index)
 
 
 def test_neighbours_change_together() -> None:
@@ -174,11 +175,11 @@ def pickled(things: Any) -> Any:
 @pytest.mark.parametrize("drift", ["nystrom", "corrector"])
 def test_a_copy_in_mid_refresh_goes_on_the_same(drift: str, copied: Callable[[Any], Any]) -> None:
     corpus = MovingCorpus()
-    source = begun(corpus, overlap=True, refresh_every=10, drift=drift)
+    source = begun(corpus, overlap=True, refresh_every=10, refresh_drift=drift)
     steps_of(source, corpus, range(12))
     other, its_corpus = copied((source, corpus))
     assert other._moving.is_refreshing
-    assert not other._moving._refresh._fitted  # on an accelerator these are no things to be copied
+    assert other._moving._refresh._predictors is None  # on an accelerator these are no things to be copied
     assert same(steps_of(other, its_corpus, range(12, 30)), steps_of(source, corpus, range(12, 30)))
     assert its_corpus.cost.targets_reencoded == corpus.cost.targets_reencoded
 
@@ -205,19 +206,19 @@ def test_shares_are_no_smaller_than_what_pays(monkeypatch: pytest.MonkeyPatch) -
         assert source.state_dict()["refresh"].tolist() == [0, shares]
 
 
-def test_what_is_measured_in_mid_refresh_does_not_call_for_a_rebuild() -> None:
-    """Targets whose share is still to come move on: no reason to encode the corpus anew, since they are seen to."""
+def test_what_is_measured_in_mid_refresh_is_for_the_log_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Targets whose share is still to come move on: no reason to refresh again, since their turn comes."""
     corpus = MovingCorpus()
-    never = begun(corpus, write_back=False)
-    steps_of(never, corpus, range(41))
-    limit = never.diagnostics()["stale_cosine_error"]
-    corpus = MovingCorpus()
-    source = begun(corpus, overlap=True, refresh_every=40, rebuild_when=limit, refresh_spacing=1, write_back=False)
-    steps_of(source, corpus, range(44))
-    assert source.diagnostics()["stale_cosine_error"] > limit  # logged it is
-    steps_of(source, corpus, range(44, 75))
-    assert corpus.cost.targets_reencoded == NUM_TARGETS + 60
-    assert source.diagnostics()["stale_cosine_error"] < limit
+    source = begun(corpus, overlap=True, refresh_every=10)
+    for_the_log, observe = [], source._schedule.observe
+
+    def noting(staleness: Any, *, is_refreshing: bool) -> None:
+        for_the_log.append(is_refreshing)
+        observe(staleness, is_refreshing=is_refreshing)
+
+    monkeypatch.setattr(source._schedule, "observe", noting)
+    steps_of(source, corpus, range(20))
+    assert [step for step, is_it in enumerate(for_the_log) if is_it] == [10, 11, 12, 13, 14]
 
 
 def test_an_error_in_the_thread_is_raised_and_nothing_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +244,7 @@ def test_an_error_in_the_thread_is_raised_and_nothing_saved(tmp_path: Path, monk
 
 def test_what_was_not_even_begun_is_lost_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = MovingCorpus()
-    source = begun(corpus, overlap=True, drift="corrector")
+    source = begun(corpus, overlap=True, refresh_drift="corrector")
     monkeypatch.setattr(DriftFits, "observe", lambda *_: 1 / 0)
     steps_of(source, corpus, range(1))
     with pytest.raises(ZeroDivisionError):
@@ -318,9 +319,7 @@ def test_an_accelerator_has() -> None:
     ],
 )
 def test_a_refresh_has_half_the_steps_to_the_next(options: dict[str, Any], expected: int) -> None:
-    made = RefreshSchedule(
-        **{"every": None, "when": None, "spacing": 10, "growth": 0.1, "rebuild_when": None, **options}
-    )
+    made = RefreshSchedule(RefreshPolicy(**{"when": None, **options}), num_targets=NUM_TARGETS)
     made.built(100)
     assert made.shares(150) == expected
     assert made.shares(1100) == (50 if options == {"when": 0.1, "spacing": 10} else expected)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hardwood.negatives.dynamic.staleness import settled
+from hardwood.negatives.dynamic.noise import settled
 
 DIMENSION = 96
 

@@ -235,7 +235,7 @@ def test_a_checkpoint_of_another_corpus_is_an_error(attached: Attached) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("exact", {"refresh_every": 0}, "refresh_every must be at least 1 step, got 0"),
+        ("exact", {"refresh_every": 0}, "refresh_every must be at least 1, got 0"),
         ("exact", {"index_dtype": "int4"}, "index_dtype must be one of float32, bfloat16, got 'int4'"),
         ("static", {"start_step": -1}, "start_step must be 0 or more, got -1"),
         ("cache", {"cache_size": 0}, "cache_size must be at least 1, got 0"),
@@ -244,7 +244,7 @@ def test_a_checkpoint_of_another_corpus_is_an_error(attached: Attached) -> None:
         ("pool", {"share": 0.0}, "share must be above 0 and at most 1, got 0"),
         ("pool", {"share": float("nan")}, "share must be above 0 and at most 1, got nan"),
         ("pool", {"share": 3}, "share must be above 0 and at most 1, got 3"),
-        ("pool", {"refresh_every": 0}, "refresh_every must be at least 1 step, got 0"),
+        ("pool", {"refresh_every": 0}, "refresh_every must be at least 1, got 0"),
     ],
 )
 def test_options_out_of_range_are_errors(name: str, options: dict[str, object], message: str) -> None:
@@ -273,14 +273,14 @@ def test_margin_filter() -> None:
     positives = torch.tensor([0.8, 0.5, -0.2])
     assert MarginFilter().ceiling(positives) is None
     assert not MarginFilter()
-    torch.testing.assert_close(MarginFilter(absolute=0.1).ceiling(positives), torch.tensor([0.7, 0.4, -0.3]))
-    torch.testing.assert_close(MarginFilter(relative=0.1).ceiling(positives), torch.tensor([0.72, 0.45, -0.22]))
-    both = MarginFilter(absolute=0.06, relative=0.1).ceiling(positives)
+    torch.testing.assert_close(MarginFilter(margin=0.1).ceiling(positives), torch.tensor([0.7, 0.4, -0.3]))
+    torch.testing.assert_close(MarginFilter(relative_margin=0.1).ceiling(positives), torch.tensor([0.72, 0.45, -0.22]))
+    both = MarginFilter(margin=0.06, relative_margin=0.1).ceiling(positives)
     torch.testing.assert_close(both, torch.tensor([0.72, 0.44, -0.26]))
-    with pytest.raises(ValueError, match="the absolute margin must be 0 or more, got -1"):
-        MarginFilter(absolute=-1)
-    with pytest.raises(ValueError, match="the relative margin must be 0 or more, got nan"):
-        MarginFilter(relative=float("nan"))
+    with pytest.raises(ValueError, match="margin must be 0 or more and finite, got -1"):
+        MarginFilter(margin=-1)
+    with pytest.raises(ValueError, match="relative_margin must be 0 or more and finite, got nan"):
+        MarginFilter(relative_margin=float("nan"))
 
 
 def test_seen_mask_is_that_of_a_loop() -> None:

@@ -37,7 +37,7 @@ CASES: dict[str, dict[str, Any]] = {
     "all": {"negatives": "exact", "num_negatives": 60},
     "own": {"negatives": "exact", "weighting": "own"},
     "own mixture": {"negatives": "exact", "weighting": "own", "uniform_negatives": 3},
-    "none": {"negatives": "exact", "weighting": "none"},
+    "uncorrected": {"negatives": "exact", "weighting": "uncorrected"},
     "mixture": {"negatives": "dynamic", "uniform_negatives": 3},
     "cache mixture": {
         "negatives": "cache",

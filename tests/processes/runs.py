@@ -68,7 +68,7 @@ def retrieved(ranks: Ranks) -> dict[str, np.ndarray]:
     measures = evaluate(model, data, leave_out="nothing", block=BLOCK, ranks=ranks)
     found = {"rows": rows, "scores": scores, "measures": np.array([measures[name] for name in sorted(measures)])}
     for per in ("query", "pair"):
-        mined = mine(model, data, per=per, absolute_margin=0.01, depth=30, block=BLOCK, ranks=ranks)  # type: ignore[arg-type]
+        mined = mine(model, data, per=per, margin=0.01, depth=30, block=BLOCK, ranks=ranks)  # type: ignore[arg-type]
         found |= {f"{per} negatives": mined.negatives, f"{per} scores": mined.scores}
         found |= {f"{per} positives": mined.positive_scores}
     return found

@@ -147,7 +147,7 @@ def test_the_tree_takes_and_gives_tensors_of_the_device() -> None:
     assert {draw.ids.device.type, draw.log_q.device.type, hits.ids.device.type, hits.scores.device.type} == {"cuda"}
     best = (vectors[:3] @ vectors.T).argmax(dim=1)
     assert torch.equal(index.search(vectors[:3], 1, probes=500).ids[:, 0], best)
-    index.update(np.arange(10), 2 * vectors[:10])
+    index.update(2 * vectors[:10], np.arange(10))
     torch.testing.assert_close(torch.from_numpy(index.vectors(np.arange(10))), 2 * vectors[:10].cpu())
 
 

@@ -36,10 +36,10 @@ def test_round_trip(tmp_path: Path) -> None:
         ({"warmup_ratio": 1.0}, r"warmup_ratio must lie in \[0, 1\), got 1.0"),
         ({"precision": "int8"}, "precision must be one of float32, bfloat16, float16, got 'int8'"),
         ({"towers": "twin"}, "towers must be one of shared, separate, got 'twin'"),
-        ({"weighting": "all"}, "weighting must be one of shared, tempered, own, none, got 'all'"),
+        ({"weighting": "all"}, "weighting must be one of shared, tempered, own, uncorrected, got 'all'"),
         ({"negatives": "ance"}, "negatives must be one of in-batch, .*, got 'ance'"),
-        ({"negatives_options": {"cache_size": 3}}, "'exact' negatives have no option 'cache_size'"),
-        ({"margin": -0.1}, "the absolute margin must be 0 or more, got -0.1"),
+        ({"negatives_options": {"cache_size": 3}}, "'dynamic' negatives have no option 'cache_size'"),
+        ({"margin": -0.1}, "margin must be 0 or more and finite, got -0.1"),
     ],
 )
 def test_bad_settings_are_explained(settings: dict[str, Any], message: str) -> None:
@@ -55,9 +55,9 @@ def test_missing_settings_are_explained() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("- a\n- b", "must hold settings by name, such as 'negatives: exact', got list"),
+        ("- a\n- b", "must hold settings by name, such as 'negatives: dynamic', got list"),
         ("a: [", "is not a YAML file"),
-        ("", "must hold settings by name, such as 'negatives: exact', got NoneType"),
+        ("", "must hold settings by name, such as 'negatives: dynamic', got NoneType"),
     ],
 )
 def test_files_that_are_no_run_files(content: str, message: str, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_texts_that_are_nowhere_are_counted(dataset: RetrievalDataset) -> None:
         dataset.label_pairs(datasets.Dataset.from_dict(rows))
 
 
-@pytest.mark.parametrize("weighting", ["shared", "tempered", "own", "none"])
+@pytest.mark.parametrize("weighting", ["shared", "tempered", "own", "uncorrected"])
 @pytest.mark.parametrize("kind", [CorpusSoftmaxLoss, CachedCorpusSoftmaxLoss])
 def test_with_every_target_drawn_or_given_it_is_the_full_softmax(
     kind: type, weighting: str, make_static: Callable, dataset: RetrievalDataset

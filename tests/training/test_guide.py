@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from transformers import BertConfig, BertForSequenceClassification
 
 from hardwood.data import RetrievalDataset
+from hardwood.negatives import make_source
 from hardwood.training import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss, Guide, RunConfig, _judge, train
 from hardwood.training.guide import load_guide
+from tiny_models import make_cross_encoder
 
 from .test_resume import _train_in_parts
 from .test_softmax_loss import NUM_TARGETS, batch_of, gradient_of
@@ -25,23 +26,6 @@ from .test_trainer import config, weights
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning", "ignore:.*lr_scheduler.step.*:UserWarning")
 
 PLAIN: dict[str, Any] = {"num_negatives": NUM_TARGETS, "scale": 7.0, "unasked_prior": 1.0, "unasked_push": 1.0}
-
-
-def save_cross_encoder(folder: Path, tokenizer: Any, num_labels: int = 1) -> Path:
-    """A random cross-encoder of two layers."""
-    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        settings = BertConfig(vocab_size=len(tokenizer), num_labels=num_labels, initializer_range=0.5, **shape)
-        BertForSequenceClassification(settings).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def cross_encoder_folder(transformer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tokenizer = SentenceTransformer(str(transformer_folder), device="cpu").tokenizer
-    return save_cross_encoder(tmp_path_factory.mktemp("cross-encoder"), tokenizer)
 
 
 def similarities(model: SentenceTransformer, dataset: RetrievalDataset, query_rows: torch.Tensor) -> torch.Tensor:
@@ -168,12 +152,46 @@ def test_rejected_pairs_leave_the_other_direction_too(make_static: Callable, dat
     torch.testing.assert_close(loss(features, labels)["query_log_partition"], expected)
 
 
-@pytest.mark.parametrize("negatives", ["uniform", "exact"])
+def test_what_the_guide_rejects_leaves_an_estimated_z_too(make_static: Callable, dataset: RetrievalDataset) -> None:
+    # Drawn from a tree that a refresh has moved. Null: exp(log_z) has the mean Z without what is rejected. One pair a
+    # batch, 300 seeds; two-sided at 4.5 standard errors: 7e-6.
+    model, other = make_static(), make_static(seed=3)
+    source = make_source("dynamic", start_step=0, refresh_every=1, leaf_size=8, landmarks=20, probes=3)
+    guide = Guide(other, within=0.3)
+    loss = CorpusSoftmaxLoss(model, dataset, source, guide=guide, **{**PLAIN, "num_negatives": 5})
+    loss.begin_step(0)
+    with torch.no_grad():
+        weights = next(model.parameters())
+        weights += 0.2 * weights.std() * torch.randn(weights.shape, generator=torch.Generator().manual_seed(1))
+    loss.begin_step(1)
+    loss.begin_step(2)
+    assert source.cost.targets_reencoded > len(dataset.corpus)
+    model.eval()
+    features, labels = batch_of(model, dataset, range(7, 8))
+    by_guide = similarities(other, dataset, labels[:, 0]).detach()
+    estimates, found = [], []
+    with torch.no_grad():
+        twin, judged, rejected = guided_loss(model, dataset, labels, by_guide, guide)
+        for seed in range(300):
+            loss.seed = seed
+            terms = loss(features, labels)
+            estimates.append(terms["log_partition"].double().exp())
+            found.append(float(terms["judged_by_guide"]))
+    values = torch.stack(estimates)
+    z = (twin.double() - terms["positive_score"]).exp()
+    assert 0 < rejected < judged
+    assert max(found) > 1
+    assert values.std() > 0
+    assert abs(values.mean() - z) < 4.5 * values.std() / 300**0.5
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "exact", "dynamic"])
 def test_a_resumed_run_has_the_judgements(
     negatives: str, make_static: Callable, dataset: RetrievalDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_static(seed=3).save(str(tmp_path / "guide"))
-    source = {"exact": {"start_step": 2, "refresh_every": 4}}.get(negatives, {})
+    source = {"start_step": 2, "refresh_every": 3, "leaf_size": 8, "landmarks": 20, "probes": 3}
+    source = {"exact": {"start_step": 2, "refresh_every": 4}, "dynamic": source}.get(negatives, {})
     options: dict[str, Any] = {"negatives": negatives, "negatives_options": source, "save_every": 4}
     options |= {"guide": str(tmp_path / "guide"), "guide_within": 0.3, "guide_margin": 0.05, "steps": 12}
     whole = train(config(tmp_path / "whole", **options), quiet=True, dataset=dataset)
@@ -217,14 +235,14 @@ def test_guides_that_can_not_be_right_are_refused(
     CorpusSoftmaxLoss(model, dataset, "uniform", guide=copy.deepcopy(model))
     with pytest.raises(TypeError, match="must be a SentenceTransformer or a CrossEncoder, got str: load it first"):
         CorpusSoftmaxLoss(model, dataset, "uniform", guide="some/name")
-    with pytest.raises(ValueError, match=r"margin must be 0 or more, got -1"):
+    with pytest.raises(ValueError, match=r"margin must be 0 or more and finite, got -1"):
         Guide(model, margin=-1)
     with pytest.raises(ValueError, match=r"no cosine is that far"):
         Guide(model, margin=2.5)
     with pytest.raises(ValueError, match=r"within a distance of 0 or more .* got -0.1"):
         Guide(model, within=-0.1)
     tokenizer = CrossEncoder(str(cross_encoder_folder), device="cpu").tokenizer
-    several = CrossEncoder(str(save_cross_encoder(tmp_path, tokenizer, num_labels=3)), device="cpu")
+    several = CrossEncoder(str(make_cross_encoder(tmp_path, tokenizer, num_labels=3)), device="cpu")
     with pytest.raises(ValueError, match="CrossEncoder with 3 labels"):
         Guide(several)
     broken = copy.deepcopy(model)

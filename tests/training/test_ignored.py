@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, SparseEncoder
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 from typer.testing import CliRunner
@@ -56,23 +55,23 @@ def test_a_wrapped_model_is_the_same(make_static: Callable) -> None:
 @pytest.mark.parametrize("margin", [95, 1.0])
 def test_a_relative_margin_is_a_share(margin: float, make_static: Callable, dataset: RetrievalDataset) -> None:
     with pytest.raises(ValueError, match=rf"a share of the positive's similarity, below 1, .* got {margin:g}"):
-        MarginFilter(relative=margin)
-    with pytest.raises(ValueError, match=rf"a share of the positive's similarity, below 1, .* not {margin:g}"):
+        MarginFilter(relative_margin=margin)
+    with pytest.raises(ValueError, match=rf"a share of the positive's similarity, below 1, .* got {margin:g}"):
         mine(make_static(), dataset, relative_margin=margin)
 
 
-def test_an_absolute_margin_that_no_cosine_keeps(make_static: Callable, dataset: RetrievalDataset) -> None:
+def test_a_margin_that_no_cosine_keeps(make_static: Callable, dataset: RetrievalDataset) -> None:
     model = make_static()
-    with pytest.raises(ValueError, match="the absolute margin is 2, but no cosine is that far below another"):
-        CorpusSoftmaxLoss(model, dataset, margin=MarginFilter(absolute=2.0))
+    with pytest.raises(ValueError, match="margin is 2, but no cosine is that far below another"):
+        CorpusSoftmaxLoss(model, dataset, margin=MarginFilter(margin=2.0))
     model.similarity_fn_name = "dot"
-    CorpusSoftmaxLoss(model, dataset, margin=MarginFilter(absolute=2.0))
+    CorpusSoftmaxLoss(model, dataset, margin=MarginFilter(margin=2.0))
 
 
 @pytest.mark.parametrize("negatives", ["in-batch", "uniform"])
 def test_a_margin_that_drops_everything(negatives: str, make_static: Callable, dataset: RetrievalDataset) -> None:
     model = make_static().train()
-    loss = CorpusSoftmaxLoss(model, dataset, negatives, margin=MarginFilter(absolute=1.9))
+    loss = CorpusSoftmaxLoss(model, dataset, negatives, margin=MarginFilter(margin=1.9))
     batch = batch_of(model, dataset, range(8))
     with pytest.warns(UserWarning, match="the margin filter drops every negative of batch 1"):
         assert loss(*batch)["dropped_by_margin"] == 1
@@ -86,14 +85,14 @@ def test_a_margin_that_drops_everything(negatives: str, make_static: Callable, d
 
 def test_a_margin_that_leaves_some(make_static: Callable, dataset: RetrievalDataset) -> None:
     model = make_static().train()
-    loss = CorpusSoftmaxLoss(model, dataset, "uniform", margin=MarginFilter(absolute=0.3))
+    loss = CorpusSoftmaxLoss(model, dataset, "uniform", margin=MarginFilter(margin=0.3))
     assert 0 < loss(*batch_of(model, dataset, range(8)))["dropped_by_margin"] < 1
     assert "dropped_by_margin" not in CorpusSoftmaxLoss(model, dataset)(*batch_of(model, dataset, range(8)))
 
 
 def test_mining_that_finds_nothing_says_so(make_static: Callable, dataset: RetrievalDataset) -> None:
     with pytest.warns(UserWarning, match="none of the 60 entries has a negative: lower the margins"):
-        mine(make_static(), dataset, absolute_margin=1.9)
+        mine(make_static(), dataset, margin=1.9)
 
 
 @pytest.fixture
@@ -132,18 +131,13 @@ def test_sizes_are_for_the_static_encoder(option: str, transformer_folder: Path)
         RunConfig("d", "o", encoder=str(transformer_folder), **{option: 300})
 
 
-def test_run_files_of_before_are_read(tmp_path: Path) -> None:
-    """They have the sizes of a static encoder, whatever the encoder."""
-    old = {"data": "d", "output": "o", "encoder": "a/b", "dimension": 128, "vocabulary_size": 8192, "made_with": {}}
-    (tmp_path / "old.yaml").write_text(yaml.safe_dump(old))
-    assert RunConfig.load(tmp_path / "old.yaml").dimension is None
-    old["encoder"] = "static"
-    assert not RunConfig.from_mapping(old).differs_in(RunConfig("d", "o"))
+def test_another_encoder_inherits_no_sizes(tmp_path: Path) -> None:
+    assert not RunConfig("d", "o", dimension=128, vocabulary_size=8192).differs_in(RunConfig("d", "o"))
     assert RunConfig("d", "o", dimension=64).differs_in(RunConfig("d", "o")) == ["dimension"]
-    RunConfig("d", "o", dimension=64).save(tmp_path / "run.yaml")
+    RunConfig(str(tmp_path), "o", dimension=64).save(tmp_path / "run.yaml")
     assert read_settings(tmp_path / "run.yaml")["dimension"] == 64
     options = {"config": tmp_path / "run.yaml", "encoder": "a/b", "trust_remote_code": False}
-    assert _run_config(options, refuse=True).dimension is None  # another encoder inherits no sizes
+    assert _run_config(options, refuse=True).dimension is None
 
 
 @pytest.mark.parametrize(
@@ -158,10 +152,12 @@ def test_run_files_of_before_are_read(tmp_path: Path) -> None:
         (["--config", "FILE"], "curve_split 'test' (it is for evaluations during training"),
     ],
 )
-def test_options_without_effect_are_refused(words: list[str], message: str, tmp_path: Path) -> None:
+def test_options_without_effect_are_refused(
+    words: list[str], message: str, dataset_folder: Path, tmp_path: Path
+) -> None:
     (tmp_path / "FILE").write_text("data: d\noutput: o\ncurve_split: test\n")
     words = [str(tmp_path / word) if word == "FILE" else word for word in words]
-    said = CliRunner().invoke(app, ["train", "d", "--output", str(tmp_path / "out"), *words])
+    said = CliRunner().invoke(app, ["train", str(dataset_folder), "--output", str(tmp_path / "out"), *words])
     assert said.exit_code == 2
     assert message in " ".join(said.output.split())
 
@@ -186,6 +182,7 @@ def test_a_comparison_that_would_not_measure_its_split(dataset_folder: Path, tmp
 def test_a_run_with_nothing_to_measure_says_so(dataset: RetrievalDataset, tmp_path: Path) -> None:
     RetrievalDataset(dataset.corpus, dataset.queries, {"train": dataset.splits["train"]}).save(tmp_path / "data")
     words = ["train", str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--steps", "1", "--device", "cpu"]
-    said = CliRunner().invoke(app, [*words, "--ignore-unjudged", "--dimension", "16", "--test-share", "0"])
+    further = ["--ignore-unjudged", "--dimension", "16", "--test-share", "0", "--negatives", "in-batch"]
+    said = CliRunner().invoke(app, [*words, *further])
     assert said.exit_code == 0, said.output
     assert "nothing was measured: there is no split to measure beside 'train'" in " ".join(said.output.split())

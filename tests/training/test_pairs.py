@@ -32,7 +32,7 @@ def test_pairs_of_another_dataset_are_refused(make_static: Callable, dataset: Re
     with pytest.raises(ValueError, match=r"of 2 training pairs .* 2 name other texts .* names anchor row 0, which is"):
         _train(pairs, dataset, make_static(), tmp_path)
     mixed = datasets.concatenate_datasets([dataset.training_pairs(), pairs])
-    with pytest.raises(ValueError, match=r"of 62 training pairs that were looked at 2 name other texts"):
+    with pytest.raises(ValueError, match=r"of 62 training pairs that were checked 2 name other texts"):
         _train(mixed, dataset, make_static(), tmp_path)
     _train(dataset.training_pairs(), dataset, make_static(), tmp_path)
 

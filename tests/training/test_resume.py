@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformerTrainer
 from transformers import TrainerCallback
 
+from hardwood._checkpoint_tensors import read_state
 from hardwood._json import stamped, without_stamp
 from hardwood.data import RetrievalDataset
+from hardwood.errors import DataError
 from hardwood.negatives import DynamicNegatives, MarginFilter
 from hardwood.negatives.dynamic import moving_index
 from hardwood.training import (
@@ -28,8 +30,8 @@ from hardwood.training import (
     last_checkpoint,
     train,
 )
-from hardwood.training._settings import changes, plain_settings
-from hardwood.training.checkpoints import remove_cut_short, seal
+from hardwood.training.checkpoints import read_description, remove_cut_short, seal
+from hardwood.training.resume_rules import MAY_DIFFER, changes, shared_settings
 
 from .test_trainer import OPTIONS, config, weights
 
@@ -51,8 +53,10 @@ class StopAt(TrainerCallback):
         pytest.param("cache", marks=pytest.mark.slow),
         "pool",
         pytest.param("exact", marks=pytest.mark.slow),
-        "dynamic, {rebuild_when: 0.001, refresh_spacing: 3}",
-        pytest.param("dynamic, {drift: corrector, reencode: 7, refresh_every: 3}", marks=pytest.mark.slow),
+        "dynamic, {refresh_when: 0.001, refresh_spacing: 3}",
+        pytest.param(
+            "dynamic, {refresh_drift: corrector, refresh_reencode: 7, refresh_every: 3}", marks=pytest.mark.slow
+        ),
         pytest.param(
             "dynamic, {true_dtype: bfloat16, index_dtype: bfloat16, refresh_when: 0.01, refresh_spacing: 2}",
             marks=pytest.mark.slow,
@@ -76,7 +80,7 @@ def test_a_run_with_overlap_ends_the_same_wherever_it_is_broken_off(
 ) -> None:
     """As on an accelerator, in mid-refresh, with an evaluation there and two micro-batches a step."""
     monkeypatch.setattr(moving_index, "_SMALLEST_SHARE", 1)
-    source = {**OPTIONS["dynamic"], "overlap": True, "refresh_every": 8, "drift": drift}
+    source = {**OPTIONS["dynamic"], "overlap": True, "refresh_every": 8, "refresh_drift": drift}
     options = {"negatives": "dynamic", "negatives_options": source, "gradient_accumulation": 2, "evaluate_every": 3}
     train(config(tmp_path / "whole", steps=20, **options), quiet=True, dataset=dataset)
     # The refresh that begins with step 10 goes on until step 13.
@@ -122,7 +126,8 @@ def test_resuming_passes_over_a_checkpoint_that_was_not_finished(tmp_path: Path)
     (tmp_path / "checkpoint-last").mkdir()  # no checkpoint of a trainer
     assert last_checkpoint(tmp_path) is None
     for step in (5, 10):
-        seal(tmp_path / f"checkpoint-{step}", {"negatives": "static", "weights": "", "data": "", "cost": {}})
+        description = {"negatives": "static", "weighting": "shared", "weights": "", "data": "", "cost": {}}
+        seal(tmp_path / f"checkpoint-{step}", {**description, "settings": {}})
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
     (tmp_path / "checkpoint-10/optimizer.pt").write_bytes(b"1234")
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
@@ -163,17 +168,25 @@ def test_a_checkpoint_of_another_weighting_is_an_error(
     default = NegativesCallback(CorpusSoftmaxLoss(model, dataset, "exact"))
     with pytest.raises(ValueError, match="trained with 'own' weighting, this run has 'shared': give the loss"):
         default._load(tmp_path / "checkpoint-1")
-    _without(tmp_path / "checkpoint-1", "weighting", "settings")  # as they were before these were told there
-    default._load(tmp_path / "checkpoint-1")
 
 
-def _without(checkpoint: Path, *names: str) -> None:
-    """Take these out of a checkpoint's description."""
-    path = checkpoint / "hardwood/source.json"
-    description = without_stamp(json.loads(path.read_text()), path)
-    kept = {name: value for name, value in description.items() if name not in names}
-    assert len(kept) == len(description) - len(names)
-    path.write_text(json.dumps(stamped(kept)))
+@pytest.mark.parametrize("missing", ["weighting", "settings", "checksum"])
+def test_a_description_that_lacks_something_is_damaged(
+    missing: str, make_static: Callable, dataset: RetrievalDataset, tmp_path: Path
+) -> None:
+    callback = NegativesCallback(CorpusSoftmaxLoss(make_static(), dataset, "uniform"))
+    callback._save(tmp_path / "checkpoint-1")
+    path = tmp_path / "checkpoint-1/hardwood/source.json"
+    description = json.loads(path.read_text())
+    if missing == "checksum":
+        kept = without_stamp(description, path)
+    else:
+        kept = stamped({name: value for name, value in without_stamp(description, path).items() if name != missing})
+    path.write_text(json.dumps(kept))
+    with pytest.raises(DataError, match="it is damaged"):
+        read_description(path.parent)
+    with pytest.raises(ValueError, match="is not whole"):
+        callback.check(tmp_path / "checkpoint-1")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +194,7 @@ def _without(checkpoint: Path, *names: str) -> None:
     [
         ({"scale": 10.0}, "scale was 20.0, is 10.0"),
         ({"num_negatives": 4, "seed": 3}, "num_negatives was 8, is 4; seed was 0, is 3"),
-        ({"margin": MarginFilter(absolute=0.1)}, "margin.absolute was None, is 0.1"),
+        ({"margin": MarginFilter(margin=0.1)}, "margin was None, is 0.1"),
         ({"target_prompt": "find "}, "target_prompt was .*, is 'find '"),
         ({"landmarks": 7}, r"negatives_options.landmarks was 512, is 7\)"),
     ],
@@ -199,8 +212,6 @@ def test_a_checkpoint_of_other_settings_is_an_error(
     callback(6)._load(tmp_path / "checkpoint-1")  # how a step is cut makes no difference
     with pytest.raises(ValueError, match=rf"was trained with other settings \({told}"):
         callback(5, **changed)._load(tmp_path / "checkpoint-1")
-    _without(tmp_path / "checkpoint-1", "settings")
-    callback(5, **changed)._load(tmp_path / "checkpoint-1")
 
 
 def test_a_checkpoint_of_processes_that_each_had_a_source_of_their_own_is_an_error(
@@ -221,10 +232,43 @@ def test_a_checkpoint_of_processes_that_each_had_a_source_of_their_own_is_an_err
 def test_settings_that_json_cannot_hold_are_passed_over() -> None:
     settings = {"a": np.float64(1), "b": object(), "c": {"d": None, "e": (1, [2])}, "mini_batch_size": 3}
     settings |= {"p": Path("x") / "y", "o": [object()]}
-    assert plain_settings(settings) == {"a": 1.0, "c.d": None, "c.e": [1, [2]], "p": str(Path("x") / "y")}
+    assert shared_settings(settings) == {"a": 1.0, "c.d": None, "c.e": [1, [2]], "p": str(Path("x") / "y")}
     assert changes({"t": float("nan"), "s": 20}, {"t": float("nan"), "s": 20.0}) == []
     assert changes({"t": float("nan")}, {"t": 1.0}) == ["t was nan, is 1.0"]
     assert changes({"a": 2, "gone": 1, "same": 0.5}, {"a": 1, "new": 3, "same": 0.5}) == ["a was 2, is 1"]
+
+
+def test_a_run_may_be_resumed_with_other_settings_of_memory_and_time(dataset: RetrievalDataset, tmp_path: Path) -> None:
+    """The command line's run and a script's loss have one list of them."""
+    train(config(tmp_path / "run", save_every=5), quiet=True, dataset=dataset)
+    other = {"mini_batch_size": 5, "encode_batch_size": 7, "threads": 1, "steps": 14}
+    assert other.keys() <= MAY_DIFFER
+    resumed = train(config(tmp_path / "run", save_every=5, **other), resume=True, quiet=True, dataset=dataset)
+    assert resumed.metrics["training"]["steps"] == 14
+    with pytest.raises(ValueError, match=r"started with other settings \(batch_size\)"):
+        train(config(tmp_path / "run", **other, batch_size=4), resume=True, quiet=True, dataset=dataset)
+
+
+@pytest.mark.parametrize("fault", ["flipped bit", "another layout"])
+def test_suspects_that_are_damaged_are_refused(
+    fault: str, make_static: Callable, dataset: RetrievalDataset, tmp_path: Path
+) -> None:
+    callback = NegativesCallback(CorpusSoftmaxLoss(make_static(), dataset, "uniform"))
+    callback.loss.suspects.observe(np.array([1]), np.array([2]), np.array([0.5]))
+    callback._save(tmp_path / "checkpoint-1")
+    path = tmp_path / "checkpoint-1/hardwood/suspects.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    if fault == "flipped bit":
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="does not match its checksum"):
+            callback._load(tmp_path / "checkpoint-1")
+    else:
+        state = read_state(path)
+        with pytest.raises(ValueError, match=r"'leads' has the shape \(2,\)"):
+            callback.loss.suspects.load_state_dict({**state, "leads": state["leads"].repeat(2)})
+        with pytest.raises(ValueError, match="holds \\['counts', 'keys'\\] where"):
+            callback.loss.suspects.load_state_dict({name: state[name] for name in ("keys", "counts")})
 
 
 def test_a_state_of_other_weights_is_an_error(dataset: RetrievalDataset, tmp_path: Path) -> None:

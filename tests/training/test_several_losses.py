@@ -122,5 +122,5 @@ def test_one_loss_for_two_datasets_is_refused(
             trainer.train()
     only_other = _trainer(make_static, dataset, other, tmp_path, loss="one")
     del only_other.train_dataset["one"]
-    with pytest.raises(ValueError, match=r"of 24 training pairs that were looked at 24 name other texts"):
+    with pytest.raises(ValueError, match=r"of 24 training pairs that were checked 24 name other texts"):
         only_other.train()

@@ -15,7 +15,7 @@ from hardwood.data import RetrievalDataset
 from hardwood.encoders import document_prompt, load_encoder, query_prompt
 from hardwood.negatives import MarginFilter, make_source
 from hardwood.training import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss
-from hardwood.training.unasked import DEFAULT_UNASKED_PRIOR, DEFAULT_UNASKED_PUSH
+from hardwood.training._limits import DEFAULT_UNASKED_PRIOR, DEFAULT_UNASKED_PUSH
 
 NUM_TARGETS = 60
 
@@ -66,7 +66,7 @@ def gradient_of(model: SentenceTransformer, loss: torch.Tensor) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-@pytest.mark.parametrize("weighting", ["shared", "tempered", "own", "none"])
+@pytest.mark.parametrize("weighting", ["shared", "tempered", "own", "uncorrected"])
 @pytest.mark.parametrize("negatives", ["uniform", "exact"])
 def test_with_every_target_drawn_it_is_the_full_softmax(
     negatives: str, weighting: str, make_static: Callable, dataset: RetrievalDataset
@@ -330,7 +330,7 @@ def test_the_margin_drops_what_is_near_the_positive(make_static: Callable, datas
     features, labels = batch_of(model, dataset, range(20))
     everything = {"num_negatives": NUM_TARGETS, "scale": 5.0}
     free = CorpusSoftmaxLoss(model, dataset, "uniform", **everything)(features, labels)
-    strict = CorpusSoftmaxLoss(model, dataset, "uniform", margin=MarginFilter(absolute=1.99), **everything)
+    strict = CorpusSoftmaxLoss(model, dataset, "uniform", margin=MarginFilter(margin=1.99), **everything)
     with pytest.warns(UserWarning, match="drops every negative of batch 1"):
         components = strict(features, labels)
     assert components["dropped_by_margin"] == 1
@@ -396,12 +396,12 @@ def test_wrong_input_is_explained(make_static: Callable, dataset: RetrievalDatas
         ({"num_negatives": 0}, "num_negatives must be at least 1, got 0"),
         ({"encode_batch_size": 0}, "encode_batch_size must be at least 1, got 0"),
         ({"scale": -1.0}, "scale must be positive and finite, got -1"),
-        ({"weighting": "best"}, "weighting must be one of shared, tempered, own, none, got 'best'"),
+        ({"weighting": "best"}, "weighting must be one of shared, tempered, own, uncorrected, got 'best'"),
         ({"negatives": "hard"}, "no source of negatives is called 'hard'"),
     ):
         with pytest.raises(ValueError, match=message):
             CorpusSoftmaxLoss(model, dataset, **options)
-    with pytest.raises(TypeError, match=r"margin must be a MarginFilter, such as MarginFilter\(absolute=0.0\)"):
+    with pytest.raises(TypeError, match=r"margin must be a MarginFilter, such as MarginFilter\(margin=0.0\)"):
         CorpusSoftmaxLoss(model, dataset, margin=0.0)
     with pytest.raises(ValueError, match="mini_batch_size must be at least 1, got 0"):
         CachedCorpusSoftmaxLoss(model, dataset, mini_batch_size=0)

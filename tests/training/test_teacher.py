@@ -147,13 +147,44 @@ def test_scores_that_do_not_fit_are_refused(make_static: Callable, dataset: Retr
     with pytest.raises(ValueError, match="the teacher is 'kl' with the guide's scores, but there is no guide"):
         RunConfig(data="d", output=str(tmp_path), teacher="kl")
     loss = CorpusSoftmaxLoss(
-        model, dataset, "uniform", teacher=Teacher("kl", scores=TeacherScores([10**6], [0], [1.0]))
+        model, dataset, "uniform", teacher=Teacher("kl", scores=TeacherScores([10**6] * 2, [0, 1], [1.0, 2.0]))
     )
     features, labels = batch_of(model, dataset, range(4))
     for _ in range(19):
         loss(features, labels)
-    with pytest.raises(ValueError, match="none of the pairs in the first 20 batches has one of the 1 given"):
+    with pytest.raises(ValueError, match="in the first 20 batches no query has two of the 2 given"):
         loss(features, labels)
+
+
+@pytest.mark.parametrize("form", ["kl", "margin-mse"])
+def test_scores_that_compare_nothing_are_refused(form: Any, make_static: Callable, dataset: RetrievalDataset) -> None:
+    # The term would be 0 in every step, and its gradient too.
+    model, pairs = make_static(), dataset.training_pairs()
+    alone = TeacherScores.from_pairs(pairs, [[1.0]] * len(pairs))
+    with pytest.raises(ValueError, match=r"of the 60 teacher's scores no two are of one query"):
+        Teacher(form, scores=alone)
+    # Two of one query, and none of those that are trained on, which have their positive's alone.
+    query, positive = pairs[0]["label"]
+    features, labels = batch_of(model, dataset, range(1, 9))
+    rows = [*labels[:, 0].tolist(), query, query]
+    scores = TeacherScores(rows, [*labels[:, 1].tolist(), positive, positive + 1], [1.0] * len(rows))
+    loss = CorpusSoftmaxLoss(model, dataset, "uniform", teacher=Teacher(form, scores=scores))
+    for _ in range(19):
+        assert loss(features, labels)["scored_by_teacher"] == 0
+    with pytest.raises(ValueError, match=r"no query has two of the 10 given teacher's scores"):
+        loss(features, labels)
+
+
+def test_soft_targets_that_vanish_are_told_of(make_static: Callable, dataset: RetrievalDataset) -> None:
+    model, pairs = make_static(), with_negatives(dataset)
+    scores = TeacherScores.from_pairs(pairs, [[8.5, -10.0, 7.0]] * len(pairs))
+    features, labels = _batch(model, pairs, [0, 5, 9])
+    loss = CorpusSoftmaxLoss(model, dataset, "in-batch", teacher=Teacher("kl", scores=scores, temperature=0.1))
+    with pytest.warns(UserWarning, match=r"3 of 9 soft targets .* exactly 0: .* temperature of 0.1"):
+        loss(features, labels)
+    loss(features, labels)  # once is enough: another warning would be an error here
+    for teacher in (Teacher("kl", scores=scores), Teacher("margin-mse", scores=scores, temperature=0.1)):
+        CorpusSoftmaxLoss(model, dataset, "in-batch", teacher=teacher)(features, labels)
 
 
 def test_a_run_with_a_teacher(make_static: Callable, dataset: RetrievalDataset, tmp_path: Path) -> None:

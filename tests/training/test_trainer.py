@@ -329,7 +329,7 @@ def test_separate_towers_keep_the_prompts(make_static: Callable) -> None:
 
 
 def test_threads_are_those_of_torch_and_of_the_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_processors, "_told", None)
+    monkeypatch.setattr(_processors, "_given", None)
     told: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", told.append)
     with pytest.raises(ValueError, match="no-such-data"):  # by then they are set

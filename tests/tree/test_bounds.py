@@ -46,7 +46,7 @@ def assert_bounds(index, queries, scale, exclude=None):
         assert (draw.log_z_lower <= draw.log_z).all()
         assert (draw.log_z <= draw.log_z_upper).all()
     for budget in (1, 3, 10_000):
-        part = index.log_partition(queries, scale, budget=budget, exclude=exclude)
+        part = index.log_partition(queries, scale=scale, probes=budget, exclude=exclude)
         assert (part.lower <= truth).all(), (part.lower, truth)
         assert (truth <= part.upper).all(), (truth, part.upper)
 
@@ -81,12 +81,12 @@ def test_bounds_hold_after_any_changes(problem, changes, seed):
         if change == "add":
             ids = np.arange(fresh, fresh + size)
             fresh += size
-            index.add(ids, moved[:size])
+            index.add(moved[:size], ids)
             truth.update(zip(ids.tolist(), moved, strict=False))
         elif change == "crowd":  # many at one place: leaves are enlarged, then split
             ids = np.arange(fresh, fresh + size)
             fresh += size
-            index.add(ids, np.repeat(moved[:1], size, axis=0))
+            index.add(np.repeat(moved[:1], size, axis=0), ids)
             truth.update(zip(ids.tolist(), np.repeat(moved[:1], size, axis=0), strict=True))
         elif change in {"remove", "thin"}:
             if change == "thin" and truth:  # most targets go: repair then merges leaves and gives rows back
@@ -96,7 +96,7 @@ def test_bounds_hold_after_any_changes(problem, changes, seed):
                 del truth[i]
         elif change in {"update", "far"} and len(some):
             moved = moved[: len(some)] * np.float32(-30.0 if change == "far" else 1.0)
-            index.update(some, moved)
+            index.update(moved, some)
             truth.update(zip(some.tolist(), moved, strict=True))
         elif change == "repair":
             index.repair(factor=1.01)
@@ -122,14 +122,14 @@ def test_exclusions_leave_the_bounds():
 def test_opening_everything_closes_the_bounds(dtype):
     vectors = naive.clusters(3000, 32)
     index = TargetIndex.build(vectors, dtype=dtype, leaf_size=16, progress=False)
-    part = index.log_partition(vectors[:9], 20.0, tolerance=1e-2)
+    part = index.log_partition(vectors[:9], scale=20.0, tolerance=1e-2)
     assert part.converged.all()
     assert (part.upper - part.lower <= 1e-2).all()
-    tight = index.log_partition(vectors[:9], 20.0, tolerance=1e-9)
+    tight = index.log_partition(vectors[:9], scale=20.0, tolerance=1e-9)
     assert not tight.converged.any()  # float32 products cannot certify that much
     assert (tight.upper - tight.lower < 1e-3).all()
     truth = naive.log_sum_exp(naive.scores(index, vectors[:9], 20.0))
     np.testing.assert_allclose(tight.estimate, truth, atol=2e-6)
-    few = index.log_partition(vectors[:9], 20.0, tolerance=1e-2, budget=3)
+    few = index.log_partition(vectors[:9], scale=20.0, tolerance=1e-2, probes=3)
     assert not few.converged.any()
     assert (few.opened == 3).all()

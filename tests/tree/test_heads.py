@@ -72,10 +72,10 @@ def test_shared_heads_are_each_query_s_own_to_the_bit(d, dtype):
                 )  # fmt: skip
                 for together, single in zip(whole, alone, strict=True):
                     np.testing.assert_array_equal(together[i : i + 1], single)
-        means = index.expectation(x, 20.0, probes=probes, exclude=exclude)
+        means = index.expectation(x, scale=20.0, probes=probes, exclude=exclude)
         alone = [
             index.expectation(
-                x[i : i + 1], 20.0, probes=probes, exclude=None if exclude is None else exclude[i : i + 1]
+                x[i : i + 1], scale=20.0, probes=probes, exclude=None if exclude is None else exclude[i : i + 1]
             )
             for i in range(len(x))
         ]

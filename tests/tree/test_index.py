@@ -91,7 +91,7 @@ def test_tensors_in_tensors_out(index, vectors):
         assert isinstance(b, np.ndarray)
         np.testing.assert_array_equal(a.numpy(), b)
     assert draw.ids.dtype == torch.int64
-    assert isinstance(index.expectation(x, 20.0), torch.Tensor)
+    assert isinstance(index.expectation(x, scale=20.0), torch.Tensor)
     assert isinstance(index.search(x, 2).ids, torch.Tensor)
 
 
@@ -104,7 +104,7 @@ def test_cosine(vectors):
     assert norms[5] == 0
     draw = index.sample(vectors[:4] * 100, 5, probes=10**6, seed=0)
     np.testing.assert_allclose(draw.log_z, naive.log_sum_exp(naive.scores(index, vectors[:4], 20.0)), atol=1e-5)
-    index.update([7], vectors[:1] * 50)
+    index.update(vectors[:1] * 50, [7])
     np.testing.assert_allclose(index.vectors([7]), vectors[:1], atol=1e-6)
 
 
@@ -123,7 +123,7 @@ def test_search_and_expectation_agree_with_brute_force(d, dtype):
     np.testing.assert_allclose(np.take_along_axis(s, hits.ids, axis=1), best, atol=1e-5)
     assert all(len(set(row)) == 10 for row in hits.ids.tolist())
     for scale in (1.0, 20.0):
-        mean = index.expectation(x, scale, probes=10**6)
+        mean = index.expectation(x, scale=scale, probes=10**6)
         np.testing.assert_allclose(mean, naive.expectation(index, x, scale), atol=1e-5)
 
 
@@ -136,7 +136,7 @@ def test_expectation_is_the_gradient_of_its_log_z():
     steps = np.concatenate([x + h * np.eye(6), x - h * np.eye(6)])
     log_z = index.sample(steps, 1, scale=scale, probes=2, seed=0).log_z
     numeric = (log_z[:6] - log_z[6:]) / (2 * h * scale)
-    np.testing.assert_allclose(index.expectation(x, scale, probes=2)[0], numeric, atol=2e-3)
+    np.testing.assert_allclose(index.expectation(x, scale=scale, probes=2)[0], numeric, atol=2e-3)
 
 
 def test_search_says_when_it_looked_at_too_few(index, vectors):
@@ -157,32 +157,31 @@ BAD = [
     (lambda i, v: i.sample(v[:2] * np.nan, 1), ValueError, r"queries\[0\] holds NaN"),
     (lambda i, v: i.sample([["a"] * 12], 1), TypeError, "queries must be numbers"),
     (lambda i, v: i.sample(v[:2], 601, replace=False), ValueError, "600 targets"),
-    (lambda i, v: i.sample(v[:2], 1, replace=False, exact=True), ValueError, "with replacement only"),
     (lambda i, v: i.sample(v[:2], 1, exclude=[[1]]), ValueError, "1 lists for 2 queries"),
     (lambda i, v: i.sample(v[:2], 1, exclude=[[1], ["x"]]), TypeError, r"exclude\[1\] must be integers"),
     (lambda i, v: i.sample(v[:2], 1, exclude=[np.arange(600), []]), ValueError, "query 0 has 0 targets"),
     (lambda i, v: i.sample(v[:2], 1, seed="x"), TypeError, "seed must be"),
     (lambda i, v: i.search(v[:2], -1), ValueError, "k must be at least 1"),
-    (lambda i, v: i.log_partition(v[:2], 1.0, tolerance=-1), ValueError, "tolerance must be positive"),
-    (lambda i, v: i.log_partition(v[:2], 1.0, budget=0), ValueError, "budget must be at least 1"),
+    (lambda i, v: i.log_partition(v[:2], scale=1.0, tolerance=-1), ValueError, "tolerance must be positive"),
+    (lambda i, v: i.log_partition(v[:2], scale=1.0, probes=0), ValueError, "probes must be at least 1"),
     (lambda i, v: i.log_proposal(v[:2], [1, 10**9]), KeyError, "id 1000000000 is not in the index"),
     (lambda i, v: i.vectors([3, -1]), KeyError, "id -1 is not in the index"),
-    (lambda i, v: i.add([600], v[:2]), ValueError, "1 ids for 2 vectors"),
-    (lambda i, v: i.add([600, 3], v[:2]), ValueError, "id 3 is already in the index"),
-    (lambda i, v: i.add([600, 600], v[:2]), ValueError, "repeats 600"),
+    (lambda i, v: i.add(v[:2], [600]), ValueError, "1 ids for 2 vectors"),
+    (lambda i, v: i.add(v[:2], [600, 3]), ValueError, "id 3 is already in the index"),
+    (lambda i, v: i.add(v[:2], [600, 600]), ValueError, "repeats 600"),
     (
-        lambda i, v: i.add([600, 601], np.array([v[0], v[1] * np.inf])),
+        lambda i, v: i.add(np.array([v[0], v[1] * np.inf]), [600, 601]),
         ValueError,
         r"vectors\[1\] holds NaN or inf",
     ),
-    (lambda i, v: i.add([600], v[:1] * 1e19), ValueError, "norm 1e.19, beyond"),
-    (lambda i, v: i.add([600], v[:1, :3]), ValueError, "3 dimensions"),
+    (lambda i, v: i.add(v[:1] * 1e19, [600]), ValueError, "norm 1e.19, beyond"),
+    (lambda i, v: i.add(v[:1, :3], [600]), ValueError, "3 dimensions"),
     (lambda i, v: i.remove([1, 2, 600]), KeyError, "id 600 is not in the index"),
     (lambda i, v: i.remove([1, 2, 1]), ValueError, "repeats 1"),
     (lambda i, v: i.remove(["1"]), TypeError, "ids must be integers"),
-    (lambda i, v: i.update([1, 777], v[:2]), KeyError, "id 777 is not in the index"),
-    (lambda i, v: i.update([1, 2], np.array([v[0], v[1] * np.nan])), ValueError, r"vectors\[1\] holds NaN"),
-    (lambda i, v: i.update([1, 1], v[:2]), ValueError, "repeats 1"),
+    (lambda i, v: i.update(v[:2], [1, 777]), KeyError, "id 777 is not in the index"),
+    (lambda i, v: i.update(np.array([v[0], v[1] * np.nan]), [1, 2]), ValueError, r"vectors\[1\] holds NaN"),
+    (lambda i, v: i.update(v[:2], [1, 1]), ValueError, "repeats 1"),
     (lambda i, v: i.repair(factor=0), ValueError, "factor must be positive"),
 ]
 
@@ -230,7 +229,7 @@ def test_an_emptied_index_says_so_and_fills_again(index, vectors):
         with pytest.raises(ValueError, match="index is empty"):
             call()
     assert index.repair() == {"groups_rebuilt": 0, "leaves_merged": 0, "rows_given_back": 0, "groups": 0}
-    index.add([5, 6], vectors[:2])
+    index.add(vectors[:2], [5, 6])
     index.check()
     np.testing.assert_array_equal(index.vectors([6, 5]), vectors[[1, 0]])
 

@@ -373,7 +373,7 @@ def test_only_the_agreed_fastmath_flags():
 
 def test_warmup_compiles_everything(monkeypatch):
     """After it, sampling at the user's sizes compiles nothing: no kernel gains a signature."""
-    assert warmup() < 300
+    warmup()
     every = [k for m in KERNELS for k in vars(m).values() if hasattr(k, "signatures")]
     assert threads.watch.signatures  # by none of the calls below, if helpers have ended when the caller has
     before = [len(k.signatures) for k in every]
@@ -382,14 +382,14 @@ def test_warmup_compiles_everything(monkeypatch):
         index = TargetIndex.build(y, dtype=dtype, leaf_size=8, threads=2, progress=False)
         index.sample(y, 5, replace=False, exclude=[[1]] * 300)
         index.sample(y, 5)
-        index.sample(y[:3], 5, exact=True)
+        index.sample_exact(y[:3], 5)
         index.search(y, 5)
-        index.expectation(y, 20.0)
-        index.log_partition(y, 20.0, tolerance=0.1)
+        index.expectation(y, scale=20.0)
+        index.log_partition(y, scale=20.0, tolerance=0.1)
         index.log_proposal(y, np.arange(20))
-        index.update(np.arange(50), y[50:100])
-        index.add([1000], y[:1])
+        index.update(y[50:100], np.arange(50))
+        index.add(y[:1], [1000])
         index.repair()
-        index.update(np.arange(20, 300), y[20:])
-        TargetIndex.build(y, dtype=dtype, leaf_size=64, progress=False).update(np.arange(300), y[::-1])  # many at once
+        index.update(y[20:], np.arange(20, 300))
+        TargetIndex.build(y, dtype=dtype, leaf_size=64, progress=False).update(y[::-1], np.arange(300))  # many at once
     assert before == [len(k.signatures) for k in every]

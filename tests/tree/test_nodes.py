@@ -31,7 +31,7 @@ def test_a_tree_keeps_its_layout_through_every_change(dtype: str, tmp_path) -> N
     stored = np.dtype(np.float32 if dtype == "float32" else np.uint16)
     assert_laid_out(index._tree.nodes, stored)
     before = index._tree.nodes
-    index.add(np.arange(1000, 1400), np.repeat(y[:1], 400, axis=0))  # more rows and more leaves than there was room for
+    index.add(np.repeat(y[:1], 400, axis=0), np.arange(1000, 1400))  # more rows and more leaves than there was room for
     assert len(index._tree.nodes.row_id) > len(before.row_id)
     assert len(index._tree.nodes.leaf_count) > len(before.leaf_count)
     assert_laid_out(index._tree.nodes, stored)

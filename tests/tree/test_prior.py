@@ -40,14 +40,14 @@ def assert_true(index: TargetIndex, scale: float) -> None:
     places = np.searchsorted(index.ids, draw.ids)
     np.testing.assert_allclose(draw.log_q, np.take_along_axis(few, places, axis=1), atol=1e-5)
     np.testing.assert_allclose(draw.scores, np.take_along_axis(scores, places, axis=1), atol=2e-4)
-    bounds = index.log_partition(QUERIES, scale, budget=5)
+    bounds = index.log_partition(QUERIES, scale=scale, probes=5)
     assert (bounds.lower <= log_z + 1e-9).all()
     assert (log_z <= bounds.upper + 1e-9).all()
-    certain = index.log_partition(QUERIES, scale, tolerance=0.01)
+    certain = index.log_partition(QUERIES, scale=scale, tolerance=0.01)
     np.testing.assert_allclose(certain.estimate, log_z, atol=0.01)
     weights = np.exp(scores - log_z[:, None])
     np.testing.assert_allclose(
-        index.expectation(QUERIES, scale, probes=10**6), weights @ index.vectors(index.ids), atol=2e-4
+        index.expectation(QUERIES, scale=scale, probes=10**6), weights @ index.vectors(index.ids), atol=2e-4
     )
 
 
@@ -72,10 +72,10 @@ def test_it_is_not_part_of_what_is_stored_or_searched() -> None:
 def test_it_stays_through_changes_and_files(tmp_path: Path) -> None:
     index = build()
     moved = np.arange(0, N, 3)
-    index.update(moved, -TARGETS[moved])
+    index.update(-TARGETS[moved], moved)
     index.remove(np.arange(30))
-    index.add([N, N + 1], TARGETS[:2], log_prior=[-3.0, 0.5])
-    index.add([N + 2], TARGETS[2:3])
+    index.add(TARGETS[:2], [N, N + 1], log_prior=[-3.0, 0.5])
+    index.add(TARGETS[2:3], [N + 2])
     index.repair()
     index.check()
     np.testing.assert_allclose(index.log_prior([30, 31, 33, N, N + 1, N + 2]), [*LOG_PRIOR[[30, 31, 33]], -3, 0.5, 0])
@@ -102,7 +102,7 @@ def test_what_is_no_prior_is_refused() -> None:
     with pytest.raises(TypeError, match="must be numbers"):
         TargetIndex.build(TARGETS, log_prior=["a"] * N, progress=False)
     with pytest.raises(ValueError, match="built without log_prior"):
-        TargetIndex.build(TARGETS, progress=False).add([N], TARGETS[:1], log_prior=[0.0])
+        TargetIndex.build(TARGETS, progress=False).add(TARGETS[:1], [N], log_prior=[0.0])
     with pytest.raises(ValueError, match="scale must be at least 1e-06 for an index with a prior"):
         build().sample(QUERIES, 1, scale=1e-9)
 

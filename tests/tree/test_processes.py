@@ -89,7 +89,7 @@ def test_readers_at_once_and_a_writer_between():
         readers = [pool.submit(read, seed) for seed in range(4)]
         for step in range(30):
             some = rng.choice(800, size=100, replace=False)
-            index.update(some, vectors[some] * np.float32((-1) ** step))  # each vector is itself or its opposite
+            index.update(vectors[some] * np.float32((-1) ** step), some)  # each vector is itself or its opposite
         stop.set()
         assert all(reader.result() > 0 for reader in readers)
     index.check()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import hardwood.tree
 
+from ..rooms import circles, strangers
+
 TREE = Path(hardwood.tree.__file__).parent
 # A folder may import from those below it.
 MAY_KNOW = {
@@ -21,26 +23,8 @@ MAY_KNOW = {
 }
 
 
-def imports(path: Path) -> set[str]:
-    """The modules of the tree that a file imports, dotted, below `hardwood.tree`."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("hardwood.tree"):
-            inside = node.module.removeprefix("hardwood.tree").strip(".")
-            for alias in node.names:
-                dotted = ".".join(filter(None, (inside, alias.name)))
-                whole = TREE.joinpath(*dotted.split("."))
-                found.add(dotted if whole.with_suffix(".py").is_file() else inside)
-    return found - {""}
-
-
 def test_each_room_knows_only_those_below_it() -> None:
-    for room, known in MAY_KNOW.items():
-        files = sorted((TREE / room).rglob("*.py")) if (TREE / room).is_dir() else [TREE / f"{room}.py"]
-        assert files
-        for file in files:
-            strange = {name.split(".")[0] for name in imports(file)} - known - {room}
-            assert not strange, f"{file.relative_to(TREE)} imports {strange}"
+    assert not strangers("tree", MAY_KNOW)
 
 
 def test_every_folder_has_a_rule_and_says_what_it_is_for() -> None:
@@ -53,11 +37,4 @@ def test_every_folder_has_a_rule_and_says_what_it_is_for() -> None:
 
 
 def test_no_file_imports_itself_through_others() -> None:
-    known = {}
-    for path in TREE.rglob("*.py"):
-        known[".".join(path.relative_to(TREE).with_suffix("").parts)] = imports(path)
-    while known:  # take away what needs nothing that is left
-        done = {name for name, needs in known.items() if not needs & known.keys()}
-        assert done, f"a circle among {sorted(known)}"
-        for name in done:
-            del known[name]
+    assert not circles("tree")

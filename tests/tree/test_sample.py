@@ -6,6 +6,8 @@ would fail with a fresh seed.
 
 from __future__ import annotations
 
+from functools import partial
+
 import naive
 import numpy as np
 import pytest
@@ -137,7 +139,7 @@ def test_exact_draws_are_exact_samples(index, queries, scale, k):
     """Null: draws follow P, after however many leaves; the first of a call and later ones alike."""
     exclude = [[0, 11, 500]]
     x = np.repeat(queries[:1], 8000 // k, axis=0)
-    draw = index.sample(x, k, scale=scale, exact=True, exclude=exclude * len(x), seed=6)
+    draw = index.sample_exact(x, k, scale=scale, exclude=exclude * len(x), seed=6)
     truth = naive.hide(index, naive.scores(index, queries[:1], scale), exclude)
     assert_distribution(draw.ids.reshape(-1), naive.softmax(truth)[0], index.ids)
     log_z = naive.log_sum_exp(truth)
@@ -157,35 +159,36 @@ def test_excluded_ids_never_appear_and_leave_log_z(index, queries, kind):
         sizes = [len(e) for e in exclude]
         lists = RaggedRows(np.concatenate([[0], np.cumsum(sizes)]), np.concatenate(exclude).astype(np.int64))
     hidden = naive.hide(index, truth, exclude)
-    for options in ({}, {"replace": False}, {"exact": True}):
-        draw = index.sample(queries, 100, exclude=lists, seed=int(rng.integers(100)), **options)
+    for sample in (index.sample, partial(index.sample, replace=False), index.sample_exact):
+        draw = sample(queries, 100, exclude=lists, seed=int(rng.integers(100)))
         assert all(not np.isin(row, out).any() for row, out in zip(draw.ids, exclude, strict=True))
     draw = index.sample(queries, 1, exclude=lists, probes=10**6)
     np.testing.assert_allclose(draw.log_z, naive.log_sum_exp(hidden), atol=1e-5)
-    part = index.log_partition(queries, 20.0, exclude=lists, budget=10**6)
+    part = index.log_partition(queries, scale=20.0, exclude=lists, probes=10**6)
     np.testing.assert_allclose(part.estimate, naive.log_sum_exp(hidden), atol=1e-5)
     every = index.log_proposal(queries, index.ids, exclude=lists, probes=2)
     np.testing.assert_allclose(np.exp(every).sum(axis=1), 1.0, atol=1e-5)
     assert (np.isneginf(every) == np.isneginf(hidden)).all()
-    mean = index.expectation(queries, 20.0, exclude=lists, probes=10**6)
+    mean = index.expectation(queries, scale=20.0, exclude=lists, probes=10**6)
     np.testing.assert_allclose(mean, naive.expectation(index, queries, 20.0, exclude), atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"replace": False}, {"exact": True}])
+@pytest.mark.parametrize("way", ["replace", "without", "exact"])
 @pytest.mark.parametrize("probes", [3, 20])  # leaves scored query by query, and leaf by leaf over a block of queries
-def test_same_seed_same_draws(index, queries, options, probes):
-    x, options = np.repeat(queries, 10, axis=0), {"probes": probes, **options}
-    whole = index.sample(x, 7, seed=8, **options)
+def test_same_seed_same_draws(index, queries, way, probes):
+    x = np.repeat(queries, 10, axis=0)
+    sample = index.sample_exact if way == "exact" else partial(index.sample, probes=probes, replace=way == "replace")
+    whole = sample(x, 7, seed=8)
     index._threads = 5
-    again = index.sample(x, 7, seed=8, **options)
+    again = sample(x, 7, seed=8)
     index._threads = 1
-    parts = [index.sample(x[i : i + 13], 7, seed=8, first_query=i, **options) for i in range(0, 60, 13)]
+    parts = [sample(x[i : i + 13], 7, seed=8, first_query=i) for i in range(0, 60, 13)]
     for a, b, c in zip(whole, again, zip(*parts, strict=True), strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(a, np.concatenate(c))
-    other = index.sample(x, 7, seed=9, **options)
+    other = sample(x, 7, seed=9)
     assert (other.ids != whole.ids).any()
-    fresh = [index.sample(x, 7, **options).ids for _ in range(2)]
+    fresh = [sample(x, 7).ids for _ in range(2)]
     assert (fresh[0] != fresh[1]).any()
 
 

@@ -19,7 +19,7 @@ def index(request):
     made = TargetIndex.build(
         naive.clusters(2000, 16), ids=np.arange(2000) * 7, leaf_size=16, dtype=request.param, progress=False
     )
-    made.sketch()
+    made.enable_sketch()
     return made
 
 
@@ -100,7 +100,7 @@ def test_where_steps_are_too_coarse_rows_are_read(index, queries):
 def test_extreme_vectors(factor):
     y = (naive.clusters(300, 8) / 4 * factor).astype(np.float32)
     index = TargetIndex.build(y, leaf_size=8, progress=False)
-    index.sketch()
+    index.enable_sketch()
     step = index._tree.sketch.step
     assert ((step == 0.0) | (step >= LEAST)).all()  # what float32 has in full precision
     x = naive.clusters(4, 8, seed=9)
@@ -118,7 +118,7 @@ def test_a_change_drops_it(index, change):
     assert before["sketched"] == 2000
     change(index, naive.clusters(40, 16, seed=7))
     assert index.stats()["sketched"] == 0
-    index.sketch()
+    index.enable_sketch()
     assert index.stats()["sketched"] == len(index)
     index.check()
 
@@ -128,7 +128,7 @@ def test_threads_and_chunks_change_no_draw():
     draws = []
     for threads in (1, 3):
         index = TargetIndex.build(y, leaf_size=32, threads=threads, progress=False)
-        index.sketch()
+        index.enable_sketch()
         draws.append(index.sample(x, 9, probes=1, seed=1))
     parts = [index.sample(x[a : a + 30], 9, probes=1, seed=1, first_query=a) for a in (0, 30, 60)]
     for name in ("ids", "log_q", "scores"):
@@ -139,5 +139,5 @@ def test_threads_and_chunks_change_no_draw():
 def test_an_empty_index_has_none():
     index = TargetIndex.build(naive.clusters(3, 4), progress=False)
     index.remove([0, 1, 2])
-    index.sketch()
+    index.enable_sketch()
     assert index.stats()["sketched"] == 0

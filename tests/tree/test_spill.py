@@ -16,7 +16,7 @@ def index(request):
 
 def test_the_second_leaf_is_the_one_that_soar_asks_for(index, monkeypatch):
     monkeypatch.setattr("hardwood.tree.change.spill.LOOKED_INTO", 10**6)
-    index.spill()
+    index.enable_spill()
     tree, nodes = index._tree, index._tree.nodes
     spill, rows = tree.spill, tree.live_rows()
     assert sorted(spill.rows) == sorted(rows)
@@ -38,7 +38,7 @@ def test_the_second_leaf_is_the_one_that_soar_asks_for(index, monkeypatch):
 def test_search_finds_more_in_the_same_leaves_and_nothing_twice(index):
     queries = naive.clusters(40, 12, seed=5)
     before = index.search(queries, 10, probes=2)
-    index.spill()
+    index.enable_spill()
     after = index.search(queries, 10, probes=2)
     assert (after.scores >= before.scores).all()
     assert (after.scores > before.scores).any(axis=1).mean() > 0.5
@@ -50,7 +50,7 @@ def test_search_finds_more_in_the_same_leaves_and_nothing_twice(index):
 
 
 def test_search_of_all_leaves_is_brute_force(index):
-    index.spill()
+    index.enable_spill()
     queries = naive.clusters(20, 12, seed=6)
     found = index.search(queries, 3000, probes=10**6)
     s = naive.scores(index, queries, 1.0)
@@ -59,8 +59,8 @@ def test_search_of_all_leaves_is_brute_force(index):
 
 
 CHANGES = {
-    "update": lambda index, y: index.update([7, 14], y[:2]),
-    "add": lambda index, y: index.add([5], y[:1]),
+    "update": lambda index, y: index.update(y[:2], [7, 14]),
+    "add": lambda index, y: index.add(y[:1], [5]),
     "remove": lambda index, y: index.remove([7]),
     "repair": lambda index, y: index.repair(),
 }
@@ -68,20 +68,20 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_change_drops_it(index, change):
-    index.spill()
+    index.enable_spill()
     assert index.stats()["spilled"] == 3000
     change(index, naive.clusters(40, 12, seed=7))
     assert index.stats()["spilled"] == 0
     index.check()
     index.search(naive.clusters(4, 12), 5)
-    index.spill()
+    index.enable_spill()
     assert index.stats()["spilled"] == len(index)
 
 
 def test_sampling_is_as_before(index):
     queries = naive.clusters(8, 12, seed=8)
     before = index.sample(queries, 4, probes=2, seed=3)
-    index.spill()
+    index.enable_spill()
     after = index.sample(queries, 4, probes=2, seed=3)
     np.testing.assert_array_equal(before.ids, after.ids)
     np.testing.assert_array_equal(before.log_z, after.log_z)
@@ -89,7 +89,7 @@ def test_sampling_is_as_before(index):
 
 def test_one_leaf_has_no_second():
     index = TargetIndex.build(np.eye(3, dtype=np.float32), progress=False)
-    index.spill()
+    index.enable_spill()
     assert index.stats()["spilled"] == 0
     np.testing.assert_array_equal(index.search(np.eye(3, dtype=np.float32), 1).ids, [[0], [1], [2]])
 
@@ -99,7 +99,7 @@ def test_any_number_of_threads_gives_the_same():
     spills = []
     for threads in (1, 3):
         index = TargetIndex.build(y, leaf_size=32, threads=threads, progress=False)
-        index.spill()
+        index.enable_spill()
         spills.append(index._tree.spill)
     np.testing.assert_array_equal(spills[0].rows, spills[1].rows)
     np.testing.assert_array_equal(spills[0].offsets, spills[1].offsets)

@@ -19,7 +19,7 @@ def index(request):
     vectors = naive.clusters(500, 8)
     built = TargetIndex.build(vectors, ids=np.arange(500) * 7 - 100, dtype=request.param, leaf_size=8, progress=False)
     built.remove(np.arange(20) * 7 - 100)
-    built.update([600], vectors[:1] * -2)
+    built.update(vectors[:1] * -2, [600])
     return built
 
 
@@ -39,8 +39,8 @@ def test_round_trip(index, tmp_path, mmap):
     loaded.check()
     assert_same(index, loaded)
     before = {p.name: p.read_bytes() for p in (tmp_path / "a" / "index").iterdir()}
-    loaded.update(loaded.ids[:50], naive.clusters(50, 8, seed=4))
-    loaded.add([10**12, -(10**12)], naive.clusters(2, 8, seed=5))
+    loaded.update(naive.clusters(50, 8, seed=4), loaded.ids[:50])
+    loaded.add(naive.clusters(2, 8, seed=5), [10**12, -(10**12)])
     loaded.check()
     assert before == {p.name: p.read_bytes() for p in (tmp_path / "a" / "index").iterdir()}
     loaded.save(tmp_path / "a" / "index")  # over the folder it is mapped from
@@ -101,7 +101,7 @@ def test_a_flipped_bit_among_the_vectors_is_found_when_asked(index, tmp_path):
     with pytest.raises(DataError, match="checksum"):
         TargetIndex.load(tmp_path / "index", verify=True)
     loaded = TargetIndex.load(tmp_path / "index")  # instant: sizes and the small file only
-    with pytest.raises((DataError, RuntimeError), match="damaged"):
+    with pytest.raises(DataError, match="damaged"):
         loaded.check()
 
 
@@ -157,5 +157,5 @@ def test_a_tree_that_has_shrunk_is_saved_and_loaded(tmp_path, stale):
     again = TargetIndex.load(tmp_path / "index", verify=True)
     again.check()
     np.testing.assert_array_equal(again.vectors(np.arange(300)), index.vectors(np.arange(300)))
-    again.add(np.arange(300, 900), y[300:900])
+    again.add(y[300:900], np.arange(300, 900))
     again.check()

@@ -26,7 +26,7 @@ from hardwood.tree.read import search
 @pytest.fixture(autouse=True)
 def untold(monkeypatch):
     """Each test begins, and ends, where nobody has said anything."""
-    monkeypatch.setattr(_processors, "_told", None)
+    monkeypatch.setattr(_processors, "_given", None)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_as_many_share_the_work(index, monkeypatch):
     monkeypatch.setattr("hardwood.tree.change.tree.split_work", spy)
     set_threads(7)
     index.sample(naive.clusters(20, 8), 3, seed=0)
-    index.update([1, 2], naive.clusters(2, 8))
+    index.update(naive.clusters(2, 8), [1, 2])
     index.repair()
     TargetIndex.build(naive.clusters(50, 3), progress=False)
     assert used == {7}
@@ -102,15 +102,15 @@ def test_it_travels_with_an_index_that_is_sent(index):
 @pytest.mark.parametrize(
     ("threads", "error", "match"),
     [
-        (0, ValueError, "at least 1; got 0"),
+        (0, ValueError, "at least 1, got 0"),
         (-2, ValueError, "got -2"),
-        (1.5, TypeError, "whole number; got 1.5"),
+        (1.5, TypeError, "whole number, got 1.5"),
     ],
 )
 def test_what_is_no_number_of_threads(threads, error, match):
     with pytest.raises(error, match=match):
         set_threads(threads)
-    assert _processors.threads_told() is None
+    assert _processors.given_threads() is None
 
 
 def test_saying_so_does_not_load_the_tree():

@@ -16,7 +16,7 @@ from hardwood import TargetIndex
 def error(index, queries, scale=20.0, probes=8):
     """Relative error of ``E_P[y]``, mean over queries."""
     truth = naive.expectation(index, queries, scale)
-    gap = index.expectation(queries, scale, probes=probes) - truth
+    gap = index.expectation(queries, scale=scale, probes=probes) - truth
     return (np.linalg.norm(gap, axis=1) / np.linalg.norm(truth, axis=1)).mean()
 
 
@@ -39,7 +39,7 @@ def test_a_full_pass_and_repair_restore_quality(drifted):
     queries = moved[::40] + np.float32(0.05)
     order = np.random.default_rng(2).permutation(4000)
     for part in np.split(order, 8):
-        assert index.update(part, moved[part]) > 0
+        assert index.update(moved[part], part) > 0
     index.check()
     np.testing.assert_array_equal(index.vectors(np.arange(4000)), moved)
     report = index.repair()
@@ -51,10 +51,10 @@ def test_a_full_pass_and_repair_restore_quality(drifted):
 def test_update_moves_targets_where_that_pays(drifted):
     y, _ = drifted
     index = TargetIndex.build(y, leaf_size=16, progress=False)
-    assert index.update(np.arange(4000), y) < 200  # where they are is where they belong, but for ties and the beam
+    assert index.update(y, np.arange(4000)) < 200  # where they are is where they belong, but for ties and the beam
     far = np.arange(100)
     spread = index.stats()["mean_spread"]
-    assert index.update(far, y[1000:1100]) > 90
+    assert index.update(y[1000:1100], far) > 90
     index.check()
     assert index.stats()["mean_spread"] < 1.1 * spread
     hits = index.search(y[1000:1100], 2, probes=2)
@@ -65,8 +65,8 @@ def test_leaves_stay_bounded_and_empty_ones_go():
     y = naive.clusters(500, 8)
     index = TargetIndex.build(y, leaf_size=8, progress=False)
     rng = np.random.default_rng(0)
-    index.add(np.arange(500, 3500), (y[rng.integers(0, 500, 3000)] + 0.01 * rng.normal(size=(3000, 8))))
-    index.add(np.arange(3500, 3700), np.repeat(y[:1], 200, axis=0))  # equal vectors must split too
+    index.add(y[rng.integers(0, 500, 3000)] + 0.01 * rng.normal(size=(3000, 8)), (np.arange(500, 3500)))
+    index.add(np.repeat(y[:1], 200, axis=0), np.arange(3500, 3700))  # equal vectors must split too
     index.check()
     assert index.stats()["largest_leaf"] <= 2 * 8
     leaves = index.stats()["leaves"]
@@ -84,7 +84,7 @@ def test_space_is_used_again():
     sizes = []
     for step in range(60):
         ids = np.arange(1000 * (step + 1), 1000 * (step + 1) + 300)
-        index.add(ids, naive.clusters(300, 8, seed=int(rng.integers(1000))))
+        index.add(naive.clusters(300, 8, seed=int(rng.integers(1000))), ids)
         index.remove(ids)
         index.repair()
         sizes.append(index.stats()["rows_used"])
@@ -122,7 +122,7 @@ def test_repair_gives_idle_rows_back():
         np.testing.assert_array_equal(index.vectors(kept), before)
         again = index.repair()
         assert (again["rows_given_back"], again["groups_rebuilt"]) == (0, 0)
-        index.add(np.arange(1, 600), y[1:600])
+        index.add(y[1:600], np.arange(1, 600))
         index.check()
         np.testing.assert_array_equal(index.vectors(kept), before)
 
@@ -158,7 +158,7 @@ def test_leaves_that_fill_are_enlarged_then_split():
     for step in range(30):
         ids = 1000 + 20 * step + np.arange(20)
         new = (y[step % 3 : step % 3 + 1] + 1e-3 * naive.clusters(20, 6, seed=step)).astype(np.float32)
-        index.add(ids, new)
+        index.add(new, ids)
         truth.update(zip(ids.tolist(), new, strict=True))
         index.check()
         assert index.stats()["largest_leaf"] <= 32
@@ -171,7 +171,7 @@ def test_read_only_vectors_are_welcome(drifted):
     frozen = moved[:50].copy()
     frozen.flags.writeable = False
     index = TargetIndex.build(y, leaf_size=16, progress=False)
-    index.update(np.arange(50), frozen)
+    index.update(frozen, np.arange(50))
     index.check()
     np.testing.assert_array_equal(index.vectors(np.arange(50)), frozen)
 
@@ -180,7 +180,7 @@ def test_read_only_vectors_are_welcome(drifted):
 def test_spread_takes_one_of_each_stratum(count):
     y = naive.clusters(600, 8)
     index = TargetIndex.build(y, ids=np.arange(600) * 3, leaf_size=8, progress=False)
-    index.update(np.arange(100) * 3, y[100:200])  # room and leaf order no longer a fresh build's
+    index.update(y[100:200], np.arange(100) * 3)  # room and leaf order no longer a fresh build's
     found = index.spread(count, seed=3)
     size = min(count, 600)
     assert found.dtype == np.int64

@@ -58,8 +58,9 @@ def user_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def _said(error: Exception) -> str:
-    """The message on one line; of an error nobody foresaw, its kind and place too."""
-    message = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    """The message on one line; of an unforeseen error, its kind and place too."""
+    text = error.strerror if isinstance(error, OSError) and error.filename is None and error.strerror else str(error)
+    message = " ".join(line.strip() for line in text.splitlines() if line.strip())
     if _is_out_of_memory(error):
         return f"out of memory: {message or type(error).__name__}"
     if isinstance(error, _MENDABLE):

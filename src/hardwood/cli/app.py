@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from hardwood._version import __version__
-from hardwood.cli import data, evaluate, mine, train
+from hardwood.cli import data, doctor, evaluate, mine, report, train
 
 app = typer.Typer(
     name="hardwood",
@@ -19,6 +19,9 @@ app.command()(train.train)
 app.command()(train.compare)
 app.command()(evaluate.evaluate)
 app.command()(mine.mine)
+app.command()(report.report)
+app.command()(report.clean)
+app.command()(doctor.doctor)
 
 
 @app.callback(invoke_without_command=True)

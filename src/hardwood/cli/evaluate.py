@@ -47,14 +47,17 @@ def evaluate(
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:
     """Measure a model by exact retrieval over the whole corpus, in bounded memory."""
-    from hardwood._files import written_whole
+    from hardwood._files import check_writable, written_whole
     from hardwood.data import read_dataset
     from hardwood.data.read import TEST_SHARE
-    from hardwood.encoders import load_encoder
+    from hardwood.encoders import check_device, load_encoder
     from hardwood.evaluation import evaluate_splits
     from hardwood.ranks import join
 
     splits = split or ["test"]
+    check_device(device)
+    if output is not None:
+        check_writable(output)
     dataset = read_dataset(
         data,
         query=query,
@@ -66,8 +69,10 @@ def evaluate(
         unjudged="ignore" if ignore_unjudged else "error",
         lenient=lenient,
     )
+    answered = {} if dataset.answers is None else dataset.answers.splits
     for name in splits if train_split is None else [*splits, train_split]:
-        dataset.split(name)
+        if name not in answered:
+            dataset.split(name)
     if dataset.left_out is not None and "left_out" in splits:
         raise ValueError("a split 'left_out' can't be told from the counts of what --lenient left out: rename it")
     ranks = join(device)
@@ -95,19 +100,29 @@ def print_left_out(left_out: dict[str, int] | None) -> None:
 
 
 def print_measures(measures: dict[str, dict[str, float]]) -> None:
-    """A table of measures, a row a split; two more for one that asks for seen and unseen targets."""
+    """A table of measures, a row a split; two more for one that asks for seen and unseen targets. Recall by answers
+    has a table of its own."""
+    from hardwood.answer_recall import NAMES
     from hardwood.evaluation import MEASURES, OWN_LEFT_OUT
 
     if not measures:
         Console().print("nothing to measure: the data has no split but the one that was trained on")
         return
+    console = Console()
+    judged = {split: values for split, values in measures.items() if MEASURES.keys() <= values.keys()}
     has_parts = any("queries" in values for values in measures.values())
     table = Table("split", *(["queries"] if has_parts else []), *MEASURES)
-    for split, values in measures.items():
+    for split, values in judged.items():
         size = [f"{values['queries']:,}" if "queries" in values else ""] if has_parts else []
         table.add_row(split, *size, *(f"{values[name]:.4f}" for name in MEASURES))
-    console = Console()
-    console.print(table)
+    if judged:
+        console.print(table)
+    answered = {split: values for split, values in measures.items() if values.keys() >= set(NAMES)}
+    table = Table("split", *NAMES)
+    for split, values in answered.items():
+        table.add_row(split, *(f"{values[name]:.4f}" for name in NAMES))
+    if answered:
+        console.print(table)
     for split, values in measures.items():
         if count := int(values.get(OWN_LEFT_OUT, 0)):
             console.print(f"{split}: a query's own document was left out of the rankings of {count:,} queries")

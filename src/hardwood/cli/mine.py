@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from hardwood import _checks
 from hardwood.cli._data_options import Corpus, CorpusColumn, IgnoreUnjudged, Lenient, Positive, Query, Source
 from hardwood.cli._errors import user_errors
 
@@ -26,7 +27,7 @@ def mine(
         str,
         typer.Option("--format", help="triplets (sentence-transformers n-tuples), tevatron or flagembedding."),
     ] = "triplets",
-    split: Annotated[str, typer.Option(help="Whose queries.")] = "train",
+    split: Annotated[str, typer.Option(help="Split whose queries get negatives.")] = "train",
     margin: Annotated[
         float | None, typer.Option(help="Leave out what is above the positive's similarity less this.")
     ] = None,
@@ -48,12 +49,16 @@ def mine(
     """Write a model's hard negatives for other trainers."""
     from hardwood.cli.evaluate import print_left_out
     from hardwood.data import read_dataset
-    from hardwood.encoders import load_encoder
+    from hardwood.encoders import check_device, load_encoder
     from hardwood.mining import FORMATS, mine, write_negatives
+    from hardwood.mining._mine import check_mining
+    from hardwood.negatives.margin import MarginFilter
     from hardwood.ranks import join
 
-    if form not in FORMATS:
-        raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {form!r}")
+    _checks.one_of(FORMATS, form, "--format")
+    check_mining(num_negatives, skip_top, depth, seed, sampling=sampling)
+    MarginFilter(margin, relative_margin)
+    check_device(device)
     dataset = read_dataset(
         data,
         query=query,
@@ -73,7 +78,7 @@ def mine(
             split,
             num_negatives,
             per="pair" if form == "triplets" else "query",
-            absolute_margin=margin,
+            margin=margin,
             relative_margin=relative_margin,
             skip_top=skip_top,
             depth=depth,

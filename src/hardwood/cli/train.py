@@ -20,7 +20,8 @@ from hardwood.cli._data_options import (
 )
 from hardwood.cli._errors import user_errors
 
-_MODEL, _NEGATIVES, _TRAINING = "Encoder", "Negatives", "Training"
+_SWITCHES = ("report", "report_base", "report_texts")  # on by default, so that "off" is something given
+_MODEL, _NEGATIVES, _TRAINING, _REPORT = "Encoder", "Negatives", "Training", "Report"
 
 Data = Annotated[str | None, typer.Argument(help=DATA_HELP, show_default=False)]
 Config = Annotated[Path | None, typer.Option(help="YAML run file; options given besides it win.")]
@@ -42,6 +43,13 @@ GivenNegatives = Annotated[
 UniformNegatives = Annotated[
     int | None,
     typer.Option(help="Uniform draws a query beside the source's, weighed together. [0]", rich_help_panel=_NEGATIVES),
+]
+Hardest = Annotated[
+    int | None,
+    typer.Option(
+        help="Of the source's draws for a query only so many with the highest scores count; biased. \\[all]",
+        rich_help_panel=_NEGATIVES,
+    ),
 ]
 Symmetric = Annotated[
     bool, typer.Option(help="Query to targets, and target to the batch's queries.", rich_help_panel=_TRAINING)
@@ -110,14 +118,14 @@ TeacherTemperature = Annotated[
 Weighting = Annotated[
     str | None,
     typer.Option(
-        help="Of drawn candidates: shared, tempered, own or none. \\[dynamic tempered, others shared]",
+        help="Of drawn candidates: shared, tempered, own or uncorrected. \\[dynamic tempered, others shared]",
         rich_help_panel=_NEGATIVES,
     ),
 ]
 UnaskedPrior = Annotated[
     float | None,
     typer.Option(
-        help="What a target counts in the softmax that no training query asks for, above 0 to 1. \\[0.1]",
+        help="What a target counts in the softmax that no training query asks for, above 0 to 1. \\[0.2]",
         rich_help_panel=_NEGATIVES,
     ),
 ]
@@ -150,6 +158,26 @@ EvaluateEvery = Annotated[
 SaveEvery = Annotated[int | None, typer.Option(help="Steps between two checkpoints.", rich_help_panel=_TRAINING)]
 ReportTo = Annotated[
     list[str] | None, typer.Option(help="tensorboard, wandb, …; repeatable.", rich_help_panel=_TRAINING)
+]
+Report = Annotated[
+    bool | None,
+    typer.Option("--report/--no-report", help="Write report.html, with a trace. \\[report]", rich_help_panel=_REPORT),
+]
+ReportBase = Annotated[
+    bool | None,
+    typer.Option(
+        "--report-base/--no-report-base",
+        help="Measure the base model too: one evaluation more. \\[report-base]",
+        rich_help_panel=_REPORT,
+    ),
+]
+ReportTexts = Annotated[
+    bool | None,
+    typer.Option(
+        "--texts/--no-texts",
+        help="Texts in report and trace; without, ids alone, for confidential data. \\[texts]",
+        rich_help_panel=_REPORT,
+    ),
 ]
 LeaveOut = Annotated[
     str | None,
@@ -189,13 +217,14 @@ def train(
     negatives: Annotated[
         str | None,
         typer.Option(
-            help="in-batch, uniform, static, periodic, cache, pool, exact or dynamic. \\[exact]",
+            help="in-batch, uniform, static, periodic, cache, pool, exact or dynamic. \\[dynamic]",
             rich_help_panel=_NEGATIVES,
         ),
     ] = None,
     num_negatives: NumNegatives = None,
     given_negatives: GivenNegatives = None,
     uniform_negatives: UniformNegatives = None,
+    hardest: Hardest = None,
     refresh_every: RefreshEvery = None,
     start_step: StartStep = None,
     cache_size: CacheSize = None,
@@ -232,6 +261,9 @@ def train(
     evaluate_every: EvaluateEvery = None,
     save_every: SaveEvery = None,
     report_to: ReportTo = None,
+    report: Report = None,
+    report_base: ReportBase = None,
+    report_texts: ReportTexts = None,
     leave_out: LeaveOut = None,
     ignore_unjudged: IgnoreUnjudged = False,
     lenient: Lenient = False,
@@ -265,7 +297,8 @@ def train(
                 f"trained on. hardwood evaluate {run_config.output}/model DATA --split SPLIT measures any",
                 soft_wrap=True,
             )
-        Console().print(f"model, metrics.json, run.yaml and training_curve.png are in {run_config.output}")
+        page = " report.html," if run_config.report else ""
+        Console().print(f"model,{page} metrics.json, run.yaml and training_curve.png are in {run_config.output}")
 
 
 @user_errors
@@ -286,6 +319,7 @@ def compare(
     num_negatives: NumNegatives = None,
     given_negatives: GivenNegatives = None,
     uniform_negatives: UniformNegatives = None,
+    hardest: Hardest = None,
     margin: Margin = None,
     relative_margin: RelativeMargin = None,
     guide: GuideModel = None,
@@ -315,6 +349,9 @@ def compare(
     precision: Precision = None,
     seed: Seed = None,
     evaluate_every: EvaluateEvery = None,
+    report: Report = None,
+    report_base: ReportBase = None,
+    report_texts: ReportTexts = None,
     leave_out: LeaveOut = None,
     ignore_unjudged: IgnoreUnjudged = False,
     lenient: Lenient = False,
@@ -325,6 +362,9 @@ def compare(
     options = {**locals()}
     sources = [name.strip() for name in options.pop("negatives").split(",") if name.strip()]
     del options["seeds"], options["split"]
+    from hardwood.comparison.plan import check_plan
+
+    check_plan(sources, seeds)
     base = _run_config(options)
     from hardwood.cli.evaluate import print_left_out
     from hardwood.comparison import compare as compare_runs
@@ -333,10 +373,10 @@ def compare(
 
     refuse_several_processes("compare")
     console = Console()
-    report = compare_runs(base, sources, num_seeds=seeds, split=split, announce=console.print)
-    print_left_out(report["runs"][0]["metrics"].get("left_out"))
-    print_table(console, markdown_table(report["summary"], split))
-    console.print(f"comparison.json, comparison.md and comparison.png are in {base.output}")
+    compared = compare_runs(base, sources, num_seeds=seeds, split=split, announce=console.print)
+    print_left_out(compared["runs"][0]["metrics"].get("left_out"))
+    print_table(console, markdown_table(compared["summary"], split))
+    console.print(f"report.html, comparison.json, comparison.md and comparison.png are in {base.output}")
 
 
 def print_table(console: Console, table: str) -> None:
@@ -346,6 +386,7 @@ def print_table(console: Console, table: str) -> None:
 
 def _run_config(options: dict[str, Any], *, refuse: bool = False) -> Any:
     """Options of the command line over those of the run file over the defaults; ``refuse`` those without effect."""
+    from hardwood.data.read import check_source
     from hardwood.training._unused import refuse_unused
     from hardwood.training.config import STATIC, STATIC_SIZES, RunConfig, read_settings
 
@@ -356,7 +397,8 @@ def _run_config(options: dict[str, Any], *, refuse: bool = False) -> Any:
             f"{config} asks to run code that comes with the encoder {settings.get('encoder')!r}: a file can't allow "
             "that, so if you trust that code, add --trust-remote-code"
         )
-    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    switches = {name: options.pop(name) for name in _SWITCHES if options.get(name) is not None}
+    given = {name: value for name, value in options.items() if value is not None and value is not False} | switches
     if given.pop("ignore_unjudged", False):
         given["unjudged"] = "ignore"
     if widths := given.pop("matryoshka_dim", None):
@@ -374,6 +416,8 @@ def _run_config(options: dict[str, Any], *, refuse: bool = False) -> Any:
     source_options |= _named_values(given.pop("source_option", []))
     if given.get("encoder", STATIC) != STATIC:  # nor does another encoder than the run file's inherit its sizes
         settings = {name: value for name, value in settings.items() if name not in STATIC_SIZES}
+    if isinstance(data := given.get("data", settings.get("data")), str):
+        check_source(data)
     # Another source than the run file's does not inherit its options.
     same_source = given.get("negatives", settings.get("negatives")) == settings.get("negatives")
     inherited = (settings.get("negatives_options") or {}) if same_source else {}

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hardwood.negatives import SOURCES, InBatchNegatives
+from hardwood import _checks
+from hardwood.negatives.registry import SOURCES
 from hardwood.training.config import RunConfig
 
 EQUAL_BATCH = "equal batch"
@@ -49,13 +50,7 @@ def plan_runs(base: RunConfig, sources: Sequence[str], num_seeds: int) -> list[P
     Raises:
         ValueError: an unknown or repeated source, or no seed.
     """
-    for name in sources:
-        if name not in SOURCES:
-            raise ValueError(f"no source of negatives is called {name!r}; there are {', '.join(SOURCES)}")
-    if not sources or len(set(sources)) != len(sources):
-        raise ValueError(f"name each source to compare once, got {', '.join(sources) or 'none'}")
-    if num_seeds < 1:
-        raise ValueError(f"a comparison needs at least 1 seed, got {num_seeds}")
+    check_plan(sources, num_seeds)
     if base.negatives_options and base.negatives not in sources:
         raise ValueError(
             f"the options {base.negatives_options} are those of {base.negatives!r} negatives, which are not compared: "
@@ -64,13 +59,23 @@ def plan_runs(base: RunConfig, sources: Sequence[str], num_seeds: int) -> list[P
     planned = []
     for seed in range(base.seed, base.seed + num_seeds):
         for name in sources:
-            if name == InBatchNegatives.name:
+            if name == "in-batch":
                 larger = _batch_of_as_many_texts(base)
                 planned.append(_planned(base, name, (EQUAL_BATCH,), seed, base.batch_size))
                 planned.append(_planned(base, name, (EQUAL_TEXTS,), seed, larger))
             else:
                 planned.append(_planned(base, name, BUDGETS, seed, base.batch_size))
     return planned
+
+
+def check_plan(sources: Sequence[str], num_seeds: int) -> None:
+    """``ValueError`` for an unknown or repeated source, or no seed."""
+    for name in sources:
+        if name not in SOURCES:
+            raise ValueError(f"no source of negatives is called {name!r}; there are {', '.join(SOURCES)}")
+    if not sources or len(set(sources)) != len(sources):
+        raise ValueError(f"name each source to compare once, got {', '.join(sources) or 'none'}")
+    _checks.at_least(1, num_seeds, "the number of seeds")
 
 
 def _batch_of_as_many_texts(base: RunConfig) -> int:

@@ -62,7 +62,8 @@ def _row(budget: str, name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     splits = [
         split  # of those that all have: runs of earlier versions don't tell seen from unseen
         for split in runs[0]["metrics"]
-        if split not in BESIDE_SPLITS and all(split in run["metrics"] for run in runs)
+        # ... and splits that are measured by answers alone are not compared
+        if split not in BESIDE_SPLITS and all(MEASURES[0] in run["metrics"].get(split, {}) for run in runs)
     ]
     own = {split: int(runs[0]["metrics"][split].get(OWN_LEFT_OUT, 0)) for split in splits}
     measures = {

@@ -16,7 +16,7 @@ from hardwood._json import read_object
 from hardwood.comparison.figure import comparison_figure
 from hardwood.comparison.plan import PlannedRun, plan_runs
 from hardwood.comparison.report import markdown_table, summarize
-from hardwood.data._qrels import find_qrels
+from hardwood.report import write_comparison
 from hardwood.training.config import RunConfig, versions
 
 
@@ -30,16 +30,16 @@ def compare(
 ) -> dict[str, Any]:
     """Train every source with every seed and report.
 
-    Writes ``comparison.json``, ``comparison.md`` and ``comparison.png`` into ``base.output``, and each run's own folder
-    under ``runs/``. A run that is there complete, with the same settings, is not repeated: an interrupted comparison
-    goes on where it was.
+    Writes ``report.html``, ``comparison.json``, ``comparison.md`` and ``comparison.png`` into ``base.output``, and each
+    run's own folder under ``runs/``. A run that is there complete, with the same settings, is not repeated: an
+    interrupted comparison goes on where it was.
 
     Args:
         base: settings that all runs share (see `plan_runs`).
         sources: names of sources.
         num_seeds: runs a source and budget.
         split: measured in the figure and first in the table.
-        announce: told about each run before it starts.
+        announce: called with a line about each run before it starts.
 
     Returns:
         What ``comparison.json`` holds: ``"settings"``, ``"versions"``, ``"runs"`` and ``"summary"``.
@@ -55,9 +55,9 @@ def compare(
 
 def _check_measured(base: RunConfig, split: str) -> None:
     """``ValueError`` now and not after the last run, where the split that is reported won't be measured."""
-    measured = base.evaluation_splits
-    if measured is None:
-        measured = [name for name in find_qrels(Path(base.data), None) if name != base.train_split]
+    from hardwood.training.run import splits_to_measure
+
+    measured = splits_to_measure(base, base.read_data(quiet=True))  # each run says what was guessed or made
     if split not in measured:
         raise ValueError(
             f"the runs would not measure the split {split!r} that the report is about; they measure "
@@ -114,6 +114,7 @@ def run_all(
     comparison_figure(report["summary"], split, output / "comparison.png")
     with written_whole(output / "comparison.json") as temporary:
         temporary.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    write_comparison(output, split)
     return report
 
 

@@ -14,8 +14,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from hardwood import _checks
 from hardwood._ragged import RaggedRows
 from hardwood.data import _read
+from hardwood.data._answers import Answers, read_answers
 from hardwood.data._given import judged_negatives
 from hardwood.data._judgements import Judgements
 from hardwood.data._labels import labelled
@@ -44,6 +46,7 @@ class RetrievalDataset:
         splits: judgements by split name ("train", "dev", "test" by custom).
         name: for reports and file names.
         left_out: the counts of what a lenient reader left out, by kind; None where it was strict.
+        answers: short answers of queries (``answers.jsonl``), for `hardwood.evaluate`; None where there are none.
     """
 
     def __init__(
@@ -53,12 +56,14 @@ class RetrievalDataset:
         splits: Mapping[str, Judgements],
         name: str = "dataset",
         left_out: Mapping[str, int] | None = None,
+        answers: Answers | None = None,
     ) -> None:
         self.corpus = corpus
         self.queries = queries
         self.splits = dict(splits)
         self.name = name
         self.left_out = None if left_out is None else dict(left_out)
+        self.answers = answers
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{name}: {len(split):,}" for name, split in self.splits.items())
@@ -93,8 +98,7 @@ class RetrievalDataset:
         Raises:
             DataError: for anything wrong with the files, naming file and line.
         """
-        if unjudged not in ("error", "ignore"):
-            raise ValueError(f'unjudged must be "error" or "ignore", not {unjudged!r}')
+        _checks.one_of(("error", "ignore"), unjudged, "unjudged")
         if isinstance(splits, str):
             raise TypeError(f"splits must be a list of names; write splits=[{splits!r}]")
         folder = Path(folder)
@@ -110,13 +114,18 @@ class RetrievalDataset:
         queries = _read.read_table(queries_file, "query", titles=False, left_out=left_out)
         judgements = {name: read_qrels(path, queries, corpus, left_out) for name, path in qrels.items()}
         name = folder.resolve().name
+        answers = read_answers(folder, queries, left_out)
+        used = [members.queries for members in judgements.values()]
+        if answers is not None:
+            used.append(answers.unjudged())
         if left_out is None:
             if splits is None and unjudged == "error":
-                _read.check_all_judged(queries, judgements, queries_file)
-            return cls(corpus, queries, judgements, name)
+                _read.check_all_used(queries, used, queries_file)
+            return cls(corpus, queries, judgements, name, answers=answers)
         if splits is None:
-            left_out[UNJUDGED] = len(queries) - len(np.unique(np.concatenate([j.queries for j in judgements.values()])))
-        return cls(corpus, queries, judgements, name, {kind: count for kind, count in left_out.items() if count})
+            left_out[UNJUDGED] = len(queries) - len(np.unique(np.concatenate(used)))
+        counts = {kind: count for kind, count in left_out.items() if count}
+        return cls(corpus, queries, judgements, name, counts, answers)
 
     @classmethod
     def from_pairs(
@@ -162,7 +171,7 @@ class RetrievalDataset:
         for split, rows in splits.items():
             if not hasattr(rows, "select_columns"):
                 raise TypeError(
-                    f"split {split!r} must be a datasets.Dataset, not a {type(rows).__name__}; make one with its "
+                    f"split {split!r} must be a datasets.Dataset, got a {type(rows).__name__}; make one with its "
                     "from_dict, from_list or from_pandas"
                 )
         if not splits:
@@ -182,7 +191,7 @@ class RetrievalDataset:
         Raises:
             DataError: when the folder isn't free, or a split's name can't be a file's.
         """
-        write_folder(Path(folder), self.corpus, self.queries, self.splits, overwrite)
+        write_folder(Path(folder), self.corpus, self.queries, self.splits, overwrite, self.answers)
 
     def split(self, name: str) -> Judgements:
         """The judgements of a split; ``ValueError`` naming the splits that exist where it doesn't."""
@@ -191,7 +200,7 @@ class RetrievalDataset:
         return self.splits[name]
 
     def without_queries(self, rows: NDArray[np.int64]) -> RetrievalDataset:
-        """The dataset without some queries, rows that no split judges (``ValueError`` for one that a split does)."""
+        """The dataset without some queries, rows that no split has (``ValueError`` for one that a split does)."""
         keep = np.ones(len(self.queries), dtype=bool)
         keep[rows] = False
         if keep.all():
@@ -205,7 +214,12 @@ class RetrievalDataset:
             name: dataclasses.replace(judgements, queries=place[judgements.queries])
             for name, judgements in self.splits.items()
         }
-        return RetrievalDataset(self.corpus, queries, splits, self.name, self.left_out)
+        answers = self.answers
+        if answers is not None:
+            if not keep[answers.unjudged()].all():
+                raise ValueError("splits that have answers alone have some of these queries, so they can't be left out")
+            answers = answers.renumbered(np.where(keep, place, -1))
+        return RetrievalDataset(self.corpus, queries, splits, self.name, self.left_out, answers)
 
     def training_pairs(self, split: str = "train", given_negatives: int = 0) -> datasets.Dataset:
         """The positive pairs of a split as rows for sentence-transformers' trainer, in the split's order.
@@ -285,8 +299,7 @@ class RetrievalDataset:
         Raises:
             ValueError: for another ``by``.
         """
-        if by not in ("id", "text"):
-            raise ValueError(f'by must be "id" or "text", not {by!r}')
+        _checks.one_of(("id", "text"), by, "by")
         return self._same_id if by == "id" else self._by_text[2]
 
     def never_negatives(self, *splits: str) -> RaggedRows:
@@ -317,7 +330,7 @@ class RetrievalDataset:
         _, asked = self.split(train_split).pairs()
         is_seen = np.zeros(len(self.corpus), dtype=bool)
         is_seen[asked] = True
-        if not is_seen[judgements.positives.values].all():  # texts are looked at only where ids don't say it
+        if not is_seen[judgements.positives.values].all():  # texts are compared only where ids don't say it
             same = self.same_text[1]
             is_seen[same[asked]] = True
             is_seen = is_seen[same]

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
+from hardwood import _checks
 from hardwood._ragged import RaggedRows
 from hardwood.data._judgements import Judgements
 from hardwood.data._table import TextTable
@@ -32,8 +33,7 @@ def judged_negatives(
         ValueError: ``count`` is below 1.
         DataError: queries without any.
     """
-    if count < 1:
-        raise ValueError(f"given_negatives must be 0 or more, got {count}")
+    _checks.at_least(0, count, "given_negatives")
     found = RaggedRows.empty(len(judgements)) if judgements.negatives is None else judgements.negatives
     excluded = never.take(judgements.queries)
     size = int(max(found.values.max(initial=-1), excluded.values.max(initial=-1))) + 1

@@ -28,7 +28,7 @@ def labelled(
 ) -> datasets.Dataset:
     """See `hardwood.data.RetrievalDataset.label_pairs`."""
     if not hasattr(pairs, "select_columns"):
-        raise TypeError(f"pairs must be a datasets.Dataset, not a {type(pairs).__name__}")
+        raise TypeError(f"pairs must be a datasets.Dataset, got a {type(pairs).__name__}")
     there = column_names("pairs", pairs)
     names = _text_names(there) if columns is None else list(columns)
     if len(names) < 2:
@@ -46,7 +46,8 @@ def labelled(
             f"of {len(rows[0]):,} pairs these texts are not in the dataset: {counts} "
             f"(row {places[0]}: {first[:80]!r}). "
             "Only what is in the corpus can be a negative, since the softmax is over the corpus: make the dataset with "
-            "these texts among its queries and targets, or leave such pairs out"
+            "these texts among its queries and targets (RetrievalDataset.from_pairs(pairs, corpus=texts)), or leave "
+            "such pairs out"
         )
     _warn_of_positives(names, rows, known)
     label = pa.FixedSizeListArray.from_arrays(pa.array(np.stack(rows, axis=1).ravel()), len(names))

@@ -15,6 +15,7 @@ MISSING_POSITIVE = "missing positives, which count as not found"
 NO_POSITIVE_THERE = "queries whose every positive is missing, which count as not answered"
 NOT_POSITIVE = "queries judged 0 only"
 REPEATED = "repeated judgements"
+ANSWERS_OF_MISSING = "answers of missing queries"
 UNJUDGED = "queries without a judgement"
 NO_PAIR_TEXT = "pairs without a query or a positive"
 

@@ -1,7 +1,8 @@
-"""Lines of UTF-8 text files, plain or gzipped, with their numbers."""
+"""Lines of UTF-8 text files, plain or gzipped, with their numbers; and the same text in pieces of any length."""
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import zlib
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import BinaryIO, cast
 from hardwood.errors import DataError
 
 _BOM = b"\xef\xbb\xbf"
+_PIECE_BYTES = 1 << 20
 
 MOST_IN_A_LINE = 64 << 20
 """Bytes of one line: far more than any text that an encoder reads, and little enough to hold."""
@@ -42,7 +44,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     number = total = 0
     most = max(SURELY_TEXT, MOST_EXPANSION * path.stat().st_size)
     try:
-        with cast(BinaryIO, gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")) as handle:
+        with _opened(path) as handle:
             while raw := handle.readline(MOST_IN_A_LINE + 1):
                 number += 1
                 total += len(raw)
@@ -61,10 +63,39 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"the file can't be read: {error}", path, number + 1) from error
 
 
+def text_pieces(path: Path) -> Iterator[str]:
+    """The text of a file, plain or gzipped, in pieces of about a megabyte, without byte order mark.
+
+    Raises:
+        DataError: for text that isn't UTF-8, and as `numbered_lines`.
+    """
+    total, line = 0, 1
+    most = max(SURELY_TEXT, MOST_EXPANSION * path.stat().st_size)
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    try:
+        with _opened(path) as handle:
+            while raw := handle.read(_PIECE_BYTES):
+                total += len(raw)
+                if total > most:
+                    raise DataError(f"the file unpacks to more than {most:,} bytes, which no text does", path, line)
+                yield decoder.decode(raw)
+                line += raw.count(b"\n")
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        at = line + error.object[: error.start].count(b"\n")
+        raise DataError(f"this line is not UTF-8 ({error.reason}); save the file as UTF-8", path, at) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"the file can't be read: {error}", path, line) from error
+
+
+def _opened(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb"))
+
+
 def line_of_record(path: Path, record: int) -> int:
     """The number of the line that holds the ``record``-th (from 0) line that isn't blank.
 
-    Goes over the file again: line numbers are needed for errors only, so nobody keeps them.
+    Goes over the file again: line numbers are needed for errors only, so they are not kept.
     """
     for index, (number, _) in enumerate(numbered_lines(path)):
         if index == record:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from hardwood import _checks
 from hardwood._ragged import RaggedRows
 from hardwood.data._twins import MOST
 
@@ -46,8 +47,7 @@ def left_out_of_rankings(dataset: RetrievalDataset, splits: Sequence[str], leave
     Raises:
         ValueError: for another ``leave_out``, or an unknown split.
     """
-    if leave_out not in LEAVE_OUT:
-        raise ValueError(f"leave_out must be one of {', '.join(LEAVE_OUT)}, got {leave_out!r}")
+    _checks.one_of(LEAVE_OUT, leave_out, "leave_out")
     answers = []
     for name in splits:
         of_same_id = _not_judged(dataset, name, dataset.own_documents("id"))

@@ -31,12 +31,19 @@ def tables_from_pairs(
     unused: dict[str, list[str]] = {}
     for name, rows in read.items():
         for column in rows.unused:
-            unused.setdefault(column, []).append(name)
+            if corpus is None or not column.startswith("negative"):  # whose texts label_pairs looks up in the corpus
+                unused.setdefault(column, []).append(name)
     if unused:
         listed = ", ".join(f"{column!r} ({', '.join(where)})" for column, where in unused.items())
+        given = [
+            f". For given negatives put their texts into the corpus (such as corpus=data[{column!r}]) and "
+            "train on dataset.label_pairs(data)"
+            for column in unused
+            if column.startswith("negative")
+        ]
         warnings.warn(
             f"pairs are made of the columns {anchor!r} and {positive!r}; these are not used: {listed}. Remove them to "
-            "say that this is meant",
+            f"say that this is meant{''.join(given[:1])}",
             stacklevel=3,
         )
     further = [] if corpus is None else [_corpus_texts(corpus, positive)]
@@ -192,7 +199,7 @@ def _corpus_texts(corpus: Any, positive: str) -> pa.ChunkedArray:
         return _texts(where, column, columns_of(where, corpus, [column])[column])
     texts = [] if isinstance(corpus, str) else list(corpus)  # once: an iterator has no second time
     if isinstance(corpus, str) or not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"corpus must be a list of texts or a datasets.Dataset, not {type(corpus).__name__} of others")
+        raise TypeError(f"corpus must be a list of texts or a datasets.Dataset, got {type(corpus).__name__} of others")
     return _texts(where, "text", pa.chunked_array([pa.array(texts, type=_TEXT)]))
 
 

@@ -65,8 +65,8 @@ def read_qrels(path: Path, queries: TextTable, corpus: TextTable, left_out: Coun
 
     Args:
         path: the file.
-        queries: whose ids count.
-        corpus: whose ids count.
+        queries: their ids count.
+        corpus: its ids count.
         left_out: counts by kind what is broken; None: whatever is broken is an error.
 
     Raises:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hardwood.data._judgements import Judgements
 from hardwood.data._left_out import LENIENT, NO_QUERY_TEXT, NO_TARGET_TEXT
 from hardwood.data._lines import line_of_record, numbered_lines
 from hardwood.data._table import TextTable, TextTableBuilder
@@ -83,11 +84,11 @@ def read_table(path: Path, what: str, titles: bool, left_out: Counter[str] | Non
     return table
 
 
-def check_all_judged(queries: TextTable, splits: dict[str, Judgements], path: Path) -> None:
-    """``DataError`` for the first query that no split judges."""
+def check_all_used(queries: TextTable, used: Iterable[NDArray[np.int64]], path: Path) -> None:
+    """``DataError`` for the first query that none of ``used``, rows of splits, has."""
     judged = np.zeros(len(queries), dtype=bool)
-    for judgements in splits.values():
-        judged[judgements.queries] = True
+    for rows in used:
+        judged[rows] = True
     unjudged = np.flatnonzero(~judged)
     if unjudged.size:
         row = int(unjudged[0])

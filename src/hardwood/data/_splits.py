@@ -48,7 +48,7 @@ def _split_queries(
     together: Sequence[int] | None,
 ) -> Mapping[str, NDArray[np.int64]]:
     if min(test, dev, unseen) < 0 or test + dev >= 1 or unseen >= 1:
-        raise ValueError(f"fractions must leave queries to train on; got test {test}, dev {dev}, unseen {unseen}")
+        raise ValueError(f"fractions must leave queries to train on, got test {test}, dev {dev}, unseen {unseen}")
     random = np.random.Generator(np.random.PCG64(seed))
     groups = list(groups_sharing_queries(answers) if together is None else _groups_of(answers, together))
     wanted = unseen * sum(map(len, groups))

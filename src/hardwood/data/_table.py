@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
+from hardwood import _checks
 from hardwood.errors import DataError
 
 CHUNK_BYTES = 256 << 20  # few chunks make lookups quick; small ones make merging cheap in memory
@@ -109,8 +110,7 @@ class TextTable:
 
     def iter_texts(self, batch_size: int = 1024) -> Iterator[list[str]]:
         """All texts in row order, ``batch_size`` at a time; only one batch is made into Python strings."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        _checks.at_least(1, batch_size, "batch_size")
         return (self.texts(rows) for rows in self._batches(batch_size))
 
     def iter_fields(self, batch_size: int = 1024) -> Iterator[dict[str, str]]:
@@ -177,7 +177,7 @@ class TextTable:
     def _checked(self, rows: ArrayLike) -> NDArray[np.int64]:
         array = np.asarray(rows)
         if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
-            raise TypeError(f"rows must be a flat list of integers, not {array.dtype} of shape {array.shape}")
+            raise TypeError(f"rows must be a flat list of integers, got {array.dtype} of shape {array.shape}")
         wanted = array.astype(np.int64, copy=False)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
             outside = wanted[(wanted < 0) | (wanted >= len(self))][0]

@@ -9,34 +9,43 @@ from pathlib import Path
 import numpy as np
 
 from hardwood._files import folder_written_whole
+from hardwood.data._answers import ANSWERS, Answers, write_answers
 from hardwood.data._judgements import Judgements
 from hardwood.data._table import TextTable
 from hardwood.errors import DataError
 
-_OURS = {"corpus.jsonl", "corpus.jsonl.gz", "queries.jsonl", "queries.jsonl.gz", "qrels"}
+_OURS = {"corpus.jsonl", "corpus.jsonl.gz", "queries.jsonl", "queries.jsonl.gz", "qrels", ANSWERS, f"{ANSWERS}.gz"}
 _SPLIT_NAME = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*")
 _BATCH = 65536
 
 
 def write_folder(
-    folder: Path, corpus: TextTable, queries: TextTable, splits: dict[str, Judgements], overwrite: bool
+    folder: Path,
+    corpus: TextTable,
+    queries: TextTable,
+    splits: dict[str, Judgements],
+    overwrite: bool,
+    answers: Answers | None = None,
 ) -> None:
     """Write everything beside ``folder`` first, then put it there."""
     for name in splits:
         if not _SPLIT_NAME.fullmatch(name):
             raise DataError(f"a split named {name!r} can't be a file; rename it")
     folder = folder.resolve()
-    _check_free(folder, overwrite)
+    check_free(folder, overwrite)
     with folder_written_whole(folder) as fresh:
         (fresh / "qrels").mkdir()
         _write_table(fresh / "corpus.jsonl", corpus, titles=True)
         _write_table(fresh / "queries.jsonl", queries, titles=False)
         for name, judgements in splits.items():
             _write_qrels(fresh / "qrels" / f"{name}.tsv", judgements, queries, corpus)
-        _check_free(folder, overwrite)  # writing takes a while
+        if answers is not None:
+            write_answers(fresh / ANSWERS, answers, queries)
+        check_free(folder, overwrite)  # writing takes a while
 
 
-def _check_free(folder: Path, overwrite: bool) -> None:
+def check_free(folder: Path, overwrite: bool) -> None:
+    """``DataError`` unless a dataset may be written there: the folder is new, or empty, or one that may be replaced."""
     if not folder.exists():
         return
     if not folder.is_dir():

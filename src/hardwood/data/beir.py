@@ -23,7 +23,7 @@ from hardwood.errors import DataError
 OWNER = "BeIR"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _TABLES = ("corpus", "queries")
-_TEXT_FILES = re.compile(r"(corpus|queries)\.jsonl(\.gz)?|qrels/[^/.][^/]*\.tsv(\.gz)?")
+_TEXT_FILES = re.compile(r"(corpus|queries|answers)\.jsonl(\.gz)?|qrels/[^/.][^/]*\.tsv(\.gz)?")
 _PART = re.compile(r"-\d+-of-\d+$")  # test-00000-of-00001.parquet
 
 
@@ -57,8 +57,10 @@ def read_beir(
             if folder == Path(source):
                 raise
             raise DataError(str(error).replace(str(folder), str(source))) from error  # the folder will be gone
-    judged = np.concatenate([judgements.queries for judgements in dataset.splits.values()])
-    return dataset.without_queries(np.setdiff1d(np.arange(len(dataset.queries)), judged))
+    used = [judgements.queries for judgements in dataset.splits.values()]
+    if dataset.answers is not None:
+        used.append(dataset.answers.unjudged())
+    return dataset.without_queries(np.setdiff1d(np.arange(len(dataset.queries)), np.concatenate(used)))
 
 
 def write_beir(

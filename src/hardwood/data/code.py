@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hardwood import _checks
 from hardwood.data._dataset import RetrievalDataset
 from hardwood.data._functions import Function, read_functions
 from hardwood.data._splits import split_judgements
@@ -83,8 +84,7 @@ def read_code(
         DataError: no function with a fitting docstring is installed.
         ValueError: for fewer than 1 pair, a share outside [0, 1), or fractions that leave nothing to train on.
     """
-    if pairs < 1:
-        raise ValueError(f"pairs must be at least 1, got {pairs}")
+    _checks.at_least(1, pairs, "pairs")
     if not 0 <= undocumented < 1:
         raise ValueError(f"undocumented is a share of the corpus, at least 0 and below 1, got {undocumented}")
     fractions = (test_fraction, dev_fraction, unseen_fraction)

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hardwood import _checks
 from hardwood.data._columns import CORPUS_NAMES, POSITIVE_NAMES, QUERY_NAMES, choose_column
 from hardwood.data._dataset import RetrievalDataset
 from hardwood.data._left_out import NO_PAIR_TEXT, NO_TARGET_TEXT
@@ -80,8 +81,8 @@ def read_dataset(
         DataError: for anything wrong with the data, naming the file; for columns it lists those that there are.
         ValueError: columns or a corpus given for a set in BEIR's form, or ``test_share`` outside [0, 1).
     """
-    if not 0 <= test_share < 1:
-        raise ValueError(f"test_share must lie in [0, 1), got {test_share}")
+    _checks.share(test_share, "test_share")
+    check_source(source)
     say = _to_stderr if announce is None else announce
     dataset = _read_beir_form(source, lenient, unjudged)
     if dataset is None:
@@ -90,9 +91,30 @@ def read_dataset(
         given = {"query": query, "positive": positive, "corpus": corpus, "corpus_column": corpus_column}
         if named := [name for name, value in given.items() if value is not None]:
             raise ValueError(f"{source} is a set in BEIR's form, which has no columns to name: leave out {named[0]}")
-    if test_share and list(dataset.splits) == [train_split]:
+    has_others = dataset.answers is not None and bool(dataset.answers.splits)
+    if test_share and list(dataset.splits) == [train_split] and not has_others:
         return _with_test(dataset, test_share, train_split, say)
     return dataset
+
+
+def check_source(source: str | Path) -> None:
+    """Check the name of a dataset, without reading anything.
+
+    Raises:
+        DataError: for a file of an unknown kind, or what is neither here nor a name on the hub.
+    """
+    path = Path(source)
+    if path.is_file() and kind_of(path) is None and not _is_zip(path):
+        raise DataError(
+            f"this is a file of an unknown kind; tables end in {', '.join(ENDINGS)}, zipped BEIR sets in .zip", path
+        )
+    is_name = _HUB_NAME.fullmatch(str(source)) and not path.parent.exists() and kind_of(path) is None
+    if not path.exists() and not is_name:
+        raise DataError("there is no such file or folder; a name on the hub is OWNER/NAME", source)
+
+
+def _is_zip(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() == ".zip"
 
 
 def _read_beir_form(source: str | Path, lenient: bool, unjudged: Literal["error", "ignore"]) -> RetrievalDataset | None:
@@ -106,8 +128,7 @@ def _read_beir_form(source: str | Path, lenient: bool, unjudged: Literal["error"
         if any(path.glob("*/qrels")):
             return read_beir(source, lenient=lenient, unjudged=unjudged)
         return None
-    is_zip = path.is_file() and path.suffix.lower() == ".zip"
-    if is_zip or (not path.exists() and str(source).startswith(f"{OWNER}/")):
+    if _is_zip(path) or (not path.exists() and str(source).startswith(f"{OWNER}/")):
         return read_beir(source, lenient=lenient, unjudged=unjudged)
     return None
 
@@ -166,11 +187,6 @@ class _Pairs:
         """By split: the files of a table, or a ``datasets.Dataset``."""
         path = Path(self.source)
         if path.is_file():
-            if kind_of(path) is None:
-                raise DataError(
-                    f"this is a file of an unknown kind; tables end in {', '.join(ENDINGS)}, zipped BEIR sets in .zip",
-                    path,
-                )
             return {"train": [path]}
         if not path.is_dir():
             return self._from_hub()
@@ -193,9 +209,6 @@ class _Pairs:
 
     def _from_hub(self) -> dict[str, Any]:
         source = self.source
-        owner = Path(source).parent
-        if not _HUB_NAME.fullmatch(source) or owner.exists() or kind_of(Path(source)) is not None:
-            raise DataError("there is no such file or folder; a name on the hub is OWNER/NAME", source)
         import datasets
         from huggingface_hub import HfApi
 

@@ -25,6 +25,9 @@ _GENUS, _FAMILY = _RANK_NAMES.index("genus"), _RANK_NAMES.index("family")
 _ABOVE_GENUS = [place for place, name in enumerate(_RANK_NAMES) if name not in ("species", "genus")]
 
 _PLAIN_NAME = re.compile(r"[A-Z][a-z]+(-[a-z]+)*( (x )?[a-z]+(-[a-z]+)*)*")
+PLAIN_BINOMIAL = re.compile(r"[A-Z][a-z]+(-[a-z]+)* [a-z]+(-[a-z]+)*")
+"""A species name of two words."""
+
 _NOT_A_TAXON = re.compile(
     r"\b(environmental|unclassified|uncultured|unidentified|incertae|sedis|samples?|sp|mixed|hybrid|metagenome|"
     r"(endo)?symbiont|bacterium|virus|phage)\b"
@@ -95,10 +98,10 @@ def write_taxa(
 def _build(
     taxonomy: Taxonomy, seed: int, targets: int, test_fraction: float, dev_fraction: float, unseen_fraction: float
 ) -> RetrievalDataset:
-    pool = _named_taxa(taxonomy)
+    pool = named_taxa(taxonomy)
     if not 2 <= targets <= len(pool):
-        raise ValueError(f"targets must be from 2 to {len(pool):,}, which the taxonomy has, not {targets:,}")
-    names_by_row = _common_names(taxonomy, pool)
+        raise ValueError(f"targets must be from 2 to {len(pool):,}, which the taxonomy has, got {targets:,}")
+    names_by_row = common_names(taxonomy, pool)
     lineages = ancestors(taxonomy.parents, taxonomy.ranks, pool)
     chosen = _choose(pool, np.isin(pool, list(names_by_row)), lineages, targets)
     rows = pool[chosen]
@@ -107,13 +110,13 @@ def _build(
         [_describe(taxonomy, row, lineage) for row, lineage in zip(rows, lineages[chosen], strict=True)],
         [taxonomy.names[row] for row in rows],
     )
-    texts, answers = _queries([names_by_row.get(row, []) for row in rows.tolist()])
+    texts, answers = distinct_queries([names_by_row.get(row, []) for row in rows.tolist()])
     queries = TextTable.from_columns([f"q{number:06d}" for number in range(len(texts))], texts)
     splits = split_judgements(answers, seed, test_fraction, dev_fraction, unseen_fraction)
     return RetrievalDataset(corpus, queries, splits, "taxa")
 
 
-def _named_taxa(taxonomy: Taxonomy) -> NDArray[np.int64]:
+def named_taxa(taxonomy: Taxonomy) -> NDArray[np.int64]:
     """Rows of the taxa of the known ranks whose name is words: no strains, samples, and viruses."""
     is_species = taxonomy.ranks == _RANK_NAMES.index("species")
     rows = np.flatnonzero((taxonomy.ranks >= 0) & (taxonomy.is_named | ~is_species))
@@ -125,7 +128,7 @@ def _is_plain(name: str) -> bool:
     return _PLAIN_NAME.fullmatch(name) is not None and _NOT_A_TAXON.search(name) is None
 
 
-def _common_names(taxonomy: Taxonomy, pool: NDArray[np.int64]) -> dict[int, list[str]]:
+def common_names(taxonomy: Taxonomy, pool: NDArray[np.int64]) -> dict[int, list[str]]:
     """The common names of each taxon of the pool that has any, NCBI's first, by row."""
     scientific = {_key(taxonomy.names[row]) for row in pool.tolist()}
     found = {}
@@ -180,7 +183,7 @@ def _describe(taxonomy: Taxonomy, row: int, lineage: NDArray[np.int64]) -> str:
     return ", ".join([_RANK_NAMES[taxonomy.ranks[row]], *names])
 
 
-def _queries(names: Sequence[Sequence[str]]) -> tuple[list[str], list[list[int]]]:
+def distinct_queries(names: Sequence[Sequence[str]]) -> tuple[list[str], list[list[int]]]:
     """Distinct names in order of appearance, in their first spelling, and the targets that each is of."""
     texts: dict[str, str] = {}
     answers: dict[str, list[int]] = {}

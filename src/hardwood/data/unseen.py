@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
+from hardwood import _checks
 from hardwood._ragged import RaggedRows
 from hardwood.data._dataset import RetrievalDataset
 from hardwood.data._splits import groups_sharing_queries
@@ -84,15 +85,15 @@ def split_unseen(
         )
     splits = {**dataset.splits, train_split: rest, name: unseen}
     judged = np.concatenate([members.queries for members in splits.values()])
-    made = RetrievalDataset(dataset.corpus, dataset.queries, splits, dataset.name, dataset.left_out)
+    made = RetrievalDataset(dataset.corpus, dataset.queries, splits, dataset.name, dataset.left_out, dataset.answers)
     return made.without_queries(np.setdiff1d(judgements.queries, judged))
 
 
 def _wanted(share: float | None, count: int | None, available: int) -> int:
     if share is not None and count is not None:
         raise ValueError(f"give share or count, not both (got {share} and {count})")
-    if count is not None and count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
+    if count is not None:
+        _checks.at_least(1, count, "count")
     if share is not None and not 0 < share < 1:
         raise ValueError(f"share must lie between 0 and 1, got {share}")
     wanted = count if count is not None else round((0.1 if share is None else share) * available)

@@ -1,4 +1,4 @@
-"""Where everybody has gone, from where a few have: models of how a training encoder moves its encodings.
+"""Models of how a training encoder moves all encodings, fitted on the motion of a few.
 
 Knows arrays: the stored and the fresh encodings of some landmarks, the stored ones of all others. Must not know texts,
 models that encode, trees, or training.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import Self
 
+from hardwood import _checks
 from hardwood.drift import _state
 from hardwood.drift._arrays import Vectors, are_unit, block_of, landmarks_of, on_the_sphere, pair_of, stored_of
 
@@ -112,7 +113,7 @@ class DriftModel(ABC):
         return out
 
     def predict_blocks(self, old: Vectors, block: int | None = None) -> Iterator[tuple[int, Any]]:
-        """As `predict`, for those who write each block elsewhere: a million predictions are never held at once.
+        """As `predict`, block by block: a million predictions need not be held at once.
 
         Args:
             old: as in `predict`.
@@ -213,8 +214,7 @@ class DriftModel(ABC):
     def _rows_in(self, block: int | None) -> int:
         if block is None:
             return max(256, TEMPORARIES // self._row_bytes())
-        if block < 1:
-            raise ValueError(f"block must be at least 1, got {block}")
+        _checks.at_least(1, block, "block")
         return block
 
     def _blocks(self, stored: NDArray[Any] | Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:

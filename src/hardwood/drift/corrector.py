@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from hardwood import _checks
 from hardwood.drift import _state
 from hardwood.drift._arrays import Vectors, agreement, are_unit, pair_of
 from hardwood.drift.base import DriftModel, Parameters
@@ -51,12 +52,9 @@ class CorrectorDrift(DriftModel):
     ) -> None:
         super().__init__(normalize=normalize)
         for option, value in (("hidden", hidden), ("epochs", epochs)):
-            if value < 1:
-                raise ValueError(f"{option} must be at least 1, got {value}")
-        if not 0 < learning_rate < float("inf"):
-            raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}")
-        if not 0 <= weight_decay < float("inf"):
-            raise ValueError(f"weight_decay must be 0 or more and finite, got {weight_decay}")
+            _checks.at_least(1, value, option)
+        _checks.positive(learning_rate, "learning_rate")
+        _checks.not_negative(weight_decay, "weight_decay")
         self.hidden, self.epochs, self.learning_rate = hidden, epochs, learning_rate
         self.weight_decay, self.seed = weight_decay, seed
 

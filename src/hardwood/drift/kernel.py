@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hardwood import _checks
 from hardwood.drift import _state
 from hardwood.drift._arrays import agreement, are_unit, evenly
 from hardwood.drift.base import DriftModel, IllConditionedWarning, Parameters
@@ -37,7 +38,7 @@ class NystromDrift(DriftModel):
     all landmarks a target moves as they do on average, and for a small γ the model becomes the linear one.
 
     γ and λ are chosen by leaving each landmark out in turn, exactly and without refitting: all λ from one
-    eigendecomposition for each γ, on at most 1 024 landmarks (no two alike). The largest mean cosine decides for unit
+    eigendecomposition for each γ, on at most 256 landmarks (no two alike). The largest mean cosine decides for unit
     vectors, else the least mean square. One landmark gives its motion to all; fewer than five are fitted with γ = 1,
     λ = 0.1. (Monath, Zaheer, Allen and McCallum, AISTATS 2023, arXiv:2303.15311: Nyström approximation of the drift.)
 
@@ -60,10 +61,10 @@ class NystromDrift(DriftModel):
         self, *, width: float | None = None, penalty: float | None = None, normalize: bool | None = None
     ) -> None:
         super().__init__(normalize=normalize)
-        if width is not None and not 0 < width < float("inf"):
-            raise ValueError(f"width must be positive and finite, or None to choose it, got {width}")
-        if penalty is not None and not 0 <= penalty < float("inf"):
-            raise ValueError(f"penalty must be 0 or more and finite, or None to choose it, got {penalty}")
+        if width is not None:
+            _checks.positive(width, "width", ", or None to choose it")
+        if penalty is not None:
+            _checks.not_negative(penalty, "penalty", ", or None to choose it")
         self.width = width
         self.penalty = penalty
 
@@ -119,7 +120,7 @@ class NystromDrift(DriftModel):
     def _choose(self, old: Tensor, points: Tensor, motion: Tensor) -> tuple[float, float]:
         if self.width is not None and self.penalty is not None:
             return self.width, self.penalty
-        # Of landmarks that coincide one stays, or each would be told by its twin.
+        # Keep one of each set of coinciding landmarks: otherwise its duplicate predicts it in leave-one-out.
         different = np.sort(np.unique(points.numpy(), axis=0, return_index=True)[1])
         rows = torch.from_numpy(different)[evenly(len(different), CHOOSE_ON)]
         widths = WIDTHS if self.width is None else (self.width,)

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from hardwood import _checks
 from hardwood.drift import _state
 from hardwood.drift._arrays import agreement, are_unit
 from hardwood.drift.base import DriftModel, Parameters
@@ -38,8 +39,8 @@ class LinearDrift(DriftModel):
 
     def __init__(self, *, penalty: float | None = None, normalize: bool | None = None) -> None:
         super().__init__(normalize=normalize)
-        if penalty is not None and not 0 <= penalty < float("inf"):
-            raise ValueError(f"penalty must be 0 or more and finite, or None to choose it, got {penalty}")
+        if penalty is not None:
+            _checks.not_negative(penalty, "penalty", ", or None to choose it")
         self.penalty = penalty
 
     @property

@@ -10,16 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hardwood import _checks
+from hardwood._divided_ranking import best_of_all, queries_together, rows_dealt_out
 from hardwood._ragged import RaggedRows
+from hardwood._ranking import TargetBlocks, pairs_in_block, rank_vectors
 from hardwood.encoding import BATCH_SIZE, BLOCK, encode_targets, similarity_of
-from hardwood.evaluation import (
-    TargetBlocks,
-    best_of_all,
-    pairs_in_block,
-    queries_together,
-    rank_vectors,
-    rows_dealt_out,
-)
+from hardwood.negatives.margin import MarginFilter
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -71,7 +67,7 @@ def mine(
     num_negatives: int = 8,
     *,
     per: Literal["query", "pair"] = "query",
-    absolute_margin: float | None = None,
+    margin: float | None = None,
     relative_margin: float | None = None,
     skip_top: int = 0,
     depth: int | None = None,
@@ -93,11 +89,11 @@ def mine(
     Args:
         model: any ``SentenceTransformer``.
         dataset: corpus, queries and judgements.
-        split: whose queries.
+        split: its queries are mined for.
         num_negatives: ``K``, how many an entry.
         per: "query" for one entry a query, whose margins are held against the lowest-scoring of its
             positives, so against all; "pair" for one entry a positive, with margins to that one.
-        absolute_margin: keep only negatives with ``score <= positive - absolute_margin``.
+        margin: keep only negatives with ``score <= positive - margin``.
         relative_margin: keep only negatives with ``score <= positive - relative_margin * |positive|``; for
             positive scores that is ``positive * (1 - relative_margin)``.
         skip_top: how many of the best candidates to skip, as likely false negatives.
@@ -114,20 +110,16 @@ def mine(
         ValueError: for an unknown or empty split, a setting out of range, or a similarity that isn't an inner
             product.
     """
-    depth = num_negatives + skip_top + ROOM if depth is None else depth
-    _check(
-        num_negatives=num_negatives,
-        skip_top=skip_top,
-        depth=depth,
-        seed=seed,
-        per=per,
-        sampling=sampling,
-        absolute_margin=absolute_margin,
-        relative_margin=relative_margin,
-    )
+    depth = check_mining(num_negatives, skip_top, depth, seed, per=per, sampling=sampling)
+    margins = MarginFilter(margin, relative_margin)
     judgements = dataset.split(split).with_positives()
     if not len(judgements):
         raise ValueError(f"the split {split!r} of {dataset.name} has no queries to mine for")
+    if num_negatives >= len(dataset.corpus):
+        raise ValueError(
+            f"num_negatives is {num_negatives}, but {dataset.name} has only {len(dataset.corpus):,} targets, each "
+            "query's positive among them: ask for fewer"
+        )
     settings: dict[str, Any] = {
         "batch_size": batch_size,
         "block": block,
@@ -164,7 +156,7 @@ def mine(
     negatives = np.full((len(places), num_negatives), -1, dtype=np.int64)
     negative_scores = np.full((len(places), num_negatives), -np.inf, dtype=np.float32)
     reference = np.minimum.reduceat(positive_scores, positives.offsets[:-1])
-    ceiling = _ceiling(reference, absolute_margin, relative_margin)
+    ceiling = _ceiling(margins, reference)
     for start in range(0, len(places), step):
         part = slice(start, start + step)
         of, found = places[part], rows[places[part]]
@@ -193,39 +185,22 @@ def mine(
     )
 
 
-def _check(
-    *,
-    num_negatives: int,
-    skip_top: int,
-    depth: int,
-    seed: int,
-    per: str,
-    sampling: str,
-    absolute_margin: float | None,
-    relative_margin: float | None,
-) -> None:
-    if num_negatives < 1:
-        raise ValueError(f"num_negatives must be at least 1, not {num_negatives}")
-    if skip_top < 0:
-        raise ValueError(f"skip_top must be 0 or more, not {skip_top}")
+def check_mining(
+    num_negatives: int, skip_top: int, depth: int | None, seed: int, *, per: str = "query", sampling: str = "top"
+) -> int:
+    """The depth in force of `mine`; ``ValueError`` for a setting that is out of range."""
+    _checks.at_least(1, num_negatives, "num_negatives")
+    _checks.at_least(0, skip_top, "skip_top")
+    depth = num_negatives + skip_top + ROOM if depth is None else depth
     if depth < skip_top + num_negatives:
         raise ValueError(
             f"depth is {depth}, but skip_top and num_negatives together need {skip_top + num_negatives}; raise it"
         )
     if not 0 <= seed < 1 << 64:
-        raise ValueError(f"seed must be in [0, 2^64), not {seed}")
-    if per not in ("query", "pair"):
-        raise ValueError(f"per must be 'query' or 'pair', not {per!r}")
-    if sampling not in ("top", "random"):
-        raise ValueError(f"sampling must be 'top' or 'random', not {sampling!r}")
-    for name, margin in (("absolute_margin", absolute_margin), ("relative_margin", relative_margin)):
-        if margin is not None and not 0 <= margin < np.inf:
-            raise ValueError(f"{name} must be 0 or more, or None for no margin, not {margin}")
-    if relative_margin is not None and relative_margin >= 1:
-        raise ValueError(
-            f"relative_margin is a share of the positive's similarity, below 1, such as 0.05 for 5 %, not "
-            f"{relative_margin:g}"
-        )
+        raise ValueError(f"seed must be in [0, 2^64), got {seed}")
+    _checks.one_of(("query", "pair"), per, "per")
+    _checks.one_of(("top", "random"), sampling, "sampling")
+    return depth
 
 
 def _scoring(
@@ -299,15 +274,12 @@ def _entries(judgements: Judgements, per: str) -> tuple[NDArray[np.int64], Ragge
     return positives.row_ids(), one_each
 
 
-def _ceiling(
-    reference: NDArray[np.float32], absolute_margin: float | None, relative_margin: float | None
-) -> NDArray[np.float32]:
-    ceiling = np.full_like(reference, np.inf)
-    if absolute_margin is not None:
-        ceiling = np.minimum(ceiling, reference - np.float32(absolute_margin))
-    if relative_margin is not None:
-        ceiling = np.minimum(ceiling, reference - np.float32(relative_margin) * np.abs(reference))
-    return ceiling
+def _ceiling(margins: MarginFilter, reference: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The highest score that a negative may have, for each entry."""
+    import torch
+
+    ceiling = margins.ceiling(torch.from_numpy(reference))
+    return np.full_like(reference, np.inf) if ceiling is None else ceiling.numpy()
 
 
 def _draw(

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from hardwood import _checks
 from hardwood._files import folder_written_whole, temporary_beside, written_whole
 from hardwood.errors import DataError
 
@@ -73,8 +74,7 @@ def write_negatives(
         ValueError: for an unknown format, or when no entry has negatives enough.
     """
     path = Path(path)
-    if format not in FORMATS:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
+    _checks.one_of(FORMATS, format, "format")
     folder = format == "triplets" and path.suffix not in _JSON_LINES
     _check_free(path, folder, overwrite)
     k = mined.negatives.shape[1]

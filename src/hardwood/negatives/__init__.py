@@ -5,17 +5,24 @@ vectors and answers with targets, the probability with which it drew each, and i
 them.
 """
 
-from hardwood.negatives.base import NegativeSource
-from hardwood.negatives.cache import CacheNegatives
-from hardwood.negatives.cost import Cost
-from hardwood.negatives.dynamic import DynamicNegatives
-from hardwood.negatives.exact import ExactNegatives, PeriodicNegatives, StaticNegatives
-from hardwood.negatives.in_batch import InBatchNegatives
-from hardwood.negatives.margin import MarginFilter
-from hardwood.negatives.pool import PoolNegatives
-from hardwood.negatives.records import Draw, Request, Targets, log_prior_of, seen_mask
-from hardwood.negatives.registry import SOURCES, make_source
-from hardwood.negatives.uniform import UniformNegatives
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hardwood._lazy import lazily
+
+if TYPE_CHECKING:
+    from hardwood.negatives.base import NegativeSource
+    from hardwood.negatives.cache import CacheNegatives
+    from hardwood.negatives.cost import Cost
+    from hardwood.negatives.dynamic import DynamicNegatives, RefreshPolicy
+    from hardwood.negatives.exact import ExactNegatives, PeriodicNegatives, StaticNegatives
+    from hardwood.negatives.in_batch import InBatchNegatives
+    from hardwood.negatives.margin import MarginFilter
+    from hardwood.negatives.pool import PoolNegatives
+    from hardwood.negatives.records import Draw, Request, Targets, log_prior_of, seen_mask
+    from hardwood.negatives.registry import SOURCES, make_source
+    from hardwood.negatives.uniform import UniformNegatives
 
 __all__ = [
     "SOURCES",
@@ -29,6 +36,7 @@ __all__ = [
     "NegativeSource",
     "PeriodicNegatives",
     "PoolNegatives",
+    "RefreshPolicy",
     "Request",
     "StaticNegatives",
     "Targets",
@@ -37,3 +45,28 @@ __all__ = [
     "make_source",
     "seen_mask",
 ]
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "CacheNegatives": "hardwood.negatives.cache",
+        "Cost": "hardwood.negatives.cost",
+        "Draw": "hardwood.negatives.records",
+        "DynamicNegatives": "hardwood.negatives.dynamic",
+        "ExactNegatives": "hardwood.negatives.exact",
+        "InBatchNegatives": "hardwood.negatives.in_batch",
+        "MarginFilter": "hardwood.negatives.margin",
+        "NegativeSource": "hardwood.negatives.base",
+        "PeriodicNegatives": "hardwood.negatives.exact",
+        "PoolNegatives": "hardwood.negatives.pool",
+        "RefreshPolicy": "hardwood.negatives.dynamic",
+        "Request": "hardwood.negatives.records",
+        "SOURCES": "hardwood.negatives.registry",
+        "StaticNegatives": "hardwood.negatives.exact",
+        "Targets": "hardwood.negatives.records",
+        "UniformNegatives": "hardwood.negatives.uniform",
+        "log_prior_of": "hardwood.negatives.records",
+        "make_source": "hardwood.negatives.registry",
+        "seen_mask": "hardwood.negatives.records",
+    },
+)

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hardwood import _checks
+from hardwood._checkpoint_tensors import FLOATS, INTEGERS, Wanted
 from hardwood._ragged import RaggedRows
 from hardwood.negatives.base import NegativeSource
-from hardwood.negatives.checkpoint_tensors import FLOATS, INTEGERS, Wanted, expect
 from hardwood.negatives.cost import Cost
-from hardwood.negatives.exact import masked_log_proposal
-from hardwood.negatives.records import Draw, Request, Targets, log_prior_of
+from hardwood.negatives.records import Draw, Request, Targets, log_prior_of, masked_log_proposal
 from hardwood.negatives.softmax_matrix import SoftmaxIndex
 
 
@@ -31,8 +31,7 @@ class PartNegatives(NegativeSource):
 
     def __init__(self, *, start_step: int, seed: int) -> None:
         super().__init__(start_step=start_step)
-        if seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {seed}")
+        _checks.at_least(0, seed, "seed")
         self.seed = seed
         self._index: SoftmaxIndex | None = None
 
@@ -70,8 +69,7 @@ class PartNegatives(NegativeSource):
                 ceiling=request.ceiling,
                 generator=torch.Generator(device=index.vectors.device).manual_seed(request.seed),
             )
-            drawn = slots.cpu().numpy()
-            ids = torch.from_numpy(np.where(drawn >= 0, self._row_of_slot[drawn], drawn)).to(slots.device)
+            ids = self._rows(slots)
             log_share = float(np.log(len(self._row_of_slot) / len(self._slot_of_row)))
             return Draw.plain(ids, log_q, log_mass - log_share, log_share)
 
@@ -104,7 +102,7 @@ class PartNegatives(NegativeSource):
             "row_of_slot": (INTEGERS, (size,)),
             "position": (INTEGERS, (len(self._position),)),
         }
-        expect(state, shapes, self.name)
+        self._expect(state, shapes)
         position = tuple(int(value) for value in state["position"])
         rows = state["row_of_slot"].numpy().copy()
         if not np.array_equal(rows, self._rows_at(position)):
@@ -146,6 +144,11 @@ class PartNegatives(NegativeSource):
         slots = self._slot_of_row[exclude.values]
         held = slots >= 0
         return RaggedRows.from_pairs(exclude.row_ids()[held], slots[held], len(exclude))
+
+    def _rows(self, slots: Tensor) -> Tensor:
+        """What the slots hold, as rows; `NO_TARGET` stays."""
+        drawn = slots.cpu().numpy()
+        return torch.from_numpy(np.where(drawn >= 0, self._row_of_slot[drawn], drawn)).to(slots.device)
 
     def _filled(self) -> SoftmaxIndex:
         if self._index is None:

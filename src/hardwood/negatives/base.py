@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
 
+from hardwood import _checks
+from hardwood._checkpoint_tensors import Wanted, expect, read_state, write_state
 from hardwood._files import written_whole
 from hardwood.negatives.agreement import Agreement
-from hardwood.negatives.checkpoint_tensors import read_state, write_state
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.records import Draw, Request, Targets
 
@@ -31,20 +33,21 @@ class NegativeSource(ABC):
 
     name: ClassVar[str]
     weighting: ClassVar[str] = "shared"
-    """How the loss weighs what it draws, unless told otherwise (`hardwood.losses`)."""
+    """How the loss weighs what it draws, where it has no weighting of its own (`hardwood.losses`)."""
+    knows_scores: ClassVar[bool] = True
+    """Whether it draws by stored encodings, so that `log_proposal` and `Draw.log_z` hold their scores."""
     is_divided: ClassVar[bool] = True
     """Whether several processes divide the corpus among them (`hardwood.negatives.sharded`); not worth it for a source
     that keeps nothing of the targets' encodings, and answers all alike on every process."""
 
     def __init__(self, *, start_step: int = 0) -> None:
-        if start_step < 0:
-            raise ValueError(f"start_step must be 0 or more, got {start_step}")
+        _checks.at_least(0, start_step, "start_step")
         self.start_step = start_step
         self.cost = Cost()
         self.targets: Targets | None = None
 
     def attach(self, targets: Targets, cost: Cost) -> None:
-        """Tell the source which corpus it serves and where to book its costs. Encodes nothing yet."""
+        """Give the source its corpus and the record of its costs. Encodes nothing yet."""
         if targets.num_targets < 1:
             raise ValueError("the corpus has no targets: there is nothing to draw negatives from")
         self.targets = targets
@@ -83,7 +86,7 @@ class NegativeSource(ABC):
 
     @abstractmethod
     def log_proposal(self, request: Request, draw: Draw, ids: Tensor) -> Tensor:
-        """Log-probability that one draw of each query had been each of ``ids``, up to what the source estimates.
+        """Log-probability that a single draw for query b is target ``ids[j]``, up to what the source estimates.
 
         Args:
             request: the request that ``draw`` answered.
@@ -95,10 +98,11 @@ class NegativeSource(ABC):
             In agreement with ``draw.log_q`` up to what the source estimates for speed: it decides how the queries of a
             batch share candidates, and any such function leaves the estimate of Z unbiased
             (`hardwood.losses.shared_log_weights`); the nearer the truth, the smaller its variance.
+            A function of its arguments and of what the source holds now: other draws in between change nothing.
         """
 
     def observe(self, request: Request, draw: Draw, rows: Tensor, vectors: Tensor) -> None:
-        """Told what a training step has encoded anyway, when it has no more questions about its draw.
+        """Receives what a training step has encoded anyway, after the last `log_proposal` about its draw.
 
         Args:
             request: the step's request.
@@ -116,8 +120,12 @@ class NegativeSource(ABC):
     def finish(self) -> None:
         """Called after the last step: what is still under way is done, or its error raised."""
 
-    def warm_up(self) -> None:
-        """Do what costs time just once in a process, such as compiling, before the first step is timed."""
+    def warm_up(self, progress: bool | None = None) -> None:
+        """Do what costs time just once in a process, such as compiling, before the first step is timed.
+
+        Args:
+            progress: whether to show a bar; ``None``: where errors are written to a terminal.
+        """
 
     def diagnostics(self) -> dict[str, float]:
         """Figures for the trainer's log, the same names from the first step on; none by default."""
@@ -129,7 +137,7 @@ class NegativeSource(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up what `state_dict` gave; called after `attach`.
+        """Restore what `state_dict` gave; called after `attach`.
 
         Raises:
             ValueError: it is the state of another source, corpus or model, or not all that this source needs (then
@@ -144,7 +152,7 @@ class NegativeSource(ABC):
             write_state(self.state_dict(), temporary)
 
     def load_state(self, folder: Path) -> None:
-        """Take up what `save_state` wrote; called after `attach`.
+        """Restore what `save_state` wrote; called after `attach`.
 
         Raises:
             DataError: the file is missing or damaged.
@@ -159,6 +167,10 @@ class NegativeSource(ABC):
     def __repr__(self) -> str:
         options = ", ".join(f"{key}={value!r}" for key, value in self.settings().items())
         return f"{type(self).__name__}({options})"
+
+    def _expect(self, state: Mapping[str, Tensor], wanted: Mapping[str, Wanted]) -> None:
+        """Whether a checkpoint's tensors are those that this source needs."""
+        expect(state, wanted, f"resume with the data, model and options that these {self.name!r} negatives had")
 
     def _attached(self) -> Targets:
         if self.targets is None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hardwood import _checks
 from hardwood.negatives._part import PartNegatives, part_of, seed_of_shard
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.records import Targets
@@ -38,8 +39,7 @@ class CacheNegatives(PartNegatives):
         seed: int = 0,
     ) -> None:
         super().__init__(start_step=start_step, seed=seed)
-        if cache_size < 1:
-            raise ValueError(f"cache_size must be at least 1, got {cache_size}")
+        _checks.at_least(1, cache_size, "cache_size")
         if refresh_size is not None and not 0 <= refresh_size <= cache_size:
             raise ValueError(f"refresh_size must lie between 0 and cache_size ({cache_size}), got {refresh_size}")
         self.cache_size = cache_size
@@ -86,7 +86,7 @@ class CacheNegatives(PartNegatives):
     def _rows_at(self, position: tuple[int, ...]) -> NDArray[np.int64]:
         size, entered = len(self._row_of_slot), position[0]
         if not size <= entered < 2**62:
-            raise ValueError(f"the checkpoint's cache says that {entered} targets have entered it, which can't be")
+            raise ValueError(f"the checkpoint's cache has an impossible count of targets that entered it, {entered}")
         # Each slot holds the last that came its way in this order.
         latest = entered - 1 - (entered - 1 - np.arange(size)) % size
         return self._order[latest % len(self._order)]

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 PARTS = ("encode", "index", "sample", "judge", "forward_backward")
-_LATER = "judge"  # absent from checkpoints that were written before guides existed
 
 
 class Cost:
@@ -76,11 +75,10 @@ class Cost:
         Raises:
             ValueError: for anything but what `state_dict` gave; the counters are as they were.
         """
-        state, seconds = {"pairs_judged": 0, **state}, state.get("seconds")
+        seconds = state.get("seconds")
         counts: list[Any] = [state.get(name) for name in ("targets_reencoded", "texts_encoded", "pairs_judged")]
         if not all(type(count) is int and count >= 0 for count in counts) or not isinstance(seconds, dict):
             raise ValueError(f"the costs of a run are counts and seconds by part, got {str(state)[:200]}")
-        seconds = {_LATER: 0.0, **seconds}
         if set(seconds) != set(PARTS) or not all(_is_duration(value) for value in seconds.values()):
             raise ValueError(f"the seconds of a run are numbers for {', '.join(PARTS)}, got {str(seconds)[:200]}")
         self.targets_reencoded, self.texts_encoded, self.pairs_judged = counts

@@ -7,10 +7,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from hardwood import _checks
+from hardwood._checkpoint_tensors import FLOATS
+from hardwood.negatives._top import refuse_top_of_shards, top_draw, top_log_proposal
 from hardwood.negatives.base import NegativeSource
-from hardwood.negatives.checkpoint_tensors import FLOATS, expect
 from hardwood.negatives.cost import Cost
-from hardwood.negatives.records import Draw, Request, Targets, log_prior_of, seen_mask
+from hardwood.negatives.records import Draw, Request, Targets, log_prior_of, masked_log_proposal
 from hardwood.negatives.softmax_matrix import SoftmaxIndex
 
 INDEX_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -24,6 +26,9 @@ class IndexedNegatives(NegativeSource):
         start_step: the step of the first encoding, and of the first draw.
         index_device: where the encodings are kept; ``None``: where the model is. ``n * d`` numbers are kept.
         index_dtype: ``"float32"`` or ``"bfloat16"``.
+        top: give each query the targets of the highest scores instead of draws from the softmax. They weigh 1 each, so
+            that the estimate of Z is too small by all others: biased, the usual practice. Uniform draws beside them
+            (``uniform_negatives``) stand for the others, without bias but for the weighting ``"uncorrected"``.
     """
 
     def __init__(
@@ -33,20 +38,25 @@ class IndexedNegatives(NegativeSource):
         start_step: int,
         index_device: str | None = None,
         index_dtype: str = "float32",
+        top: bool = False,
     ) -> None:
         super().__init__(start_step=start_step)
-        if refresh_every is not None and refresh_every < 1:
-            raise ValueError(f"refresh_every must be at least 1 step, got {refresh_every}")
-        if index_dtype not in INDEX_DTYPES:
-            raise ValueError(f"index_dtype must be one of {', '.join(INDEX_DTYPES)}, got {index_dtype!r}")
+        if refresh_every is not None:
+            _checks.at_least(1, refresh_every, "refresh_every")
+        _checks.one_of(INDEX_DTYPES, index_dtype, "index_dtype")
         self.refresh_every = refresh_every
         self.index_device = index_device
         self.index_dtype = index_dtype
+        self.top = top
         self._index: SoftmaxIndex | None = None
 
     def attach(self, targets: Targets, cost: Cost) -> None:
         super().attach(targets, cost)
         self._index = None
+
+    def for_shard(self, number: int, num_shards: int) -> NegativeSource:
+        refuse_top_of_shards(self.top, num_shards)
+        return super().for_shard(number, num_shards)
 
     def begin_step(self, step: int) -> None:
         since_start = step - self.start_step
@@ -78,6 +88,8 @@ class IndexedNegatives(NegativeSource):
     def sample(self, request: Request) -> Draw:
         with self.cost.timed("sample"):
             index = self._built()
+            if self.top and request.num_negatives < len(index):
+                return top_draw(index, request, request.exclude)
             generator = torch.Generator(device=index.vectors.device).manual_seed(request.seed)
             ids, log_q, log_z = index.sample(
                 request.queries,
@@ -97,6 +109,8 @@ class IndexedNegatives(NegativeSource):
     def log_proposal(self, request: Request, draw: Draw, ids: Tensor) -> Tensor:
         with self.cost.timed("sample"):
             index = self._built()
+            if self.top and not draw.exhaustive:
+                return top_log_proposal(draw, ids)
             scores = index.scores(request.queries, ids.to(index.vectors.device), request.scale).to(ids.device)
             return masked_log_proposal(scores, draw.log_z, request, ids, log_prior_of(self._attached(), ids))
 
@@ -108,7 +122,7 @@ class IndexedNegatives(NegativeSource):
         if not state:
             self._index = None
             return
-        expect(state, {"vectors": (FLOATS, (targets.num_targets, targets.dimension))}, self.name)
+        self._expect(state, {"vectors": (FLOATS, (targets.num_targets, targets.dimension))})
         vectors = state["vectors"]
         device = self.index_device or targets.device
         self._index = SoftmaxIndex(vectors.to(device, INDEX_DTYPES[self.index_dtype]), log_prior_of(targets))
@@ -119,6 +133,7 @@ class IndexedNegatives(NegativeSource):
             "start_step": self.start_step,
             "index_device": self.index_device,
             "index_dtype": self.index_dtype,
+            "top": self.top,
         }
 
     def _built(self) -> SoftmaxIndex:
@@ -129,26 +144,6 @@ class IndexedNegatives(NegativeSource):
         return self._index
 
 
-def masked_log_proposal(
-    scores: Tensor, log_mass: Tensor, request: Request, ids: Tensor, log_prior: Tensor | None
-) -> Tensor:
-    """``scores + log_prior - log_mass`` with minus infinity where exclusion or the filter forbids a draw.
-
-    Args:
-        scores: ``(B, m)`` of the targets ``ids`` ``(m,)``.
-        log_mass: ``(B,)``, the log of the sum over whatever is drawn from.
-        request: whose exclusions and ceiling count.
-        ids: ``(m,)`` int64.
-        log_prior: ``(m,)``, of the same targets; ``None``: 0.
-    """
-    forbidden = seen_mask(request.exclude, ids) | torch.isinf(log_mass)[:, None]
-    if request.ceiling is not None:
-        forbidden |= scores > request.scale * request.ceiling[:, None]
-    if log_prior is not None:
-        scores = scores + log_prior
-    return (scores - log_mass[:, None]).masked_fill(forbidden, -torch.inf)
-
-
 class StaticNegatives(IndexedNegatives):
     """An exact index encoded once, after a warm-up, and never again: mining "offline" with a frozen model.
 
@@ -156,12 +151,22 @@ class StaticNegatives(IndexedNegatives):
         start_step: the step before which the corpus is encoded.
         index_device: as in `IndexedNegatives`.
         index_dtype: as in `IndexedNegatives`.
+        top: as in `IndexedNegatives`.
     """
 
     name: ClassVar[str] = "static"
 
-    def __init__(self, *, start_step: int = 100, index_device: str | None = None, index_dtype: str = "float32") -> None:
-        super().__init__(refresh_every=None, start_step=start_step, index_device=index_device, index_dtype=index_dtype)
+    def __init__(
+        self,
+        *,
+        start_step: int = 100,
+        index_device: str | None = None,
+        index_dtype: str = "float32",
+        top: bool = False,
+    ) -> None:
+        super().__init__(
+            refresh_every=None, start_step=start_step, index_device=index_device, index_dtype=index_dtype, top=top
+        )
 
     def settings(self) -> dict[str, Any]:
         return {key: value for key, value in super().settings().items() if key != "refresh_every"}
@@ -171,13 +176,14 @@ class PeriodicNegatives(IndexedNegatives):
     """The whole corpus re-encoded every so many steps (ANCE; Xiong et al., ICLR 2021, arXiv:2007.00808).
 
     Draws are softmax samples with the current query, as for every source here, so that sources differ only in how
-    fresh their encodings are; ANCE itself takes uniform draws from the top 200.
+    fresh their encodings are (``top`` takes the highest scores); ANCE itself takes uniform draws from the top 200.
 
     Args:
         refresh_every: optimiser steps between two encodings of the corpus.
         start_step: the first of them.
         index_device: as in `IndexedNegatives`.
         index_dtype: as in `IndexedNegatives`.
+        top: as in `IndexedNegatives`.
     """
 
     name: ClassVar[str] = "periodic"
@@ -189,23 +195,28 @@ class PeriodicNegatives(IndexedNegatives):
         start_step: int = 20,
         index_device: str | None = None,
         index_dtype: str = "float32",
+        top: bool = False,
     ) -> None:
         super().__init__(
             refresh_every=refresh_every,
             start_step=start_step,
             index_device=index_device,
             index_dtype=index_dtype,
+            top=top,
         )
 
 
 class ExactNegatives(IndexedNegatives):
     """The oracle: softmax sampling over the whole corpus, re-encoded so often that it is (nearly) never stale.
 
+    With ``top`` it is the exhaustive oracle of Monath et al. (AISTATS 2023): the exact top k.
+
     Args:
         refresh_every: optimiser steps between two encodings of the corpus; 1 is the exact softmax of every step.
         start_step: the first of them.
         index_device: as in `IndexedNegatives`.
         index_dtype: as in `IndexedNegatives`.
+        top: as in `IndexedNegatives`.
     """
 
     name: ClassVar[str] = "exact"
@@ -217,10 +228,12 @@ class ExactNegatives(IndexedNegatives):
         start_step: int = 20,
         index_device: str | None = None,
         index_dtype: str = "float32",
+        top: bool = False,
     ) -> None:
         super().__init__(
             refresh_every=refresh_every,
             start_step=start_step,
             index_device=index_device,
             index_dtype=index_dtype,
+            top=top,
         )

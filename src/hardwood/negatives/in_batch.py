@@ -15,12 +15,13 @@ class InBatchNegatives(NegativeSource):
     """For each query, the positives of the other queries in the batch.
 
     The loss has them as candidates anyway, so nothing is encoded for them. Their proposal is the distribution of
-    positives in the training data, which nobody knows exactly; ``log_q`` is the batch's own estimate of it: a positive
+    positives in the training data, which is not known exactly; ``log_q`` is the batch's own estimate of it: a positive
     that stands m times among the B of the batch has probability m/B, renormalised over what the query may be given.
     ``k`` of the draw is B, whatever ``num_negatives`` asked for, with ``NO_TARGET`` in the places of excluded targets.
     """
 
     name: ClassVar[str] = "in-batch"
+    knows_scores: ClassVar[bool] = False
     is_divided: ClassVar[bool] = False
 
     def __init__(self) -> None:

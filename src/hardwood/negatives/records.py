@@ -13,6 +13,9 @@ from torch import Tensor
 
 from hardwood._ragged import RaggedRows
 
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
 NO_TARGET = -1
 """Stands in ``Draw.ids`` where a source had nothing (more) to give."""
 
@@ -30,7 +33,7 @@ class Targets(Protocol):
     """
 
     num_targets: int
-    log_prior: NDArray[np.float32] | None
+    log_prior: Floats | None
 
     @property
     def has_dropout(self) -> bool:
@@ -100,6 +103,8 @@ class Draw:
             of the corpus (the cache), in which case each draw stands for ``exp(-log_share)`` times as much mass. It is
             ``(B, k)`` where the shards of a divided corpus differ in it.
         exhaustive: the draw is no sample but every target that each query may be given, once, with weight 1.
+        exclude: for each of the B queries, the rows that this draw left out, where they are more than the request's
+            own (a source that searches for false negatives); ``None``: those of the request.
     """
 
     ids: Tensor
@@ -108,6 +113,7 @@ class Draw:
     log_weights: Tensor = field(repr=False)
     log_share: float | Tensor = 0.0
     exhaustive: bool = False
+    exclude: RaggedRows | None = field(default=None, repr=False)
 
     @classmethod
     def plain(cls, ids: Tensor, log_q: Tensor, log_z: Tensor, log_share: float = 0.0) -> Draw:
@@ -152,7 +158,27 @@ def seen_mask(rows: RaggedRows, ids: Tensor) -> Tensor:
     return torch.from_numpy(mask).to(ids.device)
 
 
-def encoded_rows(targets: Targets, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+def masked_log_proposal(
+    scores: Tensor, log_mass: Tensor, request: Request, ids: Tensor, log_prior: Tensor | None
+) -> Tensor:
+    """``scores + log_prior - log_mass`` with minus infinity where exclusion or the filter forbids a draw.
+
+    Args:
+        scores: ``(B, m)`` of the targets ``ids`` ``(m,)``.
+        log_mass: ``(B,)``, the log of the sum over whatever is drawn from.
+        request: whose exclusions and ceiling count.
+        ids: ``(m,)`` int64.
+        log_prior: ``(m,)``, of the same targets; ``None``: 0.
+    """
+    forbidden = seen_mask(request.exclude, ids) | torch.isinf(log_mass)[:, None]
+    if request.ceiling is not None:
+        forbidden |= scores > request.scale * request.ceiling[:, None]
+    if log_prior is not None:
+        scores = scores + log_prior
+    return (scores - log_mass[:, None]).masked_fill(forbidden, -torch.inf)
+
+
+def encoded_rows(targets: Targets, rows: Ints) -> Floats:
     """Current encodings of some targets.
 
     Args:

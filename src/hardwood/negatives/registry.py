@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import Any
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from hardwood.negatives.base import NegativeSource
-from hardwood.negatives.cache import CacheNegatives
-from hardwood.negatives.dynamic import DynamicNegatives
-from hardwood.negatives.exact import ExactNegatives, PeriodicNegatives, StaticNegatives
-from hardwood.negatives.in_batch import InBatchNegatives
-from hardwood.negatives.pool import PoolNegatives
-from hardwood.negatives.uniform import UniformNegatives
+from hardwood.negatives.options import constructor_arguments
 
-SOURCES: dict[str, type[NegativeSource]] = {
-    source.name: source
-    for source in (
-        InBatchNegatives,
-        UniformNegatives,
-        StaticNegatives,
-        PeriodicNegatives,
-        CacheNegatives,
-        PoolNegatives,
-        ExactNegatives,
-        DynamicNegatives,
-    )
+if TYPE_CHECKING:
+    from hardwood.negatives.base import NegativeSource
+
+_PLACES = {
+    "in-batch": ("in_batch", "InBatchNegatives"),
+    "uniform": ("uniform", "UniformNegatives"),
+    "static": ("exact", "StaticNegatives"),
+    "periodic": ("exact", "PeriodicNegatives"),
+    "cache": ("cache", "CacheNegatives"),
+    "pool": ("pool", "PoolNegatives"),
+    "exact": ("exact", "ExactNegatives"),
+    "dynamic": ("dynamic", "DynamicNegatives"),
 }
+
+
+class _Sources(Mapping[str, "type[NegativeSource]"]):
+    """A source is imported when it is first asked for: its name can be checked without torch."""
+
+    def __getitem__(self, name: str) -> type[NegativeSource]:
+        module, source = _PLACES[name]
+        found: type[NegativeSource] = getattr(importlib.import_module(f"hardwood.negatives.{module}"), source)
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in _PLACES  # without importing it, as `Mapping` would
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_PLACES)
+
+    def __len__(self) -> int:
+        return len(_PLACES)
+
+
+SOURCES: Mapping[str, type[NegativeSource]] = _Sources()
+"""The classes of all sources, by name."""
 
 
 def make_source(name: str, /, **options: Any) -> NegativeSource:
@@ -33,36 +50,15 @@ def make_source(name: str, /, **options: Any) -> NegativeSource:
 
     Args:
         name: one of `SOURCES`.
-        options: its constructor's arguments.
+        options: its constructor's arguments; those that are records by their fields (`hardwood.negatives.options`).
 
     Raises:
         ValueError: no such source, or an option that it does not have.
     """
     if name not in SOURCES:
         raise ValueError(f"no source of negatives is called {name!r}; there are {', '.join(SOURCES)}")
-    known = {key: p.annotation for key, p in inspect.signature(SOURCES[name].__init__).parameters.items()}
-    del known["self"]
-    for option, value in options.items():
-        if option not in known:
-            raise ValueError(f"{name!r} negatives have no option {option!r}; they have {', '.join(known) or 'none'}")
-        if not _fits(value, str(known[option])):
-            raise ValueError(
-                f"the option {option!r} of {name!r} negatives must be of type {known[option]}, got {repr(value)[:200]}"
-            )
+    arguments = constructor_arguments(SOURCES[name], options, name)
     try:
-        return SOURCES[name](**options)
+        return SOURCES[name](**arguments)
     except TypeError as error:  # such as a number given as text
         raise ValueError(f"an option of {name!r} negatives is of the wrong type ({options}): {error}") from error
-
-
-_TYPES: dict[str, type | tuple[type, ...]] = {"int": int, "float": (int, float), "str": str, "bool": bool}
-
-
-def _fits(value: object, annotation: str) -> bool:
-    """Whether a value from a run file is of one of the types in ``"int | None"`` and the like."""
-    kinds = [kind.strip() for kind in annotation.split("|")]
-    if value is None or isinstance(value, bool):
-        return ("None" if value is None else "bool") in kinds
-    if isinstance(value, int) and abs(value) >= 2**63:
-        return False
-    return any(isinstance(value, _TYPES[kind]) for kind in kinds if kind in _TYPES)

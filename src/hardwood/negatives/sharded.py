@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,9 +30,6 @@ from hardwood.negatives.records import NO_TARGET, Draw, Request, Targets
 from hardwood.negatives.softmax_matrix import invert
 from hardwood.ranks import Ranks
 
-Shards = Literal["divided", "replicated"]
-SHARDS: tuple[str, ...] = get_args(Shards)
-
 
 @dataclass(frozen=True)
 class ShardedDraw(Draw):
@@ -41,11 +38,13 @@ class ShardedDraw(Draw):
     Attributes:
         asked: the request that each shard of this process got, in the shard's own ids.
         drawn: what each of them answered.
+        kept: what each of them drew at the places whose draw is its; ``NO_TARGET`` at all others.
         log_shares: ``(B,)`` for each of them, ``log Z_v - log Z``.
     """
 
     asked: tuple[Request, ...] = field(default=(), repr=False)
     drawn: tuple[Draw, ...] = field(default=(), repr=False)
+    kept: tuple[Draw, ...] = field(default=(), repr=False)
     log_shares: tuple[Tensor, ...] = field(default=(), repr=False)
 
 
@@ -68,6 +67,7 @@ class ShardedNegatives(NegativeSource):
         self.whole = source
         self.name = source.name  # type: ignore[misc]
         self.weighting = source.weighting  # type: ignore[misc]
+        self.knows_scores = source.knows_scores  # type: ignore[misc]
         self.ranks = ranks
         self.num_shards = ranks.size if num_shards is None else num_shards
         self.numbers = list(range(ranks.number, self.num_shards, ranks.size))
@@ -85,9 +85,9 @@ class ShardedNegatives(NegativeSource):
         for number, shard in zip(self.numbers, self._shards, strict=True):
             shard.attach(ShardTargets(targets, self.partition, number), cost)
 
-    def warm_up(self) -> None:
+    def warm_up(self, progress: bool | None = None) -> None:
         for shard in self._shards:
-            shard.warm_up()
+            shard.warm_up(progress)
 
     def beginning(self, step: int) -> Agreement:
         self.begin_step(step)
@@ -154,7 +154,7 @@ class ShardedNegatives(NegativeSource):
         agreements = []
         for place, (number, shard) in enumerate(zip(self.numbers, self._shards, strict=True)):
             if isinstance(draw, ShardedDraw):
-                asked, drawn = draw.asked[place], draw.drawn[place]
+                asked, drawn = draw.asked[place], draw.kept[place]
             else:  # nothing has been drawn yet
                 asked, drawn = self._request_to(number, request), draw
             slots = partition.slots_of(number, ids)
@@ -238,9 +238,13 @@ class ShardedNegatives(NegativeSource):
         kind = torch.tensor([float(draw.exhaustive), draw.log_share], dtype=torch.float64)
         return rows, log_q.float(), log_weights.float(), kind, draw.log_z.cpu().float()
 
-    @staticmethod
     def _one_of_each(
-        everyone: Sequence[tuple[Tensor, ...]], log_shares: Tensor, log_z: Tensor, request: Request, own: dict[str, Any]
+        self,
+        everyone: Sequence[tuple[Tensor, ...]],
+        log_shares: Tensor,
+        log_z: Tensor,
+        request: Request,
+        own: dict[str, Any],
     ) -> ShardedDraw:
         """At each place the draw of one shard, chosen by the shards' masses."""
         generator = torch.Generator().manual_seed(_seed(request.seed, -1))
@@ -252,6 +256,10 @@ class ShardedNegatives(NegativeSource):
         held = torch.stack([kind[1] for *_, kind, _ in everyone])
         nothing = torch.isinf(log_z)[:, None] | (ids == NO_TARGET)
         device = request.queries.device
+        kept = [
+            self._kept(number, drawn, everyone[number], shard[:, 0])
+            for number, drawn in zip(self.numbers, own["drawn"], strict=True)
+        ]
         return ShardedDraw(
             ids.masked_fill(nothing, NO_TARGET).to(device),
             (log_q + log_share).float().masked_fill(nothing, -torch.inf).to(device),
@@ -259,8 +267,17 @@ class ShardedNegatives(NegativeSource):
             (log_weights - log_share).float().masked_fill(nothing, -torch.inf).to(device),
             # A source of a part of the corpus holds the same share of each shard, but for a target more or less.
             log_share=float(held[0]) if (held == held[0]).all() else held.float()[shard[:, 0]].to(device),
+            kept=tuple(kept),
             **own,
         )
+
+    def _kept(self, number: int, drawn: Draw, found: tuple[Tensor, ...], shard: Tensor) -> Draw:
+        """A shard's own draws at the places ``(B, k)`` where the draw of ``shard`` is its."""
+        rows, log_q, log_weights, *_ = found
+        slots = torch.from_numpy(self._divided().slots_of(number, rows.numpy()))
+        device = drawn.ids.device
+        ids = slots.masked_fill(shard != number, NO_TARGET).to(device)
+        return Draw(ids, log_q.to(device), drawn.log_z, log_weights.to(device), exclude=drawn.exclude)
 
     def _everything(
         self,
@@ -274,7 +291,9 @@ class ShardedNegatives(NegativeSource):
         for shard, (_, of_shard, *_) in enumerate(everyone):
             log_q[:, shard :: self.num_shards] = (of_shard + log_shares[:, shard, None]).float()
         whole = Draw.everything(log_q.to(device), log_z.float().to(device))
-        return ShardedDraw(whole.ids, whole.log_q, whole.log_z, whole.log_weights, exhaustive=True, **own)
+        return ShardedDraw(
+            whole.ids, whole.log_q, whole.log_z, whole.log_weights, exhaustive=True, kept=own["drawn"], **own
+        )
 
 
 def divided(source: NegativeSource, ranks: Ranks, shards: str, num_shards: int | None) -> NegativeSource:
@@ -283,23 +302,12 @@ def divided(source: NegativeSource, ranks: Ranks, shards: str, num_shards: int |
     Args:
         source: serves, or would serve, the whole corpus.
         ranks: the processes.
-        shards: one of `SHARDS`.
+        shards: ``"divided"`` or ``"replicated"``.
         num_shards: V; ``None``: one a process.
     """
     if not source.is_divided or shards == "replicated" or (ranks.is_alone and num_shards in (None, 1)):
         return source
     return ShardedNegatives(source, ranks, num_shards)
-
-
-def check_shards(shards: str, num_shards: int | None) -> str:
-    """``ValueError`` for what is not one of `SHARDS`, or no number of shards; else ``shards``."""
-    if shards not in SHARDS:
-        raise ValueError(f"shards must be one of {', '.join(SHARDS)}, got {shards!r}")
-    if num_shards is not None and num_shards < 1:
-        raise ValueError(f"num_shards must be at least 1, got {num_shards}")
-    if num_shards is not None and shards == "replicated":
-        raise ValueError(f"num_shards is {num_shards}, but a corpus that is replicated has no shards: leave one out")
-    return shards
 
 
 def shard_folder(number: int) -> str:

@@ -85,6 +85,29 @@ class SoftmaxIndex:
         log_z = log_z.float()
         return held, held_scores - log_z.nan_to_num(neginf=0.0)[:, None], log_z
 
+    def top(
+        self, queries: Tensor, count: int, *, scale: float, exclude: RaggedRows, ceiling: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The slots of the highest scores of each query, prior and all, exactly.
+
+        Args:
+            queries: ``(B, d)``.
+            count: k, at most n.
+            scale, exclude, ceiling: as for `sample`.
+
+        Returns:
+            slots ``(B, k)`` int64, best first, -1 where a query has fewer left, and their scores, float32; minus
+            infinity there.
+        """
+        values = torch.full((len(queries), 0), -torch.inf, device=self.vectors.device)
+        slots = torch.zeros_like(values, dtype=torch.int64)
+        for begin, scores in self._chunks(queries, scale, exclude, ceiling):
+            here, places = torch.topk(scores, min(count, scores.shape[1]), dim=1)
+            values, slots = torch.cat([values, here], dim=1), torch.cat([slots, begin + places], dim=1)
+            values, order = torch.topk(values, min(count, values.shape[1]), dim=1)
+            slots = slots.gather(1, order)
+        return slots.masked_fill(torch.isinf(values), -1), values
+
     def scores(self, queries: Tensor, slots: Tensor, scale: float) -> Tensor:
         """``scale * queries @ vectors[slots].T``, ``(B, m)`` float32, as `sample` sees them but for the prior."""
         return scale * _products(queries.to(self.vectors.device), self.vectors[slots])

@@ -16,7 +16,7 @@ def compare_anew(args: TrainingArguments, state: TrainerState, lr_scheduler: Any
 
     An evaluation before the source's first draw has the negatives of its batch alone, and so a smaller loss than any
     after it. Left to itself the trainer would keep that model as the best, and early stopping would stop at it. What
-    is forgotten is what they look at: best metric and best checkpoint of the trainer's state (`EarlyStoppingCallback`
+    is forgotten is what they read: best metric and best checkpoint of the trainer's state (`EarlyStoppingCallback`
     counts from 0 where there is no best metric), and the best of a ``ReduceLROnPlateau``. A metric that is no loss is
     left as it is.
 

@@ -57,9 +57,8 @@ class EncodingModule(nn.Module):
         return self._embed(features)
 
     def _embed(self, features: Features) -> Tensor:
-        embeddings = encoder_of(self.model)(dict(features))[
-            "sentence_embedding"
-        ]  # a copy: modules write into what they are given
-        # As `encode` does it: cut off what the model is told to cut, and normalise in float32.
+        # a copy: modules write into what they are given
+        embeddings = encoder_of(self.model)(dict(features))["sentence_embedding"]
+        # As `encode` does it: cut what the model is set to cut, and normalise in float32.
         embeddings = embeddings[:, : self.targets.model.truncate_dim].float()
         return nn.functional.normalize(embeddings, dim=1) if self.similarity == "cosine" else embeddings

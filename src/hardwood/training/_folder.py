@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hardwood._files import sweep, written_whole
+from hardwood._files import named_if_not_writable, sweep, written_whole
 from hardwood.training.checkpoints import last_checkpoint, read_seal, remove_cut_short
 from hardwood.training.config import RunConfig, read_settings
+from hardwood.training.resume_rules import MAY_DIFFER
 
 CHECKPOINTS, RUN_FILE, METRICS = "checkpoints", "run.yaml", "metrics.json"
 BESIDE_SPLITS = ("cost", "training", "left_out")
 """What the metrics have beside the measures of each split."""
-_MAY_DIFFER = ("output", "data", "steps", "epochs", "save_every", "evaluate_every", "report_to", "device", "threads")
 _CHECKPOINT_KNOWS = ("batch_size", "shards", "num_shards")
 """What may differ with another number of processes: the checkpoint says what the batch of all of them was, and how many
 shards there were."""
@@ -35,7 +35,8 @@ def claimed(output: Path) -> Iterator[None]:
         ValueError: another process has claimed it.
     """
     existed = output.exists()
-    output.mkdir(parents=True, exist_ok=True)
+    with named_if_not_writable(output):
+        output.mkdir(parents=True, exist_ok=True)
     try:
         with _locked(output):
             yield
@@ -152,7 +153,7 @@ def _clear(output: Path) -> None:
 def _check_same_run(config: RunConfig, run_file: Path, but_for: tuple[str, ...]) -> None:
     """A resumed run may be longer or run elsewhere, but it must be the same run, ``but_for`` what is checked later."""
     there = RunConfig.from_mapping(read_settings(run_file))
-    different = [name for name in config.differs_in(there) if name not in (*_MAY_DIFFER, *but_for)]
+    different = [name for name in config.differs_in(there) if name not in MAY_DIFFER and name not in but_for]
     if different:
         raise ValueError(
             f"{run_file} was started with other settings ({', '.join(different)}): resume with the same, or start anew"

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hardwood._checkpoint_tensors import INTEGERS, Wanted, expect
 from hardwood.negatives import Cost
 from hardwood.ranks import Ranks
 from hardwood.training._candidates import Candidates
@@ -140,9 +141,13 @@ class Judge:
         Raises:
             ValueError: they are another guide's, or damaged.
         """
-        keys, scores, guide = (state.get(name) for name in ("keys", "scores", "guide"))
-        if keys is None or scores is None or guide is None or keys.ndim != 1 or keys.shape != scores.shape:
-            raise ValueError("the guide's judgements are not those of a checkpoint: they are damaged")
+        wanted: dict[str, Wanted] = {
+            "keys": (INTEGERS, ("pairs",)),
+            "scores": ((torch.float32,), ("pairs",)),
+            "guide": ((torch.uint8,), ("bytes",)),
+        }
+        expect(state, wanted, "it is damaged, so resume from another checkpoint or start anew")
+        keys, scores, guide = state["keys"], state["scores"], state["guide"]
         if bytes(guide.tolist()).hex() != self._own_fingerprint():
             raise ValueError(
                 "the checkpoint has the judgements of another guide (its weights, prompts, similarity or length of "

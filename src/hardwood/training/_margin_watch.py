@@ -16,9 +16,9 @@ _OF_MARGINS = "lower margin or relative_margin (cosines differ little, so 0.05 i
 
 def check_margin(margin: MarginFilter, similarity: str) -> None:
     """``ValueError`` for an absolute margin that no two cosines can keep."""
-    if similarity == "cosine" and margin.absolute is not None and margin.absolute >= _WIDEST_COSINE:
+    if similarity == "cosine" and margin.margin is not None and margin.margin >= _WIDEST_COSINE:
         raise ValueError(
-            f"the absolute margin is {margin.absolute:g}, but no cosine is that far below another, and the filter "
+            f"margin is {margin.margin:g}, but no cosine is that far below another, and the filter "
             "would drop every negative: give one well below 1, such as 0.1"
         )
 

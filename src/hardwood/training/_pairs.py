@@ -42,7 +42,7 @@ def misfits_of(pairs: Any, queries: TextTable, corpus: TextTable) -> Misfits | N
         corpus: its targets.
 
     Returns:
-        ``None`` for what can't be looked at: a stream, or labels that are no rows (the loss has errors for these).
+        ``None`` for what can't be checked: a stream, or labels that are no rows (the loss has errors for these).
     """
     names = getattr(pairs, "column_names", None) or []
     texts = text_columns(names)
@@ -77,7 +77,7 @@ def misfits_of(pairs: Any, queries: TextTable, corpus: TextTable) -> Misfits | N
 
 
 def own_sets(sets: Sequence[NamedSet], queries: TextTable, corpus: TextTable) -> list[NamedSet]:
-    """Those of a trainer's datasets whose labels name the loss's own texts; of a single one that can't be looked at,
+    """Those of a trainer's datasets whose labels name the loss's own texts; of a single one that can't be checked,
     that one.
 
     Raises:
@@ -90,7 +90,7 @@ def own_sets(sets: Sequence[NamedSet], queries: TextTable, corpus: TextTable) ->
         if misfits is not None and misfits.count and (misfits.count < misfits.looked_at or len(found) == 1):
             of_set = "" if name is None else f" of the dataset {name!r}"
             raise ValueError(
-                f"of {misfits.looked_at:,} training pairs{of_set} that were looked at {misfits.count:,} name other "
+                f"of {misfits.looked_at:,} training pairs{of_set} that were checked {misfits.count:,} name other "
                 f"texts than their labels: {misfits.example}. {_WAY_OUT}"
             )
     if len(found) < 2:

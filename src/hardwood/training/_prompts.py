@@ -52,7 +52,7 @@ def agreed_target_prompt(given: str | None, model: SentenceTransformer, query: s
 
     Args:
         given: ``target_prompt`` of the loss; ``None``: not given.
-        model: whose own prompts evaluation and `encode_document` use.
+        model: evaluation and `encode_document` use its own prompts.
         query: what the trainer puts before queries.
         target: what it puts before targets.
 
@@ -63,7 +63,7 @@ def agreed_target_prompt(given: str | None, model: SentenceTransformer, query: s
     put = f"puts {target!r}" if target else "puts nothing"
     if given is not None and given != target:
         raise ValueError(
-            f"the loss was told to put {given!r} before drawn targets (target_prompt), and the trainer {put} before "
+            f"the loss puts {given!r} before drawn targets (target_prompt), and the trainer {put} before "
             f"positives: give the loss target_prompt={target!r}, or the trainer's arguments that prompt for the "
             "positives' column (prompts={'anchor': ..., 'positive': ...}, by the names of your columns)"
         )

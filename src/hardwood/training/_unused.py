@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from hardwood.negatives import InBatchNegatives, UniformNegatives
-
 if TYPE_CHECKING:
     from hardwood.training.config import RunConfig
 
+_IN_BATCH, _UNIFORM = "in-batch", "uniform"
 _OF_GUIDES = ("guide_margin", "guide_within")
 _OF_TEACHERS = ("teacher_weight", "teacher_temperature")
-_OF_DRAWS = ("num_negatives", "weighting")
+_OF_REPORTS = ("report_base", "report_texts")
+_OF_DRAWS = ("num_negatives", "weighting", "hardest")
 _OF_UNASKED = ("unasked_prior", "unasked_push")
 
 
@@ -27,11 +27,11 @@ def refuse_unused(given: Iterable[str], config: RunConfig) -> None:
         ValueError: names each of them, and why.
     """
     reasons: dict[str, str] = {}
-    if config.negatives == InBatchNegatives.name:
+    if config.negatives == _IN_BATCH:
         reasons |= dict.fromkeys(_OF_DRAWS, "in-batch negatives draw nothing")
         if not config.uniform_negatives:
             reasons |= dict.fromkeys(_OF_UNASKED, "in-batch negatives draw nothing")
-    if config.negatives in (InBatchNegatives.name, UniformNegatives.name):
+    if config.negatives in (_IN_BATCH, _UNIFORM):
         reasons["encode_batch_size"] = f"{config.negatives} negatives have no target encoded"
     if config.guide is None:
         reasons |= dict.fromkeys(_OF_GUIDES, "there is no guide")
@@ -41,6 +41,8 @@ def refuse_unused(given: Iterable[str], config: RunConfig) -> None:
         reasons["curve_split"] = "it is for evaluations during training (evaluate_every)"
     if config.scheduler == "constant":
         reasons["warmup_ratio"] = "the constant schedule has no warm-up ('constant_with_warmup' has)"
+    if not config.report:
+        reasons |= dict.fromkeys(_OF_REPORTS, "there is no report")
     unused = [f"{name} {getattr(config, name)!r} ({reasons[name]})" for name in given if name in reasons]
     if unused:
         raise ValueError(f"this run would not use {'; '.join(unused)}: leave it out")

@@ -34,7 +34,7 @@ class Strategy:
 
     def asks_proposals(self, weighting: str, num_strategies: int) -> bool:
         """Whether `weigh_draws` needs the proposals of this strategy's source, as one of so many."""
-        if weighting == "none" or self.draw.exhaustive:
+        if weighting == "uncorrected" or self.draw.exhaustive:
             return False
         return weighting != "own" or num_strategies > 1
 
@@ -65,9 +65,9 @@ def weigh_draws(strategies: Sequence[Strategy], ids: Tensor, weighting: str) -> 
     Args:
         strategies: at least one.
         ids: ``(m,)`` ascending candidates; draws of other targets (which stand for themselves) are dropped.
-        weighting: see `hardwood.losses.Weighting`; ``"tempered"`` gives the weights of ``"shared"``, to be tempered.
+        weighting: see `CorpusSoftmaxLoss`; ``"tempered"`` gives the weights of ``"shared"``, to be tempered.
     """
-    if weighting == "none" or any(strategy.draw.exhaustive for strategy in strategies):
+    if weighting == "uncorrected" or any(strategy.draw.exhaustive for strategy in strategies):
         return DrawnWeights(torch.zeros(len(ids), device=ids.device))
     drawn = [_drawn(strategy.draw, ids, is_alone=len(strategies) == 1) for strategy in strategies]
     if len(strategies) == 1:

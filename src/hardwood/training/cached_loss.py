@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hardwood import _checks
 from hardwood.training._embedding import Features
 from hardwood.training._features import pieces_of
 from hardwood.training.softmax_loss import CorpusSoftmaxLoss
@@ -27,12 +28,11 @@ class CachedCorpusSoftmaxLoss(CorpusSoftmaxLoss):
 
     def __init__(self, *args: Any, mini_batch_size: int = 64, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if mini_batch_size < 1:
-            raise ValueError(f"mini_batch_size must be at least 1, got {mini_batch_size}")
+        _checks.at_least(1, mini_batch_size, "mini_batch_size")
         self.mini_batch_size = mini_batch_size
 
     def get_config_dict(self) -> dict[str, Any]:
-        """As in `CorpusSoftmaxLoss`; a resumed run may have another ``mini_batch_size``."""
+        """As in `CorpusSoftmaxLoss`, and how a step is cut."""
         return {**super().get_config_dict(), "mini_batch_size": self.mini_batch_size}
 
     def _embed_targets(self, rows: Tensor, like: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback
 
+from hardwood._checkpoint_tensors import read_state, write_state
 from hardwood._files import sync_all
 from hardwood.errors import DataError
 from hardwood.negatives.cost import added_up
@@ -20,7 +21,6 @@ from hardwood.training._announced import announce, training_ended
 from hardwood.training._best_model import compare_anew
 from hardwood.training._fingerprint import weights_fingerprint
 from hardwood.training._one_batch import refuse_sharded_weights
-from hardwood.training._settings import changes, plain_settings
 from hardwood.training.checkpoints import (
     LOSSES,
     STATE_FOLDER,
@@ -32,10 +32,12 @@ from hardwood.training.checkpoints import (
     sizes_of,
     unseal,
 )
+from hardwood.training.resume_rules import changes, shared_settings
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
+    from hardwood.report import Trace
     from hardwood.training.softmax_loss import CorpusSoftmaxLoss
 
 _SUSPECTS = "suspects.safetensors"
@@ -59,6 +61,7 @@ class NegativesCallback(TrainerCallback):
         loss: the loss given to the trainer.
         resume_from: the checkpoint folder given to ``trainer.train(resume_from_checkpoint=...)`` if it is not the
             trainer's own ``output_dir/checkpoint-STEP``.
+        trace: notes what a report shows (`hardwood.report.Trace`); ``None``: nothing is noted.
 
     Raises:
         ValueError: when training resumes from a checkpoint that is not whole, with another source's state, other
@@ -66,8 +69,11 @@ class NegativesCallback(TrainerCallback):
             finite.
     """
 
-    def __init__(self, loss: CorpusSoftmaxLoss, resume_from: str | Path | None = None) -> None:
+    def __init__(
+        self, loss: CorpusSoftmaxLoss, resume_from: str | Path | None = None, *, trace: Trace | None = None
+    ) -> None:
         self.loss = loss
+        self.trace = trace
         self.resume_from = None if resume_from is None else Path(resume_from)
         self._together = [self]  # the callbacks of all losses of a training, in the trainer's order
         self._step_began = 0.0
@@ -94,14 +100,16 @@ class NegativesCallback(TrainerCallback):
         self._join(state)
         announce(self.loss.targets.model, self.loss, is_first=self._together[0] is self)
         refuse_sharded_weights(self.loss.model)
-        self.loss.meet(kwargs.get("train_dataloader"), getattr(args, "prompts", None))
+        self.loss._meet(kwargs.get("train_dataloader"), getattr(args, "prompts", None))
         self._num_resumed = 0
-        self.loss.start_over()
+        self.loss._start_over()
         ranks = self.loss.meet_ranks()
         self.global_batch = args.per_device_train_batch_size * ranks.size
         self.drops_last = args.dataloader_drop_last
         with ranks.during("where training begins"):
             self.loss.source.warm_up()
+            if self.trace is not None:
+                self.trace.start(self.loss, state.max_steps, state.global_step)
             if state.global_step > 0:
                 self._load(self.resume_from or _checkpoint(args, state.global_step))
 
@@ -122,6 +130,8 @@ class NegativesCallback(TrainerCallback):
         self.loss.begin_step(state.global_step)
         if not drew and self.loss.source.is_ready(state.global_step):
             compare_anew(args, state, kwargs.get("lr_scheduler"))
+        if self.trace is not None:
+            self._step_began += self.trace.begin_step(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Book the step's time."""
@@ -129,6 +139,8 @@ class NegativesCallback(TrainerCallback):
             torch.cuda.synchronize()
         if self.loss.cost.texts_encoded > self._encoded_before:  # else the step was another loss's
             self.loss.cost.add_step(time.perf_counter() - self._step_began, self._before)
+        if self.trace is not None:
+            self.trace.end_step(state.global_step - 1)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -136,7 +148,9 @@ class NegativesCallback(TrainerCallback):
         """What the source has under way is done, or its error raised; a run without this callback counts for itself."""
         training_ended(self.loss.targets.model)
         self.loss.source.finish()
-        self.loss.steps_are_announced = False
+        self.loss._steps_are_announced = False
+        if self.trace is not None and state.is_world_process_zero:
+            self.trace.finish(state.log_history)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Put the source's state beside the trainer's own files, and declare the checkpoint whole."""
@@ -182,11 +196,11 @@ class NegativesCallback(TrainerCallback):
     def _save_loss(self, folder: Path) -> dict[str, Any]:
         """Write the state of this callback's loss but for its source; gives the checkpoint's description of it, but for
         the costs of all processes."""
-        from safetensors.torch import save_file
-
-        save_file(self.loss.suspects.state_dict(), folder / _SUSPECTS)
+        write_state(self.loss.suspects.state_dict(), folder / _SUSPECTS)
         if self.loss.judge is not None:
-            save_file(self.loss.judge.state_dict(), folder / _JUDGEMENTS)
+            write_state(self.loss.judge.state_dict(), folder / _JUDGEMENTS)
+        if self.trace is not None:
+            self.trace.save_state(folder)
         return {
             "negatives": self.loss.source.name,
             "weighting": self.loss.weighting,
@@ -233,13 +247,13 @@ class NegativesCallback(TrainerCallback):
                 f"the checkpoint in {checkpoint} was trained with {description['negatives']!r} negatives, this run "
                 f"asks for {self.loss.source.name!r}: resume with the same source, or start anew"
             )
-        if description.get("weighting", self.loss.weighting) != self.loss.weighting:
+        if description["weighting"] != self.loss.weighting:
             raise ValueError(
                 f"the checkpoint in {checkpoint} was trained with {description['weighting']!r} weighting, this run has "
                 f"{self.loss.weighting!r}: give the loss weighting={description['weighting']!r}, or start anew"
             )
         self._share_shards(description)
-        if changed := changes(description.get("settings", {}), self._settings()):
+        if changed := changes(description["settings"], self._settings()):
             raise ValueError(
                 f"the checkpoint in {checkpoint} was trained with other settings ({'; '.join(changed)}): resume with "
                 "the same, or start anew"
@@ -253,7 +267,7 @@ class NegativesCallback(TrainerCallback):
 
     def _share_shards(self, description: dict[str, Any]) -> None:
         """Divide the corpus as the checkpoint's run did, whatever the number of processes was."""
-        then = description.get("settings", {})
+        then = description["settings"]
         if "processes" in then and "shards" not in then and then["processes"] > 1:
             raise ValueError(
                 f"the checkpoint is of {then['processes']} processes that each kept a source of their own (an earlier "
@@ -279,8 +293,6 @@ class NegativesCallback(TrainerCallback):
         return same_data[0] if same_data else place
 
     def _load(self, checkpoint: Path) -> None:
-        from safetensors.torch import load_file
-
         description = self.check(checkpoint)
         if description["weights"] != weights_fingerprint(self.loss.targets.model):
             raise ValueError(
@@ -293,25 +305,26 @@ class NegativesCallback(TrainerCallback):
         if losses:
             folder /= loss_folder(self._place_in(losses, checkpoint))
         self.loss.source.load_state(folder)
-        self.loss.suspects.load_state_dict(load_file(folder / _SUSPECTS))
+        self.loss.suspects.load_state_dict(read_state(folder / _SUSPECTS))
         if self.loss.judge is not None:
             judgements = folder / _JUDGEMENTS
             if not judgements.is_file():
                 raise ValueError(f"{checkpoint} was made without a guide: resume without one, or start anew")
-            self.loss.judge.load_state_dict(load_file(judgements))
-        if not self.loss.meet_ranks().is_first:
-            return  # the costs of all processes are counted on by the first
-        try:
-            self.loss.cost.load_state_dict(description["cost"])
-        except ValueError as error:
-            raise DataError(f"{error}: it is damaged.", folder) from None
+            self.loss.judge.load_state_dict(read_state(judgements))
+        if self.loss.meet_ranks().is_first:  # the costs of all processes are counted on by the first
+            try:
+                self.loss.cost.load_state_dict(description["cost"])
+            except ValueError as error:
+                raise DataError(f"{error}: it is damaged.", folder) from None
+        if self.trace is not None:
+            self.trace.load_state(folder)
 
     def _settings(self) -> dict[str, Any]:
         """What a resumed run must share. The draws are a function of the shards and of the batch of all processes: with
         these a run goes on with any number of processes."""
         batch = {"global_batch": self.global_batch, "drops_last_batch": self.drops_last}
         known = {name: value for name, value in batch.items() if value is not None}
-        return plain_settings({**self.loss.get_config_dict(), "shards": self.num_shards, **known})
+        return shared_settings({**self.loss.get_config_dict(), "shards": self.num_shards, **known})
 
     @property
     def num_shards(self) -> int:
@@ -321,7 +334,7 @@ class NegativesCallback(TrainerCallback):
 
     def _data_fingerprint(self) -> str:
         if self._data is None:
-            self._data = self.loss.data_fingerprint()
+            self._data = self.loss._data_fingerprint()
         return self._data
 
 

@@ -20,8 +20,15 @@ from hardwood.errors import DataError
 
 STATE_FOLDER = "hardwood"
 _SEAL = Path(STATE_FOLDER) / "source.json"
-_DESCRIBES = {"negatives": str, "weights": str, "data": str, "cost": dict, "files": dict}
-_LATER = {"weighting": str, "settings": dict}  # not in checkpoints of before they were told there
+_DESCRIBES = {
+    "negatives": str,
+    "weighting": str,
+    "settings": dict,
+    "weights": str,
+    "data": str,
+    "cost": dict,
+    "files": dict,
+}
 LOSSES = "losses"
 """Of a trainer with several losses: the descriptions of all, in the order of their callbacks."""
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -101,8 +108,8 @@ def read_seal(checkpoint: Path) -> dict[str, Any] | None:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself: ``"negatives"``, ``"weights"``, ``"data"``, ``"cost"`` and ``"files"``; newer
-    ones ``"weighting"`` and ``"settings"`` too. With several losses: ``"losses"``, all that of each, and ``"files"``.
+    """What a checkpoint says of itself: ``"negatives"``, ``"weighting"``, ``"settings"``, ``"weights"``, ``"data"``,
+    ``"cost"`` and ``"files"``. With several losses: ``"losses"``, all that of each, and ``"files"``.
 
     Args:
         folder: `STATE_FOLDER` in the checkpoint.
@@ -124,8 +131,8 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def _is_whole(description: dict[str, Any]) -> bool:
-    known = _DESCRIBES | {name: kind for name, kind in _LATER.items() if name in description}
-    return set(description) == set(known) and all(isinstance(description[name], kind) for name, kind in known.items())
+    known = set(description) == set(_DESCRIBES)
+    return known and all(isinstance(description[name], kind) for name, kind in _DESCRIBES.items())
 
 
 def loss_folder(place: int) -> str:

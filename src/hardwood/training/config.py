@@ -12,24 +12,35 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hardwood import _checks
 from hardwood._files import written_whole
 from hardwood._version import __version__
 from hardwood.data._own import LEAVE_OUT, LeaveOut
-from hardwood.encoders import STATIC, Towers, check_static_only
-from hardwood.losses import WEIGHTINGS, Weighting
-from hardwood.negatives import SOURCES, MarginFilter, NegativeSource, make_source
-from hardwood.negatives.sharded import Shards, check_shards
-from hardwood.training.guide import DEFAULT_WITHIN, check_guide
-from hardwood.training.teacher import Teacher, TeacherForm
-from hardwood.training.unasked import DEFAULT_UNASKED_PRIOR, DEFAULT_UNASKED_PUSH, check_unasked
+from hardwood.encoders import STATIC, TOWERS, Towers, check_static_only
+from hardwood.negatives.margin import MarginFilter
+from hardwood.negatives.registry import SOURCES, make_source
+from hardwood.training._limits import (
+    DEFAULT_UNASKED_PRIOR,
+    DEFAULT_UNASKED_PUSH,
+    DEFAULT_WITHIN,
+    WEIGHTINGS,
+    Shards,
+    TeacherForm,
+    Weighting,
+    check_guide,
+    check_hardest,
+    check_shards,
+    check_teacher,
+    check_unasked,
+)
 
 if TYPE_CHECKING:
     from hardwood.data import RetrievalDataset
+    from hardwood.negatives import NegativeSource
+    from hardwood.training.teacher import Teacher
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
-_STATIC_LEARNING_RATE = 0.2
-_TRANSFORMER_LEARNING_RATE = 2e-5
 _MADE_WITH, _LEFT_OUT = "made_with", "left_out"
 _NO_SETTINGS = (_MADE_WITH, _LEFT_OUT)  # what a run file says besides
 STATIC_SIZES = {"dimension": 128, "vocabulary_size": 8192}
@@ -68,6 +79,8 @@ class RunConfig:
         given_negatives: targets that the qrels judge 0 or below, so many for each query, as candidates beside the
             positives (`RetrievalDataset.training_pairs`); 0: none.
         uniform_negatives: uniform draws a query beside the source's, weighed together with them.
+        hardest: of the source's draws for a query, only so many with the highest scores count (biased: see
+            `CorpusSoftmaxLoss`); ``None``: all.
         symmetric: the mean of two directions, query to targets and target to queries (those of the batch).
         matryoshka_dims: widths of the encodings at which the loss is taken; ``None``: the full one.
         matryoshka_weights: what each counts; ``None``: 1.
@@ -88,7 +101,8 @@ class RunConfig:
         teacher: the guide's scores as a target beside the cross entropy: ``"kl"`` or ``"margin-mse"``; ``None``: not.
         teacher_weight: what that term counts.
         teacher_temperature: the guide's scores are divided by it; ``None``: see `hardwood.training.Teacher`.
-        learning_rate: peak; ``None``: 0.2 for a static encoder, 2e-5 for others.
+        learning_rate: peak; ``None``: 0.2 for an encoder whose weights are all static embeddings (made here or
+            loaded), 2e-5 for others.
         scheduler: a name that ``transformers`` knows.
         warmup_ratio: share of the steps in which the learning rate rises.
         gradient_accumulation: batches an optimiser step.
@@ -106,6 +120,9 @@ class RunConfig:
             ``"nothing"``.
         save_every: steps between two checkpoints; ``None``: none.
         report_to: e.g. ``["tensorboard"]``, ``["wandb"]``.
+        report: whether the run's folder gets ``report.html``, and a trace is noted for it (`hardwood.report.Trace`).
+        report_base: whether the base model is measured before training, for the report: one evaluation more.
+        report_texts: whether texts are in trace and page, or ids alone.
         query: column of query texts, where ``data`` is a table of pairs; ``None``: guessed if one alone can be meant.
         positive: column of target texts; ``None``: likewise.
         corpus: table of all targets, those that no pair names among them.
@@ -124,7 +141,7 @@ class RunConfig:
 
     data: str
     output: str
-    negatives: str = "exact"
+    negatives: str = "dynamic"
     negatives_options: dict[str, Any] = field(default_factory=dict)
     encoder: str = STATIC
     towers: Towers = "shared"
@@ -134,6 +151,7 @@ class RunConfig:
     num_negatives: int = 8
     given_negatives: int = 0
     uniform_negatives: int = 0
+    hardest: int | None = None
     symmetric: bool = False
     matryoshka_dims: list[int] | None = None
     matryoshka_weights: list[float] | None = None
@@ -167,6 +185,9 @@ class RunConfig:
     leave_out: LeaveOut = "own-id"
     save_every: int | None = None
     report_to: list[str] = field(default_factory=list)
+    report: bool = True
+    report_base: bool = True
+    report_texts: bool = True
     query: str | None = None
     positive: str | None = None
     corpus: str | None = None
@@ -188,45 +209,38 @@ class RunConfig:
         if self.steps is not None and self.epochs is not None:
             raise ValueError(f"give steps or epochs, not both (got steps={self.steps}, epochs={self.epochs})")
         for name in ("scale", "learning_rate", "epochs"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{name} must be positive and finite, got {value}")
+            if getattr(self, name) is not None:
+                _checks.positive(getattr(self, name), name)
         for name in ("warmup_ratio", "test_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+            _checks.share(getattr(self, name), name)
         if self.weighting is not None:
-            _one_of("weighting", self.weighting, WEIGHTINGS)
+            _checks.one_of(WEIGHTINGS, self.weighting, "weighting")
+        check_hardest(self.hardest, self.num_negatives)
         check_guide(self.guide_margin, self.guide_within)
         check_unasked(self.unasked_prior, self.unasked_push)
         check_shards(self.shards, self.num_shards)
-        _one_of("precision", self.precision, PRECISIONS)
-        _one_of("towers", self.towers, ("shared", "separate"))
-        _one_of("leave_out", self.leave_out, LEAVE_OUT)
-        _one_of("unjudged", self.unjudged, ("error", "ignore"))
-        _one_of("negatives", self.negatives, tuple(SOURCES))
+        _checks.one_of(PRECISIONS, self.precision, "precision")
+        _checks.one_of(TOWERS, self.towers, "towers")
+        _checks.one_of(LEAVE_OUT, self.leave_out, "leave_out")
+        _checks.one_of(("error", "ignore"), self.unjudged, "unjudged")
+        _checks.one_of(SOURCES, self.negatives, "negatives")
         check_static_only(self.encoder, dimension=self.dimension, vocabulary_size=self.vocabulary_size)
-        self.make_source()
         self.make_margin()
-        self.make_teacher()
+        self._check_teacher()
+        self.make_source()  # last, since it loads torch
 
     def _check_counts(self) -> None:
         for name in ("num_negatives", "batch_size", "gradient_accumulation", "encode_batch_size"):
-            _at_least_one(name, getattr(self, name))
+            _checks.at_least(1, getattr(self, name), name)
         for name in ("steps", "mini_batch_size", "evaluate_every", "save_every", "threads", "max_length", "dimension"):
             if getattr(self, name) is not None:
-                _at_least_one(name, getattr(self, name))
+                _checks.at_least(1, getattr(self, name), name)
         for name in ("uniform_negatives", "given_negatives"):
-            _zero_or_more(name, getattr(self, name))
+            _checks.at_least(0, getattr(self, name), name)
         for name, kinds in (("matryoshka_dims", int), ("matryoshka_weights", (int, float))):
             members = getattr(self, name) or []
             if not all(isinstance(member, kinds) and not isinstance(member, bool) and member > 0 for member in members):
                 raise ValueError(f"{name} must be positive numbers, got {members!r}")
-
-    @property
-    def peak_learning_rate(self) -> float:
-        """The learning rate in force: as given, or the encoder's default."""
-        default = _STATIC_LEARNING_RATE if self.encoder == STATIC else _TRANSFORMER_LEARNING_RATE
-        return default if self.learning_rate is None else self.learning_rate
 
     @property
     def weighting_in_force(self) -> str:
@@ -243,8 +257,9 @@ class RunConfig:
                 names.remove(name)
         return names
 
-    def read_data(self) -> RetrievalDataset:
-        """The dataset, read anew; it says on stderr which columns it guessed, and whether it made a test."""
+    def read_data(self, *, quiet: bool = False) -> RetrievalDataset:
+        """The dataset, read anew; unless ``quiet``, it says on stderr which columns it guessed, and whether it made a
+        test."""
         from hardwood.data import read_dataset
 
         return read_dataset(
@@ -257,6 +272,7 @@ class RunConfig:
             train_split=self.train_split,
             lenient=self.lenient,
             unjudged=self.unjudged,
+            announce=(lambda _line: None) if quiet else None,
         )
 
     def make_source(self) -> NegativeSource:
@@ -267,11 +283,18 @@ class RunConfig:
         """What the guide's scores are used for beside judging."""
         if self.teacher is None:
             return None
+        from hardwood.training.teacher import Teacher
+
+        return Teacher(self.teacher, self.teacher_weight, temperature=self.teacher_temperature)
+
+    def _check_teacher(self) -> None:
+        if self.teacher is None:
+            return
+        check_teacher(self.teacher, self.teacher_weight, self.teacher_temperature)
         if self.guide is None:
             raise ValueError(
                 f"the teacher is {self.teacher!r} with the guide's scores, but there is no guide: give one"
             )
-        return Teacher(self.teacher, self.teacher_weight, temperature=self.teacher_temperature)
 
     def make_margin(self) -> MarginFilter:
         """This run's false-negative filter."""
@@ -362,10 +385,9 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"there is no run file {path}")
     content = read_yaml(path)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ValueError(f"{path} must hold settings by name, such as 'negatives: exact', got {type(content).__name__}")
-    if _MADE_WITH in content and content.get("encoder", STATIC) != STATIC:
-        # Runs once wrote the defaults of static encoders for all.
-        content = {name: value for name, value in content.items() if STATIC_SIZES.get(name, ...) != value}
+        raise ValueError(
+            f"{path} must hold settings by name, such as 'negatives: dynamic', got {type(content).__name__}"
+        )
     return content
 
 
@@ -385,18 +407,3 @@ def _readable(name: str, text: str) -> None:
             f"{name} is {text!r}, which this process can't read as text (it takes file names for "
             f"{sys.getfilesystemencoding()}): set PYTHONUTF8=1 or a UTF-8 locale such as LC_ALL=C.UTF-8"
         ) from None
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-
-
-def _zero_or_more(name: str, value: int) -> None:
-    if value < 0:
-        raise ValueError(f"{name} must be 0 or more, got {value}")
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")

@@ -25,7 +25,7 @@ class RetrievalEvaluator(SentenceEvaluator):
 
     Args:
         dataset: corpus, queries and judgements.
-        split: whose queries are measured.
+        split: its queries are measured.
         leave_out: as for `hardwood.evaluate`.
         name: what the measures' names begin with, and the card's column; ``None``: ``split``.
     """
@@ -56,7 +56,7 @@ class RetrievalEvaluator(SentenceEvaluator):
         """Put ``measures`` into the model's card.
 
         Args:
-            model: whose card.
+            model: its card is written.
             measures: what `hardwood.evaluate` gives.
             epoch: when they were measured, -1 outside of training.
             steps: likewise.

@@ -12,17 +12,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hardwood import _checks
+from hardwood.encoders import ask_hub
 from hardwood.encoding import query_vectors, similarity_of, target_vectors
 from hardwood.negatives import MarginFilter
 from hardwood.training._fingerprint import weights_fingerprint
+from hardwood.training._limits import DEFAULT_WITHIN, check_guide
 from hardwood.training._margin_watch import check_margin
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
     from hardwood.data import TextTable
-
-DEFAULT_WITHIN = 0.1
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,7 @@ class Guide:
         from sentence_transformers import CrossEncoder, SentenceTransformer
 
         check_guide(self.margin, self.within)
-        if self.batch_size < 1:
-            raise ValueError(f"the guide's batch_size must be at least 1, got {self.batch_size}")
+        _checks.at_least(1, self.batch_size, "the guide's batch_size")
         if isinstance(self.model, SentenceTransformer):
             check_margin(self.filter, similarity_of(self.model))
         elif isinstance(self.model, CrossEncoder):
@@ -135,18 +135,6 @@ class Guide:
         return digest.hexdigest()
 
 
-def check_guide(margin: float | None, within: float) -> None:
-    """``ValueError`` for a guide's setting that is out of range."""
-    MarginFilter(margin)
-    if margin == float("inf"):
-        raise ValueError("the guide's margin must be finite, got inf: it would reject everything that it judges")
-    if not 0 <= within < float("inf"):
-        raise ValueError(
-            f"what the guide judges must be within a distance of 0 or more from the positive, and a finite one, got "
-            f"{within}: 0 for what outranks the positive, 2 for everything with cosines"
-        )
-
-
 def as_guide(guide: Guide | SentenceTransformer | CrossEncoder | None) -> Guide | None:
     """A guide with its defaults where a model alone was given."""
     return guide if guide is None or isinstance(guide, Guide) else Guide(guide)
@@ -185,6 +173,8 @@ def load_guide(
         kind.__name__: kind for kind in (SentenceTransformer, CrossEncoder)
     }
     try:
+        if not looks_like_path:
+            ask_hub(name)
         kind = _kind_of(path)
         if kind in kinds:
             return kinds[kind](path, device=device, trust_remote_code=trust_remote_code)

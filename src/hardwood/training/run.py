@@ -6,15 +6,18 @@ import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hardwood._files import folder_written_whole, written_whole
 from hardwood._processors import set_threads
-from hardwood.encoders import document_prompt, has_router, load_encoder, query_prompt
+from hardwood.encoders import check_device, document_prompt, has_router, is_static, load_encoder, query_prompt
 from hardwood.evaluation import evaluate_splits
 from hardwood.negatives.cost import added_up, reset_peaks
 from hardwood.ranks import Ranks, join
+from hardwood.report import Trace
+from hardwood.report.run import try_to_write_report
 from hardwood.training._columns import text_columns
 from hardwood.training._folder import (
     BESIDE_SPLITS,
@@ -28,7 +31,7 @@ from hardwood.training._folder import (
 )
 from hardwood.training.cached_loss import CachedCorpusSoftmaxLoss
 from hardwood.training.callback import NegativesCallback
-from hardwood.training.checkpoints import last_checkpoint
+from hardwood.training.checkpoints import STATE_FOLDER, last_checkpoint
 from hardwood.training.config import RunConfig
 from hardwood.training.evaluator import RetrievalEvaluator
 from hardwood.training.figure import training_curve
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
     from hardwood.data import RetrievalDataset
 
 SUSPECTS = "suspected_false_negatives.jsonl"
+STATIC_LEARNING_RATE, LEARNING_RATE = 0.2, 2e-5
+"""Of static embeddings, and of all other encoders, where none is given."""
 _PAIR_COLUMNS = ("anchor", "positive", "label")
 
 
@@ -71,9 +76,8 @@ def train(
     """Train as ``config`` says and write the run's folder.
 
     The folder holds ``model/`` (loads with plain ``SentenceTransformer``), ``metrics.json``, ``run.yaml`` (repeats the
-    run),
-    ``training_curve.png``, ``log.json``, ``suspected_false_negatives.jsonl`` (see `SuspectedNegatives`) and, if asked
-    for, ``checkpoints/``.
+    run), ``report.html`` and its ``trace.json`` (`hardwood.report`), ``training_curve.png``, ``log.json``,
+    ``suspected_false_negatives.jsonl`` (see `SuspectedNegatives`) and, if asked for, ``checkpoints/``.
 
     Args:
         config: the settings.
@@ -101,7 +105,7 @@ def train(
         reset_peaks()
         set_seed(config.seed)
         data = config.read_data() if dataset is None else dataset
-        splits = _evaluation_splits(config, data)
+        splits = splits_to_measure(config, data)
         model = load_encoder(
             config.encoder,
             data,
@@ -118,11 +122,12 @@ def train(
         loss.targets.progress = not quiet and ranks.is_first
         # An example for the model card; without one the trainer reads a thousand texts to choose some.
         model.model_card_data.widget = [{"text": data.queries.texts([0])[0]}]
-        trainer = make_trainer(model, data, loss, config, quiet=quiet, resume_from=checkpoint)
+        trace = Trace(data, split=config.train_split, texts=config.report_texts) if config.report else None
+        trainer = make_trainer(model, data, loss, config, quiet=quiet, resume_from=checkpoint, trace=trace)
         begin(config, output, resume=resume, overwrite=overwrite, left_out=data.left_out)
         ranks.together()
         with what_is_kept_is_noted(output):
-            return _trained(trainer, data, loss, config, splits, checkpoint, quiet)
+            return _trained(trainer, data, loss, config, splits, checkpoint, quiet, trace)
 
 
 def _agreed_start(ranks: Ranks, config: RunConfig, *, resume: bool, overwrite: bool) -> tuple[Path | None, bool, bool]:
@@ -149,31 +154,43 @@ def _trained(
     splits: list[str],
     checkpoint: Path | None,
     quiet: bool,
+    trace: Trace | None,
 ) -> RunResult:
     """Train, measure, and write what is found."""
     model, output, ranks = loss.targets.model, Path(config.output), loss.meet_ranks()
-    began = time.perf_counter()
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    seconds = time.perf_counter() - began
-    # The trainer leaves its autocast around the model's forward: measure what is saved, as it will be loaded.
-    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    # Compiles on a machine's first run, which is no part of the run's seconds.
+    loss.source.warm_up(progress=False if quiet or not ranks.is_first else None)
     options: dict[str, Any] = {
         "train_split": config.train_split,
         "leave_out": config.leave_out,
         "progress": False if quiet or not ranks.is_first else None,
         "ranks": ranks,
     }
-    metrics: dict[str, Any] = dict(evaluate_splits(model, data, splits, **options))
+    measured = partial(evaluate_splits, model, data, splits, **options)
+    if trace is not None and config.report_base and not trace.has_base(checkpoint and checkpoint / STATE_FOLDER):
+        trace.measure("base", measured)
+    began = time.perf_counter()
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    seconds = time.perf_counter() - began - (0.0 if trace is None else trace.seconds_in_training)
+    # The trainer leaves its autocast around the model's forward: measure what is saved, as it will be loaded.
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    metrics: dict[str, Any] = dict(measured() if trace is None else trace.measure("trained", measured))
     _store_in_card(trainer, data, metrics, config)
     metrics["cost"] = _cost_of_all(loss, ranks)
     metrics["training"] = {"steps": trainer.state.global_step, "seconds": round(seconds, 3)}
     if data.left_out is not None:
         metrics["left_out"] = data.left_out
     history = trainer.state.log_history
+    if trace is not None:
+        metrics["training"]["report_seconds"] = round(sum(trace.seconds.values()), 3)
     if ranks.is_first:
         opinion = None if loss.judge is None else loss.judge.opinion
         loss.suspects.write(output / SUSPECTS, data, config.train_split, opinion=opinion)
+        if trace is not None:
+            trace.write(output)
         _write_outputs(output, model, metrics, history, config)
+        if trace is not None:
+            try_to_write_report(output)
     ranks.together()
     return RunResult(model, metrics, history)
 
@@ -192,6 +209,8 @@ def _store_in_card(
 ) -> None:
     """Put the measures by split into the model card, in the place of those of the last evaluation in training."""
     for split, of_split in measures.items():
+        if "mrr@10" not in of_split:  # a split that is measured by answers alone; the card's main measure is this one
+            continue
         evaluator = trainer.evaluator
         if not isinstance(evaluator, RetrievalEvaluator) or evaluator.split != split:
             evaluator = RetrievalEvaluator(data, split, config.leave_out)
@@ -212,6 +231,7 @@ def make_loss(model: SentenceTransformer, data: RetrievalDataset, config: RunCon
         "seed": config.seed,
         "encode_batch_size": config.encode_batch_size,
         "uniform_negatives": config.uniform_negatives,
+        "hardest": config.hardest,
         "symmetric": config.symmetric,
         "matryoshka_dims": config.matryoshka_dims,
         "matryoshka_weights": config.matryoshka_weights,
@@ -242,17 +262,17 @@ def make_trainer(
     *,
     quiet: bool = False,
     resume_from: Path | None = None,
+    trace: Trace | None = None,
 ) -> SentenceTransformerTrainer:
     """A plain ``SentenceTransformerTrainer`` with this run's arguments."""
     from sentence_transformers import SentenceTransformerTrainer
 
-    callback = NegativesCallback(loss, resume_from=resume_from)
+    callback = NegativesCallback(loss, resume_from=resume_from, trace=trace)
     callback.global_batch = config.batch_size * loss.meet_ranks().size
     if resume_from is not None:
         callback.check(resume_from)
     evaluator = None
     if config.evaluate_every is not None:
-        data.split(config.curve_split)  # a clear error now rather than in mid-run
         evaluator = RetrievalEvaluator(data, config.curve_split, config.leave_out)
     pairs = data.training_pairs(config.train_split, config.given_negatives)
     trainer = SentenceTransformerTrainer(
@@ -288,7 +308,7 @@ def _training_arguments(
         output_dir=str(Path(config.output) / CHECKPOINTS),
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation,
-        learning_rate=config.peak_learning_rate,
+        learning_rate=config.learning_rate or (STATIC_LEARNING_RATE if is_static(model) else LEARNING_RATE),
         lr_scheduler_type=config.scheduler,
         warmup_steps=config.warmup_ratio,  # a share of the steps when below 1
         bf16=config.precision == "bfloat16",
@@ -311,10 +331,10 @@ def _training_arguments(
 
 
 def encoder_arguments(model: SentenceTransformer, columns: Iterable[str] = _PAIR_COLUMNS) -> dict[str, Any]:
-    """What ``SentenceTransformerTrainingArguments`` must be told of a model, by the columns of the training pairs.
+    """What ``SentenceTransformerTrainingArguments`` must know of a model, by the columns of the training pairs.
 
     Args:
-        model: whose prompts and towers count.
+        model: its prompts and towers count.
         columns: of the pairs (``pairs.column_names``) if they are not those of ``training_pairs()``: renamed ones, or
             given negatives beside. The first column of texts has queries, all others have targets.
 
@@ -344,6 +364,7 @@ def _device(wanted: str | None) -> str:
         raise ValueError(
             f"the device must be cpu or cuda, got {wanted!r}: choose one of several with CUDA_VISIBLE_DEVICES"
         )
+    check_device(wanted)
     if wanted is None:  # not Apple's "mps": sampling needs float64, which it lacks
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted != "cpu" and torch.cuda.device_count() > 1 and not torch.distributed.is_torchelastic_launched():
@@ -354,13 +375,26 @@ def _device(wanted: str | None) -> str:
     return wanted
 
 
-def _evaluation_splits(config: RunConfig, data: RetrievalDataset) -> list[str]:
+def splits_to_measure(config: RunConfig, data: RetrievalDataset) -> list[str]:
+    """The splits that are measured at the end of a run.
+
+    Raises:
+        ValueError: a split that the settings name is not in the data, or has a name that is taken in ``metrics.json``.
+    """
     data.split(config.train_split)
+    if config.evaluate_every is not None and config.curve_split not in data.splits:
+        raise ValueError(
+            f"evaluate_every={config.evaluate_every} measures on the split {config.curve_split!r}, and {data.name} has "
+            f"{', '.join(data.splits)}: leave it out, or hold such a split out with hardwood data convert DATA "
+            f"--output FOLDER and hardwood data split FOLDER --name {config.curve_split} --output NEW"
+        )
     splits = config.evaluation_splits
+    answered = {} if data.answers is None else data.answers.splits
     if splits is None:
-        splits = [name for name in data.splits if name != config.train_split]
+        splits = [name for name in {**data.splits, **answered} if name != config.train_split]
     for name in splits:
-        data.split(name)
+        if name not in answered:
+            data.split(name)
         if name in BESIDE_SPLITS:
             raise ValueError(
                 f"a split can't be measured under the name {name!r}, under which {METRICS} has something else: rename "
@@ -376,6 +410,7 @@ def _write_outputs(
         model.save_pretrained(str(fresh))
     with written_whole(output / "log.json") as temporary:
         temporary.write_text(json.dumps(history, indent=1))
-    training_curve(history, output / "training_curve.png", title=f"{config.negatives} negatives, {config.encoder}")
+    title = f"{config.negatives} negatives, {config.encoder}"
+    training_curve(history, output / "training_curve.png", title, config.negatives)
     with written_whole(output / METRICS) as temporary:  # last: its presence says that the run is complete
         temporary.write_text(json.dumps(metrics, indent=1))

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardwood import losses
+from hardwood import _checks, losses
 from hardwood._ragged import RaggedRows
+from hardwood.data import RetrievalDataset
 from hardwood.encoders import document_prompt, has_router
 from hardwood.encoding import similarity_of
 from hardwood.negatives import (
@@ -26,7 +27,7 @@ from hardwood.negatives import (
     make_source,
     seen_mask,
 )
-from hardwood.negatives.sharded import ShardedNegatives, Shards, check_shards, divided
+from hardwood.negatives.sharded import ShardedNegatives, divided
 from hardwood.ranks import Ranks
 from hardwood.training._announced import check_announced
 from hardwood.training._arrivals import ArrivalCheck
@@ -35,7 +36,17 @@ from hardwood.training._citation import CITATION
 from hardwood.training._columns import sets_of
 from hardwood.training._embedding import EncodingModule, Features
 from hardwood.training._features import check_finite, check_scores, text_columns_of
+from hardwood.training._hardest import softer_draws
 from hardwood.training._judge import Judge
+from hardwood.training._limits import (
+    DEFAULT_UNASKED_PRIOR,
+    DEFAULT_UNASKED_PUSH,
+    WEIGHTINGS,
+    Shards,
+    Weighting,
+    check_hardest,
+    check_shards,
+)
 from hardwood.training._margin_watch import MarginWatch, check_margin
 from hardwood.training._one_batch import (
     as_one_pass,
@@ -56,12 +67,10 @@ from hardwood.training.guide import Guide, as_guide, settings_of
 from hardwood.training.suspects import SuspectedNegatives
 from hardwood.training.targets import CorpusTargets
 from hardwood.training.teacher import Teacher, Teaching, settings_of_teacher
-from hardwood.training.unasked import DEFAULT_UNASKED_PRIOR, DEFAULT_UNASKED_PUSH, UnaskedTargets
+from hardwood.training.unasked import UnaskedTargets
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
-
-    from hardwood.data import RetrievalDataset
 
 
 class CorpusSoftmaxLoss(EncodingModule):
@@ -88,22 +97,26 @@ class CorpusSoftmaxLoss(EncodingModule):
         num_negatives: draws a query, k.
         scale: inverse temperature of the softmax.
         weighting: ``"shared"`` (multiple importance sampling over the batch's draws), ``"tempered"`` (the same, its
-            ratios tempered in training: a bias for less variance), ``"own"`` (each query its own draws), ``"none"``
-            (all candidates count once: the usual practice, biased). ``None``: what `NegativeSource.weighting` says.
+            ratios tempered in training: a bias for less variance), ``"own"`` (each query its own draws),
+            ``"uncorrected"`` (all candidates count once: the usual practice, biased). ``None``: what
+            `NegativeSource.weighting` says.
         unasked_prior: what a target counts in ``Z`` that no query of the split asks for, above 0 and at most 1; a
             target that is asked for counts 1. Such targets are never pulled, so they must be pushed less, or queries
             for them fail later (`hardwood.training.unasked`). 1: the plain softmax over the corpus.
         unasked_push: the share of the gradient that moves the encodings of such targets, from 0 to 1. At 0 they are
             encoded without gradient, which saves time and memory.
         margin: filter against false negatives.
-        split: the split trained on, whose positives are excluded.
+        split: the split trained on; its positives are excluded.
         target_prompt: put before each drawn target, and before targets that the source has encoded. Default: what the
-            trainer puts before positives, if `NegativesCallback` is there to tell, else the model's document prompt.
+            trainer puts before positives, if `NegativesCallback` is there, else the model's document prompt.
             Positives that arrive with another one are an error.
         seed: of the draws.
         encode_batch_size: texts a forward pass where the source has targets encoded, without gradient.
         uniform_negatives: uniform draws a query beside the source's, from the first step on; weighed together with them
             as one mixture (`hardwood.training._weights`), so that no target weighs more than they alone would give it.
+        hardest: of the source's draws for a query, only so many with the highest scores of the encoder as it is count,
+            and those that no query keeps count for nobody (`hardwood.training._hardest`). All are encoded; uniform
+            draws stay. It makes the estimate of Z too small, the more so the more is dropped. ``None``: all count.
         symmetric: the mean of two directions: query to targets as above, and target to queries, which are those of the
             batch without those that the target is known to answer.
         matryoshka_dims: widths at which the loss is taken, all with one draw at full width; the loss is their sum
@@ -119,7 +132,8 @@ class CorpusSoftmaxLoss(EncodingModule):
 
     Raises:
         ValueError: for an argument out of range or an unknown source.
-        TypeError: ``margin`` is no `MarginFilter`, or ``model`` no ``SentenceTransformer``.
+        TypeError: ``margin`` is no `MarginFilter`, ``model`` no ``SentenceTransformer``, or ``dataset`` no
+            `RetrievalDataset`.
 
     References:
         Monath, Zaheer, Allen and McCallum, AISTATS 2023 (arXiv:2303.15311).
@@ -129,11 +143,11 @@ class CorpusSoftmaxLoss(EncodingModule):
         self,
         model: SentenceTransformer,
         dataset: RetrievalDataset,
-        negatives: NegativeSource | str = "exact",
+        negatives: NegativeSource | str = "dynamic",
         *,
         num_negatives: int = 8,
         scale: float = 20.0,
-        weighting: losses.Weighting | None = None,
+        weighting: Weighting | None = None,
         unasked_prior: float = DEFAULT_UNASKED_PRIOR,
         unasked_push: float = DEFAULT_UNASKED_PUSH,
         margin: MarginFilter | None = None,
@@ -142,6 +156,7 @@ class CorpusSoftmaxLoss(EncodingModule):
         seed: int = 0,
         encode_batch_size: int = 256,
         uniform_negatives: int = 0,
+        hardest: int | None = None,
         symmetric: bool = False,
         matryoshka_dims: Sequence[int] | None = None,
         matryoshka_weights: Sequence[float] | None = None,
@@ -151,16 +166,18 @@ class CorpusSoftmaxLoss(EncodingModule):
         num_shards: int | None = None,
     ) -> None:
         super().__init__()
-        if num_negatives < 1:
-            raise ValueError(f"num_negatives must be at least 1, got {num_negatives}")
-        if uniform_negatives < 0:
-            raise ValueError(f"uniform_negatives must be 0 or more, got {uniform_negatives}")
-        if encode_batch_size < 1:
-            raise ValueError(f"encode_batch_size must be at least 1, got {encode_batch_size}")
+        if not isinstance(dataset, RetrievalDataset):
+            raise TypeError(
+                f"dataset must be a RetrievalDataset, got a {type(dataset).__name__}: make one of pairs with "
+                "RetrievalDataset.from_pairs, or with read_dataset"
+            )
+        _checks.at_least(1, num_negatives, "num_negatives")
+        check_hardest(hardest, num_negatives)
+        _checks.at_least(0, uniform_negatives, "uniform_negatives")
+        _checks.at_least(1, encode_batch_size, "encode_batch_size")
         if margin is not None and not isinstance(margin, MarginFilter):
-            raise TypeError(f"margin must be a MarginFilter, such as MarginFilter(absolute={margin!r}), got {margin!r}")
-        if not 0 < scale < float("inf"):
-            raise ValueError(f"scale must be positive and finite, got {scale}")
+            raise TypeError(f"margin must be a MarginFilter, such as MarginFilter(margin={margin!r}), got {margin!r}")
+        _checks.positive(scale, "scale")
         self.model = model
         self.num_negatives = num_negatives
         self.scale = scale
@@ -174,8 +191,7 @@ class CorpusSoftmaxLoss(EncodingModule):
         self.shards, self.num_shards = check_shards(shards, num_shards), num_shards
         self.ranks: Ranks | None = None  # known when training begins: a loss may be made before its processes meet
         self.weighting = self.source.weighting if weighting is None else weighting
-        if self.weighting not in losses.WEIGHTINGS:
-            raise ValueError(f"weighting must be one of {', '.join(losses.WEIGHTINGS)}, got {self.weighting!r}")
+        _checks.one_of(WEIGHTINGS, self.weighting, "weighting")
         self._given_prompt = target_prompt
         self.target_prompt = document_prompt(model) if target_prompt is None else target_prompt
         task = "document" if has_router(model) else None
@@ -194,6 +210,7 @@ class CorpusSoftmaxLoss(EncodingModule):
         self.targets.log_prior = self._unasked.log_prior
         self.source.attach(self.targets, self.cost)
         self.uniform_negatives = uniform_negatives
+        self.hardest = hardest
         self._uniform = UniformNegatives()
         self._uniform.attach(self.targets, self.cost)
         self.symmetric = symmetric
@@ -208,9 +225,9 @@ class CorpusSoftmaxLoss(EncodingModule):
         self._known_in_evaluation = dataset.never_negatives(*dataset.splits)
         self._step, self._micro_step = -1, 0
         self._looked_at = 0  # which model, by its id
-        self.steps_are_announced = False
+        self._steps_are_announced = False
 
-    def start_over(self) -> None:
+    def _start_over(self) -> None:
         """Forget what an earlier training run has left in the source; `NegativesCallback` calls it.
 
         Raises:
@@ -247,10 +264,11 @@ class CorpusSoftmaxLoss(EncodingModule):
             "weighting": self.weighting,
             "unasked_prior": self._unasked.prior,
             "unasked_push": self._unasked.push,
-            "margin": dataclasses.asdict(self.margin),
+            **dataclasses.asdict(self.margin),
             "target_prompt": self.target_prompt,
             "seed": self.seed,
             "uniform_negatives": self.uniform_negatives,
+            "hardest": self.hardest,
             "symmetric": self.symmetric,
             "matryoshka_dims": [width for width, _ in self.widths],
             "matryoshka_weights": [weight for _, weight in self.widths],
@@ -263,7 +281,7 @@ class CorpusSoftmaxLoss(EncodingModule):
         """What to cite, for the model card."""
         return CITATION
 
-    def data_fingerprint(self) -> str:
+    def _data_fingerprint(self) -> str:
         """A hash of corpus, queries and what is no negative of them: a checkpoint belongs to its data."""
         digest = hashlib.blake2b(digest_size=16)
         for table in (self.targets.corpus, self._queries):
@@ -272,8 +290,8 @@ class CorpusSoftmaxLoss(EncodingModule):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
-    def meet(self, dataloader: Any, prompts: Any) -> None:
-        """Look at what a trainer is about to train on: whose pairs they are, and which prompts it puts before them.
+    def _meet(self, dataloader: Any, prompts: Any) -> None:
+        """Check what a trainer is about to train on: that the pairs are this loss's, and what prompts they get.
 
         What it puts before positives, drawn targets and the source's encodings get too. `NegativesCallback` calls it.
 
@@ -294,8 +312,11 @@ class CorpusSoftmaxLoss(EncodingModule):
         self._arrivals.start_over()
 
     def begin_step(self, step: int) -> None:
-        """Announce optimiser step ``step`` (from 0): the source refreshes what is due. `NegativesCallback` calls it."""
-        self.steps_are_announced = True
+        """Announce optimiser step ``step`` (from 0): the source refreshes what is due.
+
+        `NegativesCallback` calls it; a training loop of your own does so before each step.
+        """
+        self._steps_are_announced = True
         self._begin_step(step)
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None) -> dict[str, Tensor]:
@@ -314,7 +335,7 @@ class CorpusSoftmaxLoss(EncodingModule):
             ValueError: labels or columns that are not those of ``training_pairs()``, a loss that trains without a
                 `NegativesCallback` beside others that have one, texts that are not what they
                 would be as drawn targets, scores that overflow, or an encoding that is not finite; names the text. The
-                source has not been told of the step then.
+                source has not observed the step then.
         """
         ranks = self.meet_ranks()
         figures: dict[str, float] = {}
@@ -345,7 +366,7 @@ class CorpusSoftmaxLoss(EncodingModule):
         is_training = torch.is_grad_enabled() and self.targets.model.training
         if is_training:
             check_announced(self.targets.model, self)
-        if is_training and not self.steps_are_announced:
+        if is_training and not self._steps_are_announced:
             self._begin_step(self._step + 1)
         device = self.targets.device
         queries = self._embed_features(query_features, len(query_rows), device)
@@ -470,6 +491,11 @@ class CorpusSoftmaxLoss(EncodingModule):
             judged = self.judge.judge(query_rows, candidates, scores.detach() / self.scale, usable)
             excluded, known = excluded | judged.rejected, known | judged.rejected[:, candidates.positive_columns]
         log_weights = log_weights.masked_fill(excluded, -torch.inf)
+        if self.hardest is not None and is_training:
+            draws = [strategy.draw for strategy in strategies]
+            usable = torch.isfinite(log_weights)
+            softer = softer_draws(draws, candidates, scores.detach(), usable, self.hardest)
+            log_weights = log_weights.masked_fill(softer, -torch.inf)
         # In evaluation the estimate stays without bias.
         is_tempered = self.weighting == "tempered" and is_training
         if is_tempered and weights is not None and drawing[0] is strategies[0]:
@@ -495,7 +521,7 @@ class CorpusSoftmaxLoss(EncodingModule):
             weights = weigh_draws(drawing, candidates.drawn, self.weighting)
         log_weights[:, -num_drawn:] = weights.log_weights
         log_prior = log_prior_of(self.targets, candidates.drawn)
-        all_once = self.weighting == "none" and not any(strategy.draw.exhaustive for strategy in drawing)
+        all_once = self.weighting == "uncorrected" and not any(strategy.draw.exhaustive for strategy in drawing)
         if log_prior is not None and not all_once:  # else the prior acts by how often they are drawn
             log_weights[:, -num_drawn:] += log_prior
         return log_weights, weights, drawing

@@ -1,4 +1,4 @@
-"""Suspected false negatives: targets that go on outranking a query's positive, for people to look at."""
+"""Suspected false negatives: targets that go on outranking a query's positive, for people to judge."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hardwood._checkpoint_tensors import INTEGERS, Wanted, expect
 from hardwood._files import written_whole
 
 if TYPE_CHECKING:
@@ -94,7 +95,14 @@ class SuspectedNegatives:
         return {name: torch.from_numpy(array) for name, array in parts.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on counting from what `state_dict` gave."""
+        """Go on counting from what `state_dict` gave.
+
+        Raises:
+            ValueError: it is something else; the counts are as they were.
+        """
+        counts: dict[str, Wanted] = dict.fromkeys(("keys", "counts"), (INTEGERS, ("pairs",)))
+        wanted = {**counts, "leads": ((torch.float64,), ("pairs",))}
+        expect(state, wanted, "it is damaged, so resume from another checkpoint or start anew")
         self._keys, self._counts, self._leads = (state[name].numpy().copy() for name in ("keys", "counts", "leads"))
         self._pending, self._num_pending = [], 0
 
@@ -110,8 +118,8 @@ class SuspectedNegatives:
 
         Args:
             path: of the file.
-            dataset: whose texts and positives are shown.
-            split: whose positives.
+            dataset: its texts and positives are shown.
+            split: its positives are shown.
             limit: pairs at most.
             opinion: gives further entries for a query's row, a target's row and the rows of the query's positives.
         """

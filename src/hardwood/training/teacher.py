@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,16 +15,16 @@ from torch import Tensor
 
 from hardwood.training._candidates import Candidates
 from hardwood.training._judge import Judged
+from hardwood.training._limits import TeacherForm, check_teacher
 from hardwood.training.guide import Guide
 
 if TYPE_CHECKING:
     import datasets
 
-TeacherForm = Literal["kl", "margin-mse"]
-FORMS: tuple[str, ...] = get_args(TeacherForm)
 _PATIENCE = 20
 """Batches, from the first one on, without a single given score, after which scores and pairs can't belong together."""
 _SPREAD = 1e-3
+_MOST_TARGETS = 2**31
 
 
 class TeacherScores:
@@ -97,6 +97,11 @@ class TeacherScores:
         places = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
         return np.where(self._keys[places] == keys, self._scores[places], np.float32(np.nan))
 
+    def compare(self) -> bool:
+        """Whether there is a query with scores of two targets; one alone says nothing."""
+        queries = self._keys // _MOST_TARGETS
+        return bool((queries[1:] == queries[:-1]).any())
+
     def fingerprint(self) -> str:
         """A hash of all pairs and scores."""
         digest = hashlib.blake2b(self._keys.tobytes(), digest_size=16)
@@ -120,7 +125,7 @@ class Teacher:
             the guide, one over the loss's scale, so that both models' similarities are scaled alike.
 
     Raises:
-        ValueError: an unknown form, or a number out of range.
+        ValueError: an unknown form, a number out of range, or scores of one target a query, which compare nothing.
         TypeError: ``scores`` are no `TeacherScores`.
     """
 
@@ -135,6 +140,11 @@ class Teacher:
             raise TypeError(
                 "the teacher's scores must be TeacherScores, such as TeacherScores.from_pairs(pairs, "
                 f"tuples['scores']), got {type(self.scores).__name__}"
+            )
+        if self.scores is not None and not self.scores.compare():
+            raise ValueError(
+                f"of the {len(self.scores):,} teacher's scores no two are of one query, and one alone teaches nothing: "
+                "give scores of the positive and of further targets, such as given negatives"
             )
 
 
@@ -163,13 +173,14 @@ class Teaching:
         default = 1 / scale if cosines and teacher.form == "kl" else 1.0
         self.temperature = default if teacher.temperature is None else teacher.temperature
         self._batches = self._num_scored = 0
+        self._has_looked = False
 
     @classmethod
     def of(cls, teacher: Teacher | None, guide: Guide | None, scale: float) -> Teaching | None:
         """A teacher at work, if there is one.
 
         Raises:
-            ValueError: a guide that rejects nothing and whose scores are not a teacher's, and as the class.
+            ValueError: a guide that rejects nothing while its scores are not a teacher's, and as the class.
         """
         if guide is not None and not guide.filter and (teacher is None or teacher.scores is not None):
             raise ValueError(
@@ -184,7 +195,7 @@ class Teaching:
         """The term of a step, as a function of the model's scores ``(B, C)`` (at any width) with their scale.
 
         Raises:
-            ValueError: none of the first batches has a pair with a given score.
+            ValueError: none of the first batches has two given scores of one query.
         """
         if self.teacher.scores is not None:
             found = torch.from_numpy(self.teacher.scores.of(query_rows, candidates.ids.cpu().numpy()))
@@ -193,20 +204,37 @@ class Teaching:
                 judged.scores if judged is not None else torch.full((len(query_rows), len(candidates.ids)), torch.nan)
             )
         targets = found.to(candidates.encodings.device) / self.temperature
-        self._num_scored = int(torch.isfinite(targets).sum())
+        columns, weight = candidates.positive_columns, self.teacher.weight
+        counted = _comparable(targets, columns if self.teacher.form == "margin-mse" else None)
+        self._num_scored = int(counted.sum())
         self._batches = -1 if self._num_scored or self._batches < 0 else self._batches + 1
         if self.teacher.scores is not None and self._batches == _PATIENCE:
             raise ValueError(
-                f"none of the pairs in the first {_PATIENCE} batches has one of the {len(self.teacher.scores):,} given "
-                "teacher's scores: make them of the pairs that are trained on, TeacherScores.from_pairs(pairs, scores)"
+                f"in the first {_PATIENCE} batches no query has two of the {len(self.teacher.scores):,} given "
+                "teacher's scores (for margin-mse its positive's and another): make them of the pairs that are trained "
+                "on, TeacherScores.from_pairs(pairs, scores)"
             )
-        columns, weight = candidates.positive_columns, self.teacher.weight
+        if self._num_scored and self.teacher.form == "kl" and not self._has_looked:
+            self._has_looked = True
+            self._look(targets, counted)
         if self.teacher.form == "kl":
             return lambda scores: weight * soft_target_divergence(scores, targets)
         return lambda scores: weight * margin_error(scores / self.scale, targets, columns)
 
+    def _look(self, targets: Tensor, counted: Tensor) -> None:
+        """Warn of soft targets that are exactly 0: the teacher's scores lie too far apart for its temperature."""
+        soft = torch.softmax(targets.masked_fill(~counted, -torch.inf), dim=1)
+        vanished = int((counted & (soft == 0)).sum())
+        if vanished:
+            warnings.warn(
+                f"{vanished:,} of {self._num_scored:,} soft targets of the first batch are exactly 0: the teacher's "
+                f"scores lie too far apart for its temperature of {self.temperature:g}, and how they compare with each "
+                "other is lost. Give the teacher a higher temperature",
+                stacklevel=2,
+            )
+
     def figures(self) -> dict[str, float]:
-        """How many pairs of the last batch had a teacher's score, for the log."""
+        """How many teacher's scores counted in the last batch, for the log."""
         return {"scored_by_teacher": float(self._num_scored)}
 
 
@@ -242,13 +270,11 @@ def margin_error(scores: Tensor, targets: Tensor, positive_columns: Tensor) -> T
     return of_queries.sum() / max(len(scores), 1)
 
 
-def check_teacher(form: str, weight: float, temperature: float | None) -> None:
-    """``ValueError`` for a teacher's setting that is out of range."""
-    if form not in FORMS:
-        raise ValueError(f"the teacher's form must be one of {', '.join(FORMS)}, got {form!r}")
-    for name, value in (("weight", weight), ("temperature", temperature)):
-        if value is not None and not 0 < value < float("inf"):
-            raise ValueError(f"the teacher's {name} must be positive and finite, got {value}")
+def _comparable(targets: Tensor, positive_columns: Tensor | None) -> Tensor:
+    """Which scores ``(B, C)`` count: those of a query that has two (given ``positive_columns``, its positive's too)."""
+    has = torch.isfinite(targets)
+    counts = has.sum(dim=1, keepdim=True) >= 2
+    return has & (counts if positive_columns is None else counts & has.gather(1, positive_columns[:, None]))
 
 
 def settings_of_teacher(teaching: Teaching | None) -> dict[str, Any]:
@@ -266,4 +292,4 @@ def settings_of_teacher(teaching: Teaching | None) -> dict[str, Any]:
 
 
 def _keys(query_rows: NDArray[Any], target_rows: NDArray[Any]) -> NDArray[np.int64]:
-    return query_rows.astype(np.int64) * 2**31 + target_rows
+    return query_rows.astype(np.int64) * _MOST_TARGETS + target_rows

@@ -25,12 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hardwood._ragged import RaggedRows
-
-DEFAULT_UNASKED_PRIOR = 0.1
-DEFAULT_UNASKED_PUSH = 0.0
-
-_LEAST_PRIOR = 1e-40
-"""What a tree can hold (`hardwood.tree.arrays.prior.LARGEST`), and far less than makes a difference."""
+from hardwood.training._limits import check_unasked
 
 
 class UnaskedTargets:
@@ -82,21 +77,3 @@ class UnaskedTargets:
             still = embed(rows[is_unasked])
         order = torch.argsort(is_unasked.long(), stable=True)
         return torch.cat([embed(rows[~is_unasked]), still])[torch.argsort(order)]
-
-
-def check_unasked(prior: float, push: float) -> None:
-    """Refuse what is no prior, or no share.
-
-    Raises:
-        ValueError: ``prior`` is not above 0 and at most 1, or ``push`` is not from 0 to 1.
-    """
-    if not _LEAST_PRIOR <= prior <= 1:
-        raise ValueError(
-            f"unasked_prior must be above 0 and at most 1, got {prior}: 1 counts all targets alike, and 0.001 all but "
-            "leaves out those that no training query asks for"
-        )
-    if not 0 <= push <= 1:
-        raise ValueError(
-            f"unasked_push must be from 0 to 1, got {push}: 1 moves all targets alike, and 0 only those that a "
-            "training query asks for"
-        )

@@ -31,7 +31,7 @@ def make(
         array = vectors if hasattr(vectors, "shape") else np.asarray(vectors)
         return _make(array, ids, log_prior, dtype, cosine, leaf_size, seed, threads, progress)
     if not hasattr(vectors, "__iter__"):
-        raise TypeError(f"vectors must be an array, a tensor or an iterator of chunks; got {type(vectors).__name__}.")
+        raise TypeError(f"vectors must be an array, a tensor or an iterator of chunks, got {type(vectors).__name__}.")
     # A file without a name: whatever becomes of this process, nothing of it stays on the disk.
     with tempfile.TemporaryFile(prefix="hardwood-", buffering=0) as file:
         return _make(_spool(vectors, file), ids, log_prior, dtype, cosine, leaf_size, seed, threads, progress)
@@ -76,7 +76,7 @@ def _make(
     if n == 0:
         raise ValueError("vectors has no rows; an index needs at least one target.")
     if not _inputs.is_tensor(array) and array.dtype.kind not in "fiu":
-        raise TypeError(f"vectors must be numbers; got dtype {array.dtype}.")
+        raise TypeError(f"vectors must be numbers, got dtype {array.dtype}.")
     numbers = np.arange(n, dtype=np.int64) if ids is None else _inputs.ids(ids)
     if len(numbers) != n:
         raise ValueError(f"{len(numbers)} ids for {n} vectors.")

@@ -71,7 +71,7 @@ def vectors(x: Any, dimension: int | None, name: str) -> Floats:
     """A matrix of finite vectors, ``(n, d)`` float32."""
     array = to_numpy(x)
     if array.dtype == object or array.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must be numbers; got dtype {array.dtype}.")
+        raise TypeError(f"{name} must be numbers, got dtype {array.dtype}.")
     check_shape(array.shape, dimension, name)
     return finite(array, name)
 
@@ -79,7 +79,7 @@ def vectors(x: Any, dimension: int | None, name: str) -> Floats:
 def check_shape(shape: tuple[int, ...], dimension: int | None, name: str) -> None:
     """Two axes, and as many columns as the index has dimensions."""
     if len(shape) != 2:
-        raise ValueError(f"{name} must have shape (n, d); got {tuple(shape)}. A single vector v is v[None, :].")
+        raise ValueError(f"{name} must have shape (n, d), got {tuple(shape)}. A single vector v is v[None, :].")
     if dimension is not None and shape[1] != dimension:
         raise ValueError(f"{name} has {shape[1]} dimensions; this index holds vectors of {dimension}.")
     if not 1 <= shape[1] <= MAX_DIMENSION:
@@ -100,7 +100,7 @@ def queries(x: Any, dimension: int, cosine: bool) -> Floats:
     """Queries as float32 ``(B, d)``, of any finite norm; unit for cosine."""
     array = to_numpy(x)
     if array.dtype == object or array.dtype.kind not in "fiu":
-        raise TypeError(f"queries must be numbers; got dtype {array.dtype}.")
+        raise TypeError(f"queries must be numbers, got dtype {array.dtype}.")
     check_shape(array.shape, dimension, "queries")
     out = array
     if array.dtype != np.float32 or not array.flags.carray:  # what can't be written to would be compiled for once more
@@ -122,10 +122,10 @@ def ids(x: Any, name: str = "ids", unique: bool = True) -> Ints:
     """int64 ids, ``(n,)``; no repeats unless allowed."""
     array = to_numpy(x)
     if array.ndim != 1:
-        raise ValueError(f"{name} must have shape (n,); got {array.shape}.")
+        raise ValueError(f"{name} must have shape (n,), got {array.shape}.")
     if array.size and array.dtype.kind not in "iu":
         raise TypeError(
-            f"{name} must be integers; got dtype {array.dtype}. Keep a table of your own keys beside the index."
+            f"{name} must be integers, got dtype {array.dtype}. Keep a table of your own keys beside the index."
         )
     if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
         raise ValueError(f"{name} holds {array.max()}, which int64 cannot.")
@@ -147,9 +147,9 @@ def log_prior(x: Any, count: int) -> Floats:
     """
     array = to_numpy(x)
     if array.dtype == object or array.dtype.kind not in "fiu":
-        raise TypeError(f"log_prior must be numbers; got dtype {array.dtype}.")
+        raise TypeError(f"log_prior must be numbers, got dtype {array.dtype}.")
     if array.shape != (count,):
-        raise ValueError(f"log_prior must have shape ({count},), one a target; got {array.shape}.")
+        raise ValueError(f"log_prior must have shape ({count},), one a target, got {array.shape}.")
     bad = np.flatnonzero(~(np.abs(array) <= LARGEST))
     if len(bad):
         raise ValueError(f"log_prior[{int(bad[0])}] is {array[bad[0]]}; it must lie between ±{LARGEST:.0f}.")
@@ -161,11 +161,11 @@ def positive(x: Any, name: str) -> float:
     try:
         number = float(x)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number; got {x!r}.") from None
+        raise TypeError(f"{name} must be a number, got {x!r}.") from None
     if not 0.0 < number < float("inf"):
-        raise ValueError(f"{name} must be positive and finite; got {number}.")
+        raise ValueError(f"{name} must be positive and finite, got {number}.")
     if number > MAX_SCALE:
-        raise ValueError(f"{name} must be at most {MAX_SCALE:.0e}; got {number}.")
+        raise ValueError(f"{name} must be at most {MAX_SCALE:.0e}, got {number}.")
     return number
 
 
@@ -176,7 +176,7 @@ def seed_of(seed: int | None) -> np.uint64:
     try:
         return np.uint64(operator.index(seed) & 0xFFFFFFFFFFFFFFFF)
     except TypeError:
-        raise TypeError(f"seed must be a whole number or None; got {seed!r}.") from None
+        raise TypeError(f"seed must be a whole number or None, got {seed!r}.") from None
 
 
 def excluded(exclude: RaggedRows | Sequence[Any] | None, size: int) -> RaggedRows:

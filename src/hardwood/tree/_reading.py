@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hardwood import _numbers
-from hardwood._processors import default_threads, threads_told
+from hardwood import _checks
+from hardwood._processors import default_threads, given_threads
 from hardwood.tree import _inputs
 from hardwood.tree.arrays.bounds import rounding
 from hardwood.tree.arrays.nodes import BLOCK
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     Exclude = RaggedRows | Sequence[Any] | None
 
 PROBES = 32
+SCALE = 20.0
 LEAVES_LOOKED_AT = 1024
-"""At least, by what needs the whole softmax: a leaf that was not looked at is estimated with its group."""
+"""Minimum number of leaves whose means are scored when the whole softmax is needed; the rest are estimated through
+their group."""
 
 SEARCHED_AT_LEAST, SEARCHED_A_PROBE = 64, 48
-"""Leaves looked at by `search`, which wants the best alone (docs/tree.md)."""
+"""Leaves whose means `search` scores: it needs the best ones only (docs/lab/tree.md)."""
 
 
 class ReadableIndex:
@@ -37,14 +39,14 @@ class ReadableIndex:
 
     def __init__(self, tree: Tree, metric: str, threads: int | None, has_prior: bool = False) -> None:
         self._tree, self._metric, self._has_prior = tree, metric, has_prior
-        self._threads = None if threads is None else _numbers.count(threads, "threads")
+        self._threads = None if threads is None else _checks.count(threads, "threads")
         self._lock = ReadWriteLock()
         self._loaded: tuple[Path, dict[str, Any]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # For `spawn` workers and copies: arrays travel, locks and file names do not; and a spawned worker knows what
-        # `set_threads` was told here only if it is told with the index.
-        threads = threads_told() if self._threads is None else self._threads
+        # For `spawn` workers and copies: arrays travel, locks and file names do not. A spawned worker has the number
+        # of threads that was set here only if it comes with the index.
+        threads = given_threads() if self._threads is None else self._threads
         return {"_tree": self._tree, "_metric": self._metric, "_has_prior": self._has_prior, "_threads": threads}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -73,11 +75,10 @@ class ReadableIndex:
         queries: Any,
         k: int,
         *,
-        scale: float = 20.0,
+        scale: float = SCALE,
         exclude: Exclude = None,
         probes: int = PROBES,
         replace: bool = True,
-        exact: bool = False,
         bounds: bool = True,
         seed: int | None = None,
         first_query: int = 0,
@@ -86,9 +87,9 @@ class ReadableIndex:
         known probabilities.
 
         The ``probes`` leaves of largest estimated mass are scored exactly; the others are drawn by their
-        estimated masses, then within the leaf by exact scores (after `sketch`, by those of its bytes). So ``log_q`` is
-        the true log probability of each draw, ``mean exp(s) / q`` is unbiased for ``Z`` with any ``probes``, and with
-        every leaf opened the draws are exact samples of ``P``.
+        estimated masses, then within the leaf by exact scores (after `enable_sketch`, by scores from its bytes). So
+        ``log_q`` is the true log probability of each draw, ``mean exp(s) / q`` is unbiased for ``Z`` with any
+        ``probes``, and with every leaf opened the draws are exact samples of ``P``.
 
         Args:
             queries: ``(B, d)``.
@@ -99,11 +100,8 @@ class ReadableIndex:
                 that hold excluded ids are always opened.
             probes: leaves opened for each query.
             replace: False draws without repeats (Gumbel top-k); see `Draw.log_weights`. No difference for one draw.
-            exact: open leaves, best bounds first, until each draw is certainly an exact sample of ``P``;
-                ``log_q`` is then ``s - log_z``, with ``log_z`` estimated from all that was opened. Costs from
-                some hundred leaves up to all of them. With replacement only.
             bounds: False leaves ``log_z_lower`` and ``log_z_upper`` at minus and plus infinity, which saves a
-                twentieth of the time, and changes no draw. ``exact`` needs them, and has them.
+                twentieth of the time, and changes no draw.
             seed: same seed, same draws, for any number of threads; None takes a fresh one from the system.
             first_query: the place of ``queries[0]`` in a longer list that is passed in chunks: draws depend
                 on (seed, place) only.
@@ -113,13 +111,8 @@ class ReadableIndex:
                 without replacement than targets, a query that excludes every target.
         """
         beta, stream = _inputs.positive(scale, "scale"), _inputs.seed_of(seed)
-        x, size = self._queries(queries, beta), _numbers.count(k, "k")
-        opens = _numbers.count(probes, "probes")
-        if exact and not replace:
-            raise ValueError(
-                "exact=True draws with replacement only; leave out replace=False, "
-                "or open all leaves with a large probes."
-            )
+        x, size = self._queries(queries, beta), _checks.count(k, "k")
+        opens, wanted = _checks.count(probes, "probes"), bool(bounds)
         # One draw is the same either way, and its weight of 1/q beats 1/P(perturbed > κ), whose variance is infinite.
         replace = replace or size == 1
         lists = _inputs.excluded(exclude, len(x))
@@ -127,58 +120,66 @@ class ReadableIndex:
         rows, log_q = np.zeros(shape, dtype=np.int64), np.zeros(shape)
         scores, weights, marks = np.zeros(shape), np.zeros(shape), np.full((len(x), 3), -np.inf)
         with self._lock.reading():
-            nodes, gamma = self._ready(), rounding(self._width)
+            nodes, gamma, sketch = self._ready(), rounding(self._width), self._tree.sketch
             offsets, hidden = self._excluded_rows(lists, 1 if replace else size)
-            common = (offsets, hidden, stream, first_query, gamma)
-            wanted, sketch = bool(bounds), self._tree.sketch
-            if exact:
-                from hardwood.tree.read.certify import draw_exact
-
-                self._run(lambda a, b: draw_exact(nodes, x, beta, *common, a, b, rows, scores, marks), len(x))
-            elif replace:
+            inside = self._groups(opens)
+            asked = (nodes, sketch, x, beta, opens, inside, offsets, hidden, stream, first_query, gamma, wanted)
+            if replace:
                 from hardwood.tree.read.sample import draw_replace
 
-                inside = self._groups(opens)
-                self._run(
-                    lambda a, b: draw_replace(
-                        nodes, sketch, x, beta, opens, inside, *common, wanted, a, b, rows, log_q, scores, marks
-                    ),
-                    len(x),
-                )
+                self._run(lambda a, b: draw_replace(*asked, a, b, rows, log_q, scores, marks), len(x))
             else:
                 from hardwood.tree.read.sample_without import draw_without
 
-                inside = self._groups(opens)
-                self._run(
-                    lambda a, b: draw_without(
-                        nodes,
-                        sketch,
-                        x,
-                        beta,
-                        opens,
-                        inside,
-                        *common,
-                        wanted,
-                        a,
-                        b,
-                        rows,
-                        log_q,
-                        scores,
-                        marks,
-                        weights,
-                    ),
-                    len(x),
-                )
+                self._run(lambda a, b: draw_without(*asked, a, b, rows, log_q, scores, marks, weights), len(x))
             drawn = nodes.row_id[rows]
-        if exact:
-            log_q = scores - marks[:, :1]
         if replace:
             weights = -np.log(size) - log_q
-        parts = (drawn, log_q, scores, weights, *np.ascontiguousarray(marks.T))
-        return Draw(*(_inputs.like(queries, part) for part in parts))
+        return _draw_of(queries, drawn, log_q, scores, weights, marks)
+
+    def sample_exact(
+        self,
+        queries: Any,
+        k: int,
+        *,
+        scale: float = SCALE,
+        exclude: Exclude = None,
+        seed: int | None = None,
+        first_query: int = 0,
+    ) -> Draw:
+        """Draw ``k`` targets for each query from the softmax ``P`` itself, with replacement.
+
+        Leaves are opened, best bounds first, until each draw is certainly an exact sample of ``P``: from some hundred
+        leaves up to all of them. ``log_q`` is ``s - log_z``, with ``log_z`` estimated from all that was opened.
+
+        Args:
+            queries: ``(B, d)``.
+            k: draws for each query.
+            scale: as for `sample`.
+            exclude: as for `sample`.
+            seed: as for `sample`.
+            first_query: as for `sample`.
+
+        Raises:
+            ValueError: as `sample`.
+        """
+        from hardwood.tree.read.certify import draw_exact
+
+        beta, stream = _inputs.positive(scale, "scale"), _inputs.seed_of(seed)
+        x, size = self._queries(queries, beta), _checks.count(k, "k")
+        lists = _inputs.excluded(exclude, len(x))
+        rows, scores = np.zeros((len(x), size), dtype=np.int64), np.zeros((len(x), size))
+        marks = np.full((len(x), 3), -np.inf)
+        with self._lock.reading():
+            nodes, gamma = self._ready(), rounding(self._width)
+            asked = (nodes, x, beta, *self._excluded_rows(lists, 1), stream, first_query, gamma)
+            self._run(lambda a, b: draw_exact(*asked, a, b, rows, scores, marks), len(x))
+            drawn = nodes.row_id[rows]
+        log_q = scores - marks[:, :1]
+        return _draw_of(queries, drawn, log_q, scores, -np.log(size) - log_q, marks)
 
     def log_proposal(
-        self, queries: Any, ids: Any, *, scale: float = 20.0, exclude: Exclude = None, probes: int = PROBES
+        self, queries: Any, ids: Any, *, scale: float = SCALE, exclude: Exclude = None, probes: int = PROBES
     ) -> Any:
         """The log probability that one draw of `sample` for query ``b`` (same arguments) gives target
         ``ids[j]``.
@@ -203,7 +204,7 @@ class ReadableIndex:
 
         beta = _inputs.positive(scale, "scale")
         x = self._queries(queries, beta)
-        opens, wanted = _numbers.count(probes, "probes"), _inputs.ids(ids, unique=False)
+        opens, wanted = _checks.count(probes, "probes"), _inputs.ids(ids, unique=False)
         lists = _inputs.excluded(exclude, len(x))
         out = np.zeros((len(x), len(wanted)))
         with self._lock.reading():
@@ -240,12 +241,12 @@ class ReadableIndex:
 
     def search(self, queries: Any, k: int, *, probes: int = PROBES) -> Hits:
         """The ``k`` targets of largest inner product among the ``probes`` leaves that promise most (mean
-        score and three standard deviations), best first. After `spill`, leaves also show the targets near their
+        score and three standard deviations), best first. After `enable_spill`, leaves also show the targets near their
         borders: the same probes find more.
 
         Args:
             queries: ``(B, d)``.
-            k: hits for each query; where the leaves looked at hold fewer, ids are -1 and scores -inf.
+            k: hits for each query; where the opened leaves hold fewer, ids are -1 and scores -inf.
             probes: leaves opened; more is slower and finds more.
 
         Raises:
@@ -253,7 +254,7 @@ class ReadableIndex:
         """
         from hardwood.tree.read.search import search
 
-        x, size, opens = self._queries(queries, None), _numbers.count(k, "k"), _numbers.count(probes, "probes")
+        x, size, opens = self._queries(queries, None), _checks.count(k, "k"), _checks.count(probes, "probes")
         with self._lock.reading():
             nodes, spill = self._ready(), self._tree.spill
             found, scores = np.empty((len(x), size), dtype=np.int64), np.empty((len(x), size))
@@ -264,25 +265,25 @@ class ReadableIndex:
     def log_partition(
         self,
         queries: Any,
-        scale: float,
         *,
+        scale: float = SCALE,
         exclude: Exclude = None,
         tolerance: float | None = None,
-        budget: int | None = None,
+        probes: int | None = None,
     ) -> LogPartition:
         """``log Z`` of each query, with certified bounds.
 
         Opens leaves, those with the widest gap between their bounds first, until ``upper - lower <=
-        tolerance`` or ``budget`` leaves are open. The bounds hold for the exact sum over the stored vectors,
+        tolerance`` or ``probes`` leaves are open. The bounds hold for the exact sum over the stored vectors,
         whatever the rounding of float32 products, which costs about ``1e-7 · d · scale · ‖x‖ · ‖y‖`` on
         either side and 1e-5: no tolerance below that can be reached.
 
         Args:
             queries: ``(B, d)``.
-            scale: ``β > 0``.
+            scale: as for `sample`.
             exclude: as for `sample`.
-            tolerance: the gap to reach; None stops at the budget.
-            budget: leaves to open at most for each query (beside those that hold excluded ids): with a
+            tolerance: the gap to reach; None stops after ``probes`` leaves.
+            probes: leaves to open at most for each query (beside those that hold excluded ids): with a
                 tolerance all by default, without one 32.
 
         Raises:
@@ -298,7 +299,7 @@ class ReadableIndex:
         with self._lock.reading():
             nodes, gamma = self._ready(), rounding(self._width)
             limit = PROBES if tolerance is None else len(nodes.leaf_count)
-            limit = limit if budget is None else _numbers.count(budget, "budget")
+            limit = limit if probes is None else _checks.count(probes, "probes")
             offsets, hidden = self._excluded_rows(lists, 1)
             self._run(
                 lambda a, b: refine(nodes, x, beta, goal, limit, offsets, hidden, gamma, a, b, marks, opened, certain),
@@ -308,7 +309,7 @@ class ReadableIndex:
             *(_inputs.like(queries, part) for part in (*np.ascontiguousarray(marks.T), opened, certain))
         )
 
-    def expectation(self, queries: Any, scale: float, *, exclude: Exclude = None, probes: int = PROBES) -> Any:
+    def expectation(self, queries: Any, *, scale: float = SCALE, exclude: Exclude = None, probes: int = PROBES) -> Any:
         """``E_P[y]`` for each query, ``(B, d)`` float32: the gradient of ``log Z`` by ``scale · x`` without
         sampling.
 
@@ -322,7 +323,7 @@ class ReadableIndex:
 
         beta = _inputs.positive(scale, "scale")
         x = self._queries(queries, beta)
-        opens, lists = _numbers.count(probes, "probes"), _inputs.excluded(exclude, len(x))
+        opens, lists = _checks.count(probes, "probes"), _inputs.excluded(exclude, len(x))
         out = np.zeros((len(x), self._width), dtype=np.float32)
         with self._lock.reading():
             nodes, gamma = self._ready(), rounding(self._width)
@@ -359,7 +360,7 @@ class ReadableIndex:
 
     def _groups(self, probes: int, leaves: int = LEAVES_LOOKED_AT) -> int:
         """How many groups to look into: those of ``leaves`` leaves, of as many as there are groups, and of twice
-        ``probes``. What the first two cost, docs/tree.md has."""
+        ``probes``. What the first two cost, docs/lab/tree.md has."""
         nodes = self._tree.nodes
         G, L = len(nodes.group_count), max(1, len(nodes.group_leaves))
         return min(G, max(1, -(-max(leaves, G, 2 * probes) * G // L)))
@@ -385,6 +386,12 @@ class ReadableIndex:
         return offsets, rows
 
     def _run(self, task: Any, size: int) -> None:
-        # Pieces as large as all threads having one allows: queries looked at together share products.
+        # As large pieces as leave one for each thread: the queries of a piece share products.
         threads = self.threads
         split_work(task, size, threads, least=max(1, min(BLOCK, size // threads)))
+
+
+def _draw_of(queries: Any, ids: Any, log_q: Any, scores: Any, log_weights: Any, marks: NDArray[np.float64]) -> Draw:
+    """A draw in the kind of array that the queries were; ``marks`` ``(B, 3)`` are ``log Ẑ`` and its bounds."""
+    parts = (ids, log_q, scores, log_weights, *np.ascontiguousarray(marks.T))
+    return Draw(*(_inputs.like(queries, part) for part in parts))

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hardwood import _numbers
+from hardwood import _checks
 from hardwood._processors import default_threads
+from hardwood._ragged import RaggedRows
 from hardwood.tree import _inputs
 from hardwood.tree._inputs import DTYPES, METRICS
 from hardwood.tree._reading import ReadableIndex
@@ -21,7 +22,7 @@ class TargetIndex(ReadableIndex):
     """All targets' vectors in a tree that samples their softmax, bounds its partition function, and changes
     in place.
 
-    Make one with `build` or `load`. Reading (`sample`, `search`, `log_partition`, `expectation`,
+    Make one with `build` or `load`. Reading (`sample`, `sample_exact`, `search`, `log_partition`, `expectation`,
     `log_proposal`, `vectors`, ...) is safe from many threads at once; a change (`add`, `remove`, `update`,
     `repair`) waits for readers and runs alone. A call that raises has changed nothing; one that is broken off half-way
     (Ctrl-C, no memory) leaves an index that refuses everything. Queries and vectors
@@ -64,7 +65,7 @@ class TargetIndex(ReadableIndex):
 
         Raises:
             ValueError: for vectors that are empty, not finite or of the wrong shape, repeated ids, an unknown
-            dtype or metric.
+                dtype or metric.
             TypeError: for what is not numbers.
 
         The tree is two levels of k-means: ``n / leaf_size`` leaves in about four times the square root of as many
@@ -72,12 +73,10 @@ class TargetIndex(ReadableIndex):
         """
         from hardwood.tree._from_vectors import make
 
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {sorted(DTYPES)}; got {dtype!r}.")
-        if metric not in METRICS:
-            raise ValueError(f"metric must be one of {METRICS}; got {metric!r}.")
-        size = _numbers.count(leaf_size, "leaf_size")
-        workers = default_threads() if threads is None else _numbers.count(threads, "threads")
+        _checks.one_of(DTYPES, dtype, "dtype")
+        _checks.one_of(METRICS, metric, "metric")
+        size = _checks.count(leaf_size, "leaf_size")
+        workers = default_threads() if threads is None else _checks.count(threads, "threads")
         tree = make(vectors, ids, log_prior, DTYPES[dtype], metric == "cosine", size, seed, workers, progress)
         return cls(tree, metric, threads, log_prior is not None)
 
@@ -144,8 +143,8 @@ class TargetIndex(ReadableIndex):
             return self._column(rows) / np.float32(SPREAD) if self._has_prior else np.zeros(len(rows), np.float32)
 
     def spread(self, count: int, seed: int = 0) -> NDArray[np.int64]:
-        """Targets spread over the whole tree, for landmarks: one from each of ``count`` equal parts of all targets in
-        leaf order, at a random place in its part (systematic sampling; Madow and Madow 1944).
+        """Targets spread over the whole tree: one from each of ``count`` equal parts of all targets in leaf order, at
+        an independent random place in its part (stratified sampling with one draw a stratum; Cochran 1977, chapter 5).
 
         Neighbours lie in the same leaf or group, so a part is a neighbourhood: every region is met in proportion to
         its targets, more evenly than by independent draws.
@@ -161,25 +160,33 @@ class TargetIndex(ReadableIndex):
             ValueError: for ``count < 1``.
             TypeError: for a count or seed that is not a whole number.
         """
-        wanted, stream = _numbers.count(count, "count"), int(_inputs.seed_of(seed))
+        wanted, stream = _checks.count(count, "count"), int(_inputs.seed_of(seed))
         with self._lock.reading():
             return self._tree.spread(wanted, stream)
 
+    def leaves(self) -> RaggedRows:
+        """The ids of each leaf's targets, a row a leaf that has any."""
+        with self._lock.reading():
+            nodes = self._tree.nodes
+            used = np.flatnonzero(nodes.leaf_count > 0)
+            offsets = np.concatenate([[0], np.cumsum(nodes.leaf_count[used])]).astype(np.int64)
+            return RaggedRows(offsets, nodes.row_id[self._tree.live_rows(used)])
+
     # Changing
 
-    def add(self, ids: Any, vectors: Any, *, log_prior: Any = None) -> None:
+    def add(self, vectors: Any, ids: Any, *, log_prior: Any = None) -> None:
         """Add new targets: each goes to its nearest leaf, and full leaves are split.
 
         Args:
-            ids: ``(n,)`` int64, none of them in the index.
             vectors: ``(n, d)``.
+            ids: ``(n,)`` int64, none of them in the index.
             log_prior: ``(n,)``, for an index that has a prior; ``None``: 0 each.
 
         Raises:
             ValueError: for ids already here or repeated, lengths that differ, vectors that are not finite, or a prior
-            for an index without; nothing is changed.
+                for an index without; nothing is changed.
         """
-        new, block = self._pairs(ids, vectors)
+        new, block = self._pairs(vectors, ids)
         if log_prior is not None and not self._has_prior:
             raise ValueError("this index was built without log_prior, so none can be added; build it with one.")
         if self._has_prior:
@@ -216,9 +223,13 @@ class TargetIndex(ReadableIndex):
                 with self._lock.changing("remove"):
                     self._tree.remove(gone, self.threads)
 
-    def update(self, ids: Any, vectors: Any) -> int:
+    def update(self, vectors: Any, ids: Any) -> int:
         """Write new vectors for targets that are here, and make everything true again: means, radii, and the
         leaf, where a nearer one pays.
+
+        Args:
+            vectors: ``(n, d)``.
+            ids: ``(n,)`` int64, all of them in the index.
 
         Returns:
             How many targets moved to another leaf.
@@ -226,9 +237,9 @@ class TargetIndex(ReadableIndex):
         Raises:
             KeyError: for ids that are not here; nothing is changed.
             ValueError: for repeated ids, lengths that differ, vectors that are not finite; nothing is
-            changed.
+                changed.
         """
-        known, block = self._pairs(ids, vectors)
+        known, block = self._pairs(vectors, ids)
         with self._lock.writing():
             rows = self._rows(known)
             if not len(rows):
@@ -246,7 +257,7 @@ class TargetIndex(ReadableIndex):
         less than an eighth of ``leaf_size`` are dissolved into their neighbours; where that frees more than a
         quarter of the rows in use, leaves move together, in place; where there are twice the groups that a new tree
         would have, the smallest are dissolved; and when an eighth of the targets has
-        changed, covariance shapes are measured anew. `stats` tells what is worn, small or idle.
+        changed, covariance shapes are measured anew. `stats` reports what is worn, small or idle.
 
         Returns:
             ``{"groups_rebuilt", "leaves_merged", "rows_given_back", "groups"}``: what was done, and of how many
@@ -262,12 +273,12 @@ class TargetIndex(ReadableIndex):
             with self._lock.changing("repair"):
                 return repair(self._tree, limit, self.threads)
 
-    def spill(self) -> None:
+    def enable_spill(self) -> None:
         """Show every target in a second leaf too, so that `search` finds it from both sides of a border (SOAR: Sun et
-        al., NeurIPS 2023, arXiv:2404.00774): more found for the same ``probes``, and twice the targets looked at.
+        al., NeurIPS 2023, arXiv:2404.00774): more found for the same ``probes``, and twice the targets scored.
 
         For an index that is searched and not changed: costs 8 bytes a target and about as long as assigning all of them
-        once, is dropped by the next change, and is not saved. `sample` and all else are as before.
+        once, is dropped by the next change, and is not saved. It does not change `sample` or any other method.
         """
         from hardwood.tree.change.spill import spilled
 
@@ -275,13 +286,12 @@ class TargetIndex(ReadableIndex):
             if len(self._tree.ids):
                 self._tree.spill = spilled(self._tree, self.threads)
 
-    def sketch(self) -> None:
+    def enable_sketch(self) -> None:
         """Keep a byte for each number beside the vectors, so that a draw of `sample` reads a quarter (of bfloat16:
         half) of the memory to choose among the targets of a leaf that is not opened.
 
-        ``log_q`` is the probability of the draw as before, now that of a softmax over rounded scores inside such a
-        leaf, and `log_proposal` says the same. `Draw.scores` and bounds are exact as before, ``exact`` draws and all
-        else are the same.
+        ``log_q`` is still the probability of the draw: inside such a leaf, that of a softmax over rounded scores. And
+        `log_proposal` says the same. `Draw.scores`, bounds, `sample_exact` and everything else stay exact.
 
         For an index that is sampled with few ``probes`` and not changed: costs a byte a number (a quarter of float32
         vectors) and one pass over them, is dropped by the next change, and is not saved.
@@ -298,7 +308,7 @@ class TargetIndex(ReadableIndex):
 
         return decoded(np.ascontiguousarray(self._tree.nodes.rows[rows, -1:]))[:, 0]
 
-    def _pairs(self, ids: Any, vectors: Any) -> tuple[Any, Any]:
+    def _pairs(self, vectors: Any, ids: Any) -> tuple[Any, Any]:
         numbers, block = _inputs.ids(ids), _inputs.vectors(vectors, self.dimension, "vectors")
         if len(numbers) != len(block):
             raise ValueError(f"{len(numbers)} ids for {len(block)} vectors.")
@@ -307,7 +317,7 @@ class TargetIndex(ReadableIndex):
     # Keeping
 
     def stats(self) -> dict[str, float]:
-        """Sizes and quality of the tree in plain numbers; see docs/tree.md for what to make of them."""
+        """Sizes and quality of the tree in plain numbers; see docs/concepts/tree.md for what to make of them."""
         from hardwood.tree.change.check import stats
 
         with self._lock.reading():
@@ -318,8 +328,7 @@ class TargetIndex(ReadableIndex):
         checksum of its vectors.
 
         Raises:
-            RuntimeError: naming what is not as it must be.
-            DataError: for a file that is damaged.
+            DataError: naming what is damaged, in the tree or in its file.
         """
         from hardwood.tree.change.check import check
 
@@ -363,7 +372,7 @@ class TargetIndex(ReadableIndex):
 
         Raises:
             DataError: if the folder is missing, foreign, of another version, cut short or damaged; it names
-            the file.
+                the file.
         """
         from hardwood.tree.store.folder import load
 

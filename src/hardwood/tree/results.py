@@ -32,7 +32,7 @@ class Hits(NamedTuple):
     """The best targets found for each query, best first.
 
     Attributes:
-        ids: ``(B, k)`` int64, -1 where fewer than ``k`` targets were looked at.
+        ids: ``(B, k)`` int64, -1 where the opened leaves hold fewer than ``k`` targets.
         scores: ``(B, k)`` float64, inner products with the stored vectors, -inf beside id -1.
     """
 
@@ -46,8 +46,8 @@ class LogPartition(NamedTuple):
     Attributes:
         estimate, lower, upper: ``(B,)`` float64; the true value lies within the last two.
         opened: ``(B,)`` int64, leaves scored exactly.
-        converged: ``(B,)`` bool, whether ``upper - lower <= tolerance``; where False the budget of leaves ran
-            out first (or what float32 scores can certify did).
+        converged: ``(B,)`` bool, whether ``upper - lower <= tolerance``; where False ``probes`` leaves were
+            opened first (or what float32 scores can certify did).
     """
 
     estimate: Any

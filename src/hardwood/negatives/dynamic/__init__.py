@@ -3,13 +3,14 @@
 It knows the tree (`hardwood.tree`), drift models (`hardwood.drift`) and rows of the corpus. It must not know texts,
 models, the loss or the trainer.
 
-`source` is the door. `initial_index` makes or loads the first tree; `moving_index` holds the tree and changes it,
-in a thread of its own where `background` says so; `true_encodings` keeps what was last encoded and when; `staleness`
-measures how far that is off, and how noisy a fresh encoding is; `schedule` decides when to refresh; `landmarks` chooses
-what a refresh encodes, and `refresh` does it, with the models of motion that `drift_fits` keeps. `exclusions` says what
-a draw must leave out.
+`source` is the door, and `policy` what a user may say of refreshes. `initial_index` makes or loads the first tree;
+`moving_index` holds the tree and changes it, with `background` in a thread of its own; `true_encodings` keeps what was
+last encoded, and when. `staleness` measures how far stored encodings are off, and `noise` how much of that is dropout;
+`schedule` decides when to refresh. `landmarks` chooses what a refresh encodes, `drift_fits` fits what predicts all
+others, and `refresh` writes it into the tree. `exclusions` says what a draw must leave out.
 """
 
+from hardwood.negatives.dynamic.policy import RefreshPolicy
 from hardwood.negatives.dynamic.source import DynamicNegatives
 
-__all__ = ["DynamicNegatives"]
+__all__ = ["DynamicNegatives", "RefreshPolicy"]

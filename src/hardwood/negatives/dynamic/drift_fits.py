@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+from hardwood.negatives.dynamic.true_encodings import Predict
+from hardwood.negatives.records import Floats
 
 if TYPE_CHECKING:
     from hardwood.drift import CorrectorDrift, DriftModel
-
-Floats = NDArray[np.float32]
-Predict = Callable[[Floats], Floats]
 
 _ROWS = 8192
 """Encodings on the accelerator at a time: 24 MiB of 768-d vectors."""
@@ -47,13 +46,12 @@ class DriftFits:
         self._name = name
         self._predict_below = predict_below
         self._device = device or torch.device("cpu")
-        self._options: dict[str, float] = {}
         self._online: CorrectorDrift | None = CorrectorDrift() if name == CorrectorDrift.name else None
         self._online_is_trusted = _UNKNOWN
 
     @property
     def learns_online(self) -> bool:
-        """Whether `observe` wants to be told."""
+        """Whether `observe` is of use."""
         return self._online is not None
 
     @property
@@ -62,32 +60,41 @@ class DriftFits:
         return self._name == "stale"
 
     def begin_refresh(self) -> None:
-        """What was chosen for the last refresh is chosen anew."""
-        self._options, self._online_is_trusted = {}, _UNKNOWN
+        """The landmarks have been encoded anew: a model that learns online may learn from them once more."""
+        self._online_is_trusted = _UNKNOWN
 
-    def __call__(self, history: Sequence[Floats], period: int) -> Predict | None:
-        """A function that predicts others' encodings now from those of ``period``; ``None`` where what it would predict
-        is too far off.
-
-        What a model chooses on held-out landmarks costs several times the fit itself. The landmarks are the same in
-        each period, and so is where they ended: the choice made for the first one fitted, the longest motion, serves
-        all.
+    def for_periods(self, history: Sequence[Floats]) -> Predictors:
+        """What predicts encodings now from those of each period.
 
         Args:
             history: landmarks' encodings ``(m, d)`` at the beginning of each period, the last ones now.
-            period: one before the last.
+        """
+        return Predictors(self, history)
+
+    def fit(
+        self, old: Floats, new: Floats, *, is_first: bool, chosen: dict[str, float]
+    ) -> tuple[Predict | None, dict[str, float]]:
+        """What predicts encodings now from those of one period.
+
+        Args:
+            old: ``(m, d)``, the landmarks' encodings then.
+            new: ``(m, d)``, now.
+            is_first: whether it is the first period, which the online model knows.
+            chosen: settings of the drift model that were chosen for another period; others are chosen.
+
+        Returns:
+            The prediction, ``None`` if it would be too far off, and the settings now chosen.
         """
         from hardwood.drift import NystromDrift, make_drift
 
-        old, new = history[period], history[-1]
-        if self._online is not None and period == 0:
-            return self._predicting(self._online) if self._online_learns(self._online, old, new) else None
-        model = make_drift(self._name, **self._options)
+        if self._online is not None and is_first:
+            return (self._predicting(self._online) if self._online_learns(self._online, old, new) else None), chosen
+        model = make_drift(self._name, **chosen)
         trusted = self._can_be_trusted
         if not isinstance(model, NystromDrift):
-            return self._predicting(model.fit(old, new)) if trusted(model, old, new) else None
-        self._options = model.fit(old, new).chosen
-        return self._predicting(model) if trusted(make_drift(self._name, **self._options), old, new) else None
+            return (self._predicting(model.fit(old, new)) if trusted(model, old, new) else None), chosen
+        chosen = model.fit(old, new).chosen
+        return (self._predicting(model) if trusted(make_drift(self._name, **chosen), old, new) else None), chosen
 
     def _online_learns(self, online: CorrectorDrift, old: Floats, new: Floats) -> bool:
         """Once a refresh it learns from the landmarks; whether it can be trusted then. A resumed refresh, whose first
@@ -132,7 +139,7 @@ class DriftFits:
         return self._online.state_dict() | {"trusted": torch.tensor(self._online_is_trusted)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up what `state_dict` gave.
+        """Go on from what `state_dict` gave.
 
         Raises:
             ValueError: it is not of this drift model.
@@ -146,6 +153,38 @@ class DriftFits:
             raise ValueError(f"'trusted' of the corrector's state is -1, 0 or 1, got {trusted.tolist()}")
         self._online.load_state_dict({name: tensor for name, tensor in state.items() if name != "trusted"})
         self._online_is_trusted = int(trusted)
+
+
+class Predictors(Mapping[int, "Predict | None"]):
+    """By the number of a period, what predicts encodings now from its own; each is fitted when it is first read.
+
+    What a model chooses on held-out landmarks costs several times the fit itself. The landmarks are the same in each
+    period, and so is where they ended: the choice made for the first period, the longest motion, serves all. So the
+    first period's is fitted before any other, and a refresh that is resumed chooses the same whatever it has left.
+
+    Args:
+        fits: makes the fits.
+        history: landmarks' encodings ``(m, d)`` at the beginning of each period, the last ones now.
+    """
+
+    def __init__(self, fits: DriftFits, history: Sequence[Floats]) -> None:
+        self._fits, self._history = fits, history
+        self._fitted: dict[int, Predict | None] = {}
+        self._chosen: dict[str, float] = {}
+
+    def __getitem__(self, period: int) -> Predict | None:
+        for each in (0, period):
+            if each not in self._fitted:
+                old, new = self._history[each], self._history[-1]
+                fitted = self._fits.fit(old, new, is_first=each == 0, chosen=self._chosen)
+                self._fitted[each], self._chosen = fitted
+        return self._fitted[period]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self._history) - 1
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,18 +11,21 @@ from torch import Tensor
 from hardwood._ragged import RaggedRows
 from hardwood.negatives.records import Request
 
+if TYPE_CHECKING:
+    from hardwood.tree import TargetIndex
+
 _SEARCHED = 64
 """Best targets of a query among which the margin filter looks for false negatives before the draw."""
 
 
-def exclusions(index: Any, request: Request, probes: int) -> tuple[RaggedRows, Tensor]:
+def exclusions(index: TargetIndex, request: Request, probes: int) -> tuple[RaggedRows, Tensor]:
     """What each query must not be given, and which queries ``(B,)`` may be given anything at all.
 
     Beside the request's own exclusions these are the targets above the ceiling: found by search and excluded, so that
     ``q`` is renormalised for them. What the search misses can still be drawn; the loss drops it by its fresh score.
 
     Args:
-        index: a `hardwood.tree.TargetIndex` whose ids are rows of the corpus.
+        index: the tree, whose ids are rows of the corpus.
         request: the step's request.
         probes: leaves that the search opens.
     """

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hardwood.negatives.cost import Cost
-from hardwood.negatives.records import Targets
+from hardwood.negatives.records import Floats, Targets
 
-Floats = NDArray[np.float32]
+if TYPE_CHECKING:
+    from hardwood.tree import TargetIndex
 
 
-def encoded_index(targets: Targets, cost: Cost, *, leaf_size: int, dtype: str) -> tuple[Any, Floats]:
+def encoded_index(targets: Targets, cost: Cost, *, leaf_size: int, dtype: str) -> tuple[TargetIndex, Floats]:
     """Encode the corpus and build the tree.
 
     Args:
@@ -39,7 +39,7 @@ def encoded_index(targets: Targets, cost: Cost, *, leaf_size: int, dtype: str) -
         return index, encodings
 
 
-def loaded_index(folder: str, targets: Targets, cost: Cost, *, leaf_size: int) -> tuple[Any, Floats]:
+def loaded_index(folder: str, targets: Targets, cost: Cost, *, leaf_size: int) -> tuple[TargetIndex, Floats]:
     """Read a tree that was saved, whose vectors are taken for the current model's encodings.
 
     Args:
@@ -71,7 +71,7 @@ def loaded_index(folder: str, targets: Targets, cost: Cost, *, leaf_size: int) -
         return index, encodings
 
 
-def has_prior_of(index: Any, targets: Targets) -> bool:
+def has_prior_of(index: TargetIndex, targets: Targets) -> bool:
     """Whether a tree of this corpus weighs targets by the prior that they have now."""
     if targets.log_prior is None or not index.has_prior:
         return targets.log_prior is None and not index.has_prior
@@ -79,7 +79,7 @@ def has_prior_of(index: Any, targets: Targets) -> bool:
     return bool(np.allclose(index.log_prior(np.arange(len(index))), targets.log_prior, rtol=2**-8, atol=1e-6))
 
 
-def saved_index(folder: str | Path, targets: Targets) -> Any:
+def saved_index(folder: str | Path, targets: Targets) -> TargetIndex:
     """A tree of this corpus, read and verified.
 
     Args:

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+from hardwood.negatives.records import Ints
+
+if TYPE_CHECKING:
+    from hardwood.tree import TargetIndex
 
 
-def spread_over(index: Any, count: int, seed: int) -> Ints:
-    """Ids of ``count`` targets spread over a tree, ascending: every n/count-th along its leaves, group by group.
+def spread_over(index: TargetIndex, count: int, seed: int) -> Ints:
+    """Ids of ``count`` targets spread over a tree, ascending: every n/count-th along its leaves, group by group
+    (systematic sampling; Madow and Madow, 1944).
 
-    Neighbours in the tree are alike, so such a sample is stratified: each cluster has landmarks in proportion to its
-    targets, where a uniform sample leaves small ones without by chance.
+    Neighbours in the tree are alike, so each cluster has landmarks in proportion to its targets, where a uniform sample
+    leaves small ones without by chance.
 
     Args:
-        index: a `hardwood.tree.TargetIndex`.
+        index: the tree.
         count: how many; all of them if there are fewer.
         seed: of the place where the sample begins.
     """
     return np.sort(_every_so_many(leaf_order(index), count, seed))
 
 
-def oldest(index: Any, periods: NDArray[np.int16], count: int, seed: int) -> Ints:
+def oldest(index: TargetIndex, periods: NDArray[np.int16], count: int, seed: int) -> Ints:
     """Ids of the ``count`` targets whose true encodings are the oldest, ascending.
 
     Of a period of which some but not all are wanted, those are taken that are spread over the tree.
 
     Args:
-        index: a `hardwood.tree.TargetIndex` with the ids ``0 .. n-1``.
+        index: the tree, with the ids ``0 .. n-1``.
         periods: ``(n,)``, when each target was truly encoded; the current period (the largest) is left out.
         count: how many; all that are not current if there are fewer.
         seed: as in `spread_over`.
@@ -51,6 +55,6 @@ def _every_so_many(order: Ints, count: int, seed: int) -> Ints:
     return order[np.minimum(places, len(order) - 1)]
 
 
-def leaf_order(index: Any) -> Ints:
+def leaf_order(index: TargetIndex) -> Ints:
     """All ids of a `hardwood.tree.TargetIndex`, leaf by leaf and group by group."""
     return np.asarray(index.spread(len(index)), dtype=np.int64)

@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from hardwood.negatives.checkpoint_tensors import ANY, INTEGERS, Wanted
+from hardwood._checkpoint_tensors import INTEGERS, Wanted
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.dynamic.background import Beside
 from hardwood.negatives.dynamic.drift_fits import DriftFits
 from hardwood.negatives.dynamic.landmarks import leaf_order
+from hardwood.negatives.dynamic.noise import settled
 from hardwood.negatives.dynamic.refresh import Refresh
-from hardwood.negatives.dynamic.staleness import settled
-from hardwood.negatives.dynamic.true_encodings import Floats, TrueEncodings
+from hardwood.negatives.dynamic.true_encodings import TrueEncodings
+from hardwood.negatives.records import Floats, Ints
 
-Ints = NDArray[np.int64]
+if TYPE_CHECKING:
+    from hardwood.tree import TargetIndex
 
 _SMALLEST_SHARE = 4096
 """Targets of a refresh that a step takes over at least: what each share costs beside them must not add up."""
@@ -35,23 +36,19 @@ class MovingIndex:
         true: true encodings.
         fits: fits the drift models.
         cost: books the time that is waited for.
-        repair: whether a refresh repairs the tree.
         overlap: whether `learn` works in a thread; then `wait` before anything else is asked of this object.
 
     Attributes:
         is_whole: False after a change that failed half-way: what is there must not be kept.
     """
 
-    layout: ClassVar[dict[str, Wanted]] = {"refresh": (INTEGERS, (2,)), "refresh_order": (INTEGERS, (ANY,))}
-    """What `state_dict` gives, for `hardwood.negatives.checkpoint_tensors.expect`."""
+    layout: ClassVar[dict[str, Wanted]] = {"refresh": (INTEGERS, (2,)), "refresh_order": (INTEGERS, ("order",))}
+    """What `state_dict` gives, for `hardwood._checkpoint_tensors.expect`."""
 
-    def __init__(
-        self, index: Any, true: TrueEncodings, fits: DriftFits, cost: Cost, *, repair: bool, overlap: bool
-    ) -> None:
+    def __init__(self, index: TargetIndex, true: TrueEncodings, fits: DriftFits, cost: Cost, *, overlap: bool) -> None:
         self.index, self.true, self.fits = index, true, fits
         self.is_whole = True
         self.overlap = overlap
-        self._repair = repair
         self._cost = cost
         self._beside = Beside()
         self._refresh: Refresh | None = None
@@ -71,7 +68,7 @@ class MovingIndex:
         if ``write_back``, into the tree, less what the encoder's ``noise`` explains (`settled`); a refresh under way
         goes on, by a share in each step."""
         share, self._share_is_due = self._share_is_due, False
-        if self.overlap:  # with copies: nobody knows what becomes of these arrays meanwhile
+        if self.overlap:  # with copies: the caller may write these arrays over meanwhile
             self._beside.start(partial(self._learn, ids.copy(), fresh.copy(), write_back, noise, share))
             return
         with self._cost.timed("index"):
@@ -90,7 +87,7 @@ class MovingIndex:
         of_all_shards: Floats | None = None,
         sizes: Ints | None = None,
     ) -> None:
-        """Predict everybody, write them into the tree, repair it: now, or a share in each step.
+        """Predict all targets, write them into the tree, repair it: now, or a share in each step.
 
         Args:
             ids: ``(m,)``, targets just encoded, first of all the landmarks.
@@ -104,11 +101,11 @@ class MovingIndex:
             self.true.begin_period(fresh[:landmarks], of_all_shards, sizes)
             self.true.write(ids[landmarks:], fresh[landmarks:])
             if self.fits.predict_nothing or shares > 1:
-                self.index.update(ids, fresh)
+                self.index.update(fresh, ids)
             if not self.fits.predict_nothing:
                 self.fits.begin_refresh()
                 self._refresh = self._refresh_in(shares, leaf_order(self.index))
-            elif self._repair:
+            else:
                 self.index.repair()
         if shares == 1:
             self.complete()
@@ -149,7 +146,7 @@ class MovingIndex:
         return {"refresh": found, "refresh_order": torch.from_numpy(self._refresh.order)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up what `state_dict` gave; other names are passed over.
+        """Go on from what `state_dict` gave; other names are passed over.
 
         Raises:
             ValueError: no refresh can have come so far, or does not reach each target once.
@@ -167,7 +164,7 @@ class MovingIndex:
         return self.__dict__
 
     def _refresh_in(self, shares: int, order: Ints, done: int = 0) -> Refresh:
-        return Refresh(self.index, self.true, self.fits, order=order, repair=self._repair, shares=shares, done=done)
+        return Refresh(self.index, self.true, self.fits, order=order, shares=shares, done=done)
 
     def _learn(self, ids: Ints, fresh: Floats, write_back: bool, noise: float, share: bool) -> None:
         if self.fits.learns_online:
@@ -176,7 +173,7 @@ class MovingIndex:
         with self._changing():
             if write_back:
                 known = settled(self.index.vectors(ids), fresh, noise) if noise > 0 else fresh
-                self.index.update(ids, known)
+                self.index.update(known, ids)
                 self.true.write(ids, known)
             if share and self._refresh is not None:
                 self._advance(self._refresh)

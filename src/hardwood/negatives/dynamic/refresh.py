@@ -1,15 +1,16 @@
-"""One refresh of a tree: everybody's motion predicted and written into it, at once or a share at a time."""
+"""One refresh of a tree: the motion of all targets predicted and written into it, at once or a share at a time."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from hardwood.negatives.dynamic.drift_fits import DriftFits, Predict
+from hardwood.negatives.dynamic.drift_fits import DriftFits, Predictors
 from hardwood.negatives.dynamic.true_encodings import TrueEncodings
+from hardwood.negatives.records import Ints
+
+if TYPE_CHECKING:
+    from hardwood.tree import TargetIndex
 
 
 class Refresh:
@@ -22,26 +23,24 @@ class Refresh:
         order: ``(n,)`` int64, every target once: leaf by leaf, as the tree was when the refresh began. A leaf whose
             vectors change is made anew from all of them, so neighbours should change together: of a million targets in
             16,000 leaves, 20,000 in the corpus's order change every leaf, in this order one in fifty.
-        repair: whether the tree is repaired at the end.
         shares: in how many calls of `advance` it is done.
         done: how many of them an earlier process has done.
     """
 
     def __init__(
         self,
-        index: Any,
+        index: TargetIndex,
         true: TrueEncodings,
         fits: DriftFits,
         *,
-        order: NDArray[np.int64],
-        repair: bool,
+        order: Ints,
         shares: int,
         done: int = 0,
     ) -> None:
-        self._index, self._true, self._fits, self._repair = index, true, fits, repair
+        self._index, self._true, self._fits = index, true, fits
         self.order = order
         self.shares, self.done = shares, done
-        self._fitted: dict[int, Predict | None] = {}
+        self._predictors: Predictors | None = None
 
     @property
     def is_done(self) -> bool:
@@ -50,25 +49,20 @@ class Refresh:
 
     def advance(self) -> None:
         """Do the next share."""
+        if self._predictors is None:
+            self._predictors = self._fits.for_periods(self._true.history)
         begin, end = (len(self.order) * share // self.shares for share in (self.done, self.done + 1))
-        blocks = self._true.predictions(self._fit, self.order[begin:end])
+        blocks = self._true.predictions(self._predictors, self.order[begin:end])
         # The next block is predicted while the tree takes in this one: both are much work, and seldom for all cores.
         with ThreadPoolExecutor(1, thread_name_prefix="hardwood-predictions") as ahead:
             coming = ahead.submit(next, blocks, None)
             while (block := coming.result()) is not None:
                 coming = ahead.submit(next, blocks, None)
-                self._index.update(*block)
+                rows, vectors = block
+                self._index.update(vectors, rows)
         self.done += 1
-        if self.is_done and self._repair:
+        if self.is_done:
             self._index.repair()
 
-    def _fit(self, period: int) -> Predict | None:
-        """Each period's model is fitted once for all shares; the first period's before any other, which is given what
-        was chosen for it: so a refresh that is resumed chooses the same, whatever it has left to do."""
-        for each in (0, period):
-            if each not in self._fitted:
-                self._fitted[each] = self._fits(self._true.history, each)
-        return self._fitted[period]
-
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_fitted": {}}  # functions, which can't be pickled and can be fitted again
+        return self.__dict__ | {"_predictors": None}  # functions, which can't be pickled and can be fitted again

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from hardwood.negatives.checkpoint_tensors import FLOATS, INTEGERS, Wanted
+from hardwood._checkpoint_tensors import FLOATS, INTEGERS, Wanted
+from hardwood.negatives.records import Floats, Ints
 
-Floats = NDArray[np.float32]
+Predict = Callable[[Floats], Floats]
+"""Encodings now, ``(m, d)``, from those of the same targets in an earlier period."""
 
 TRUE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -37,9 +38,7 @@ class TrueEncodings:
         dtype: ``"float32"`` or ``"bfloat16"``, which rounds to 8 bits: a cosine error below 1e-5 for unit vectors.
     """
 
-    def __init__(
-        self, encodings: Floats, landmarks: NDArray[np.int64], max_periods: int = 12, dtype: str = "float32"
-    ) -> None:
+    def __init__(self, encodings: Floats, landmarks: Ints, max_periods: int = 12, dtype: str = "float32") -> None:
         self._stored = torch.from_numpy(encodings).to(TRUE_DTYPES[dtype])
         self.landmarks = landmarks
         self.max_periods = max_periods
@@ -51,12 +50,12 @@ class TrueEncodings:
         """``(n, d)``."""
         return self._stored.shape[0], self._stored.shape[1]
 
-    def read(self, rows: NDArray[np.int64]) -> Floats:
+    def read(self, rows: Ints) -> Floats:
         """The last true encodings of ``rows``: ``(len(rows), d)`` float32, a copy."""
         # Advanced indexing copies, and .float() leaves float32 as it is.
         return self._stored[torch.from_numpy(rows)].float().numpy()
 
-    def write(self, rows: NDArray[np.int64], vectors: Floats) -> None:
+    def write(self, rows: Ints, vectors: Floats) -> None:
         """True encodings made in the current period."""
         self._stored[torch.from_numpy(rows)] = torch.from_numpy(vectors).to(self._stored.dtype)
         self.period[rows] = len(self.history) - 1
@@ -70,7 +69,7 @@ class TrueEncodings:
         self.history = [of_all_shards]
 
     def begin_period(
-        self, landmark_encodings: Floats, of_all_shards: Floats | None = None, sizes: NDArray[np.int64] | None = None
+        self, landmark_encodings: Floats, of_all_shards: Floats | None = None, sizes: Ints | None = None
     ) -> None:
         """The landmarks' encodings now; they begin a new period and are themselves true encodings in it.
 
@@ -87,30 +86,31 @@ class TrueEncodings:
 
     def predictions(
         self,
-        fit: Callable[[int], Callable[[Floats], Floats] | None],
-        rows: NDArray[np.int64],
+        predictors: Mapping[int, Predict | None],
+        rows: Ints,
         block: int = 16_384,
-    ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
+    ) -> Iterator[tuple[Ints, Floats]]:
         """Where targets are now: ``(rows (b,), encodings (b, d))`` in blocks that cover ``rows`` once and in their
-        order, but for those of whom nothing can be said; within a block period by period.
+        order, without those whose period has no predictor; within a block period by period.
 
         Args:
-            fit: given the number of a period, the function that predicts encodings now from those of that period, or
-                ``None`` if it can't.
+            predictors: for each period but the current one, what predicts encodings now from those of that period;
+                ``None`` where nothing can.
             rows: ``(m,)``, each once.
             block: targets at a time.
         """
         now = len(self.history) - 1
         for start in range(0, len(rows), block):
             part = rows[start : start + block]
-            periods, told = self.period[part], []
+            periods, found = self.period[part], []
             for period in np.unique(periods).tolist():
-                predict = _as_known if period == now else fit(period)
+                predict = _as_known if period == now else predictors[period]
                 if predict is not None:
                     members = part[periods == period]
-                    told.append((members, predict(self.read(members))))
-            if told:
-                yield np.concatenate([members for members, _ in told]), np.concatenate([found for _, found in told])
+                    found.append((members, predict(self.read(members))))
+            if found:
+                members, vectors = zip(*found, strict=True)
+                yield np.concatenate(members), np.concatenate(vectors)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Everything, as tensors for a checkpoint."""
@@ -123,12 +123,12 @@ class TrueEncodings:
 
     @staticmethod
     def layout(num_targets: int, dimension: int) -> dict[str, Wanted]:
-        """What `state_dict` gives, for `hardwood.negatives.checkpoint_tensors.expect`."""
+        """What `state_dict` gives, for `hardwood._checkpoint_tensors.expect`."""
         return {
             "encodings": (FLOATS, (num_targets, dimension)),
             "period": ((torch.int16,), (num_targets,)),
-            "landmarks": (INTEGERS, (None,)),
-            "history": ((torch.float32,), (None, None, dimension)),
+            "landmarks": (INTEGERS, ("landmarks",)),
+            "history": ((torch.float32,), ("periods", "landmarks of all shards", dimension)),
         }
 
     @staticmethod
@@ -139,7 +139,7 @@ class TrueEncodings:
             ValueError: naming what does not.
         """
         landmarks, period, history = (state[name] for name in ("landmarks", "period", "history"))
-        inside = int(landmarks[0]) >= 0 and int(landmarks[-1]) < len(period)
+        inside = len(landmarks) > 0 and int(landmarks[0]) >= 0 and int(landmarks[-1]) < len(period)
         if not inside or not bool((landmarks[1:] > landmarks[:-1]).all()):
             raise ValueError("the checkpoint's landmarks are not targets of this corpus, each once, ascending")
         # A shard of several keeps the landmarks of all of them.
@@ -156,7 +156,7 @@ class TrueEncodings:
         made.history = list(state["history"].numpy().copy())
         return made
 
-    def _join_nearest(self, sizes: NDArray[np.int64]) -> None:
+    def _join_nearest(self, sizes: Ints) -> None:
         # Never the first (most targets have been encoded once, then) and never the current one.
         apart = [_cosine_error(one, other) for one, other in itertools.pairwise(self.history)]
         leaving = min(range(1, len(self.history) - 1), key=lambda p: sizes[p] * min(apart[p - 1], apart[p]))

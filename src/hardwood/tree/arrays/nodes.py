@@ -18,7 +18,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 BLOCK = 256
-"""Queries that a kernel looks at together: enough that several share a group, few enough for the processor's caches."""
+"""Queries that a kernel handles together: enough that several share a group, few enough for the processor's caches."""
 
 
 class Axes:

@@ -39,5 +39,5 @@ def asking(queries: Floats, scale: float | None) -> Floats:
         ValueError: a scale below `SMALLEST_SCALE`.
     """
     if scale is not None and scale < SMALLEST_SCALE:
-        raise ValueError(f"scale must be at least {SMALLEST_SCALE} for an index with a prior; got {scale}.")
+        raise ValueError(f"scale must be at least {SMALLEST_SCALE} for an index with a prior, got {scale}.")
     return with_column(queries, 0.0 if scale is None else 1.0 / (SPREAD * scale))

@@ -47,7 +47,7 @@ LINE = 64
 
 ASKED_FOR = 256
 """Longer float32 rows, for one query, come as quickly unasked: the processor sees where they lie, and only memory is
-waited for (docs/tree.md)."""
+waited for (docs/lab/tree.md)."""
 
 
 @intrinsic

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from hardwood.errors import DataError
 from hardwood.tree.arrays.bfloat16 import decoded
 from hardwood.tree.arrays.bounds import LOG_COUNT, RADIUS, REACH, SPREAD
 from hardwood.tree.arrays.nodes import Nodes, group_lists
@@ -50,7 +51,7 @@ def stats(tree: Tree) -> dict[str, float]:
 
 def _must(good: object, what: str) -> None:
     if not good:
-        raise RuntimeError(f"the index is damaged: {what}. Load it from a good copy or build it anew.")
+        raise DataError(f"the index is damaged: {what}. Load it from a good copy or build it anew.")
 
 
 def check(tree: Tree) -> None:

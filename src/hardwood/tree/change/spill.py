@@ -21,7 +21,7 @@ LOOKED_INTO = 16
 """Groups among whose leaves the second one is sought."""
 
 LAMBDA = np.float32(1.0)
-"""Weight of what the two residuals have in common; measured on real encodings in docs/tree.md."""
+"""Weight of what the two residuals have in common; measured on real encodings in docs/lab/tree.md."""
 
 ROWS = 16384
 

@@ -123,7 +123,7 @@ def split_work(task: Callable[[int, int], object], size: int, threads: int, leas
 
 
 class ReadWriteLock:
-    """Any number of readers, or one writer, who goes first when waiting; made anew in a forked child, where
+    """Any number of readers, or one writer; a waiting writer goes first; made anew in a forked child, where
     the parent's holders do not exist. A thread must not ask twice."""
 
     def __init__(self) -> None:

@@ -95,7 +95,7 @@ def leaf_labels(
         leaf_size: targets in a leaf, on average; none gets more than twice as many.
         rng: of the samples and first centres.
         threads: for the iterations and the last pass. Pieces are the same for any number of them, so the tree is too.
-        tick: told of progress.
+        tick: called with progress.
 
     Returns:
         ``(n,)`` leaf numbers, every one in use, and ``(L,)`` group numbers, every one in use, ascending.

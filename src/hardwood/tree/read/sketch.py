@@ -18,7 +18,7 @@ from hardwood.tree.read.masses import weigh_leaf
 
 FINE = 0.5
 """A step times ``β‖x‖`` may be so much: log weights then deviate by some 0.14, and 1 + χ² within a leaf is about 1.02
-(1.0002 at scale 20, 1.001 at 50, 1.002 at 100 on unit vectors: docs/tree.md)."""
+(1.0002 at scale 20, 1.001 at 50, 1.002 at 100 on unit vectors: docs/lab/tree.md)."""
 
 STEPS = np.float32(127.0)
 """From a leaf's mean to the furthest number of a residual."""

@@ -36,7 +36,7 @@ class Heads(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Queries that are looked at together, ``Q`` of them: their products with the means of groups and leaves.
+    """Queries that are handled together, ``Q`` of them: their products with the means of groups and leaves.
 
     ``unit`` (Q, d) and ``beta_norm`` (Q,) are ``x / ‖x‖`` and ``β‖x‖``; ``share`` (Q, 2) is that of the pooled
     covariances along the query, leaves' and groups'. ``order`` (Q, G) has the ``inside[q]`` groups that query q looks

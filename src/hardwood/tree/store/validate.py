@@ -79,7 +79,7 @@ def check_arrays(small: dict[str, NDArray[Any]], rows: NDArray[Any], fail: Calla
 
     Args:
         small: the nodes' file, by name.
-        rows: ``(R, d)``, the vectors; only their shape is looked at.
+        rows: ``(R, d)``, the vectors; only their shape is checked.
         fail: makes the error to raise.
 
     Raises:

@@ -11,6 +11,8 @@ import torch
 from scipy import stats
 
 from hardwood.negatives import Cost, make_source
+from hardwood.negatives.dynamic.divergence import measure_divergence
+from hardwood.negatives.dynamic.staleness import measure_staleness, scores_of_draws
 from hardwood.negatives.partition import Partition
 from hardwood.negatives.sharded import ShardedNegatives
 from hardwood.ranks import Ranks
@@ -135,6 +137,39 @@ def test_weights_are_unbiased_where_shards_hold_parts_of_different_size() -> Non
     mean, error = np.mean(found, axis=0), np.std(found, axis=0) / np.sqrt(len(found))
     allowed = NUM_TARGETS - request(0).exclude.counts
     assert (np.abs(mean - allowed) < 4.5 * error).all()  # false alarms: 5 x 7e-6
+
+
+@pytest.mark.parametrize("has_prior", [False, True])
+def test_shards_measure_staleness_and_divergence_of_the_whole_draw(has_prior: bool) -> None:
+    log_prior = np.log([1, 0.1, 0.3])[np.arange(NUM_TARGETS) % 3].astype(np.float32) if has_prior else None
+    cost = Cost()
+    targets = MovingTargets(cost, log_prior)
+    source = ShardedNegatives(make_source("dynamic", leaf_size=4, probes=400), Ranks.alone(), NUM_SHARDS)
+    source.attach(targets, cost)
+    source.begin_step(0)
+    stored, targets.step = targets.vectors, 3
+    asked = request(1)
+    draw = source.sample(asked)
+    rows = torch.unique(draw.ids[draw.ids >= 0])
+    source.observe(asked, draw, rows, targets.vectors[rows])
+    old, new = (scores_of_draws(asked, draw, rows, vectors[rows]) for vectors in (stored, targets.vectors))
+    prior = None if log_prior is None else torch.from_numpy(log_prior)[draw.ids]
+    expected = measure_divergence(draw, old, new, prior)
+    assert expected is not None
+    figures = source.diagnostics()
+    assert expected.figures() == pytest.approx({name: figures[name] for name in expected.figures()}, abs=1e-5)
+    assert figures["total_variation"] > 0.05
+    staleness = measure_staleness(stored[rows], targets.vectors[rows], old, new)
+    assert figures["stale_cosine_error"] == pytest.approx(staleness.cosine, abs=1e-6)
+    assert figures["stale_score_error"] == pytest.approx(staleness.score, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["exact", "pool"])
+def test_the_highest_scores_of_the_corpus_are_not_those_of_its_shards(name: str) -> None:
+    source = make_source(name, top=True)
+    assert source.for_shard(0, 1).settings() == source.settings()
+    with pytest.raises(ValueError, match=r"top=True.*replicated"):
+        ShardedNegatives(source, Ranks.alone(), 2)
 
 
 def test_a_corpus_that_can_not_be_divided_is_refused() -> None:

@@ -130,8 +130,9 @@ class NegativesCallback(TrainerCallback):
         self.loss.begin_step(state.global_step)
         if not drew and self.loss.source.is_ready(state.global_step):
             compare_anew(args, state, kwargs.get("lr_scheduler"))
-        if self.trace is not None:
-            self._step_began += self.trace.begin_step(state.global_step)
+        if self.trace is not None:  # which asks the source, so on all processes
+            with self.loss.meet_ranks().during("while the report's negatives are drawn"):
+                self._step_began += self.trace.begin_step(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Book the step's time."""

@@ -52,7 +52,6 @@ def evaluate(
     from hardwood.data.read import TEST_SHARE
     from hardwood.encoders import check_device, load_encoder
     from hardwood.evaluation import evaluate_splits
-    from hardwood.ranks import join
 
     splits = split or ["test"]
     check_device(device)
@@ -75,6 +74,8 @@ def evaluate(
             dataset.split(name)
     if dataset.left_out is not None and "left_out" in splits:
         raise ValueError("a split 'left_out' can't be told from the counts of what --lenient left out: rename it")
+    from hardwood.ranks import join  # loads torch: not before the settings are known to be good
+
     ranks = join(device)
     encoder = load_encoder(model, device=device, trust_remote_code=trust_remote_code)
     settings: dict[str, Any] = {"train_split": train_split or "train", "leave_out": leave_out, "ranks": ranks}

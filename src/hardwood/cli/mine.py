@@ -53,7 +53,6 @@ def mine(
     from hardwood.mining import FORMATS, mine, write_negatives
     from hardwood.mining._mine import check_mining
     from hardwood.negatives.margin import MarginFilter
-    from hardwood.ranks import join
 
     _checks.one_of(FORMATS, form, "--format")
     check_mining(num_negatives, skip_top, depth, seed, sampling=sampling)
@@ -69,6 +68,8 @@ def mine(
         unjudged="ignore" if ignore_unjudged else "error",
         lenient=lenient,
     )
+    from hardwood.ranks import join  # loads torch: not before the settings are known to be good
+
     ranks = join(device)
     encoder = load_encoder(model, device=device, trust_remote_code=trust_remote_code)
     with ranks.during("while mining"):

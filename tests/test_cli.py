@@ -36,7 +36,7 @@ def test_version_and_help() -> None:
     for option in ("--negatives", "--encoder", "--num-negatives", "--scale", "--learning-rate", "--seed", "--output"):
         assert option in shown
     # Brackets are rich's markup too, which would swallow these.
-    for default in ("[exact]", "[static]", "[shared]", "[dynamic tempered, others shared]", "[float32]", "[128]"):
+    for default in ("[dynamic]", "[static]", "[shared]", "[dynamic tempered, others shared]", "[float32]", "[128]"):
         assert default in shown
 
 

@@ -115,7 +115,7 @@ def test_mining_is_its_naive_twin(model, dataset, *, per, similarity, filters, b
 
 @pytest.mark.parametrize("sampling", ["top", "random"])
 def test_no_known_positive_nor_its_copy_is_ever_a_negative(model, dataset, sampling):
-    mined = mine(model, dataset, num_negatives=N, sampling=sampling)
+    mined = mine(model, dataset, num_negatives=N - 1, sampling=sampling)
     for query, negatives in zip(mined.queries.tolist(), mined.negatives, strict=True):
         found = set(negatives[negatives >= 0].tolist())
         assert not found & forbidden(dataset, query)
@@ -350,7 +350,7 @@ def test_paths_that_do_not_fit_are_refused(mined, dataset, tmp_path):
     ):
         with pytest.raises(DataError, match=message):
             write_negatives(mined, dataset, tmp_path / path, format, overwrite=True)
-    with pytest.raises(ValueError, match="not 'csv'"):
+    with pytest.raises(ValueError, match="got 'csv'"):
         write_negatives(mined, dataset, tmp_path / "x", "csv")
     assert (tmp_path / "mine" / "thesis.tex").exists()
 

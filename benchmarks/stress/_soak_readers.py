@@ -86,10 +86,12 @@ class Reader:
         x, scale = self._queries(6), float(rng.choice([0.5, 2.0, 20.0]))
         exclude, kind = self._exclude(6), rng.choice(["replace", "without", "exact"], p=[0.6, 0.3, 0.1])
         k, probes = int(rng.integers(1, 40)), int(rng.choice([1, 4, 32, EVERY]))
-        options = {"replace": kind != "without", "exact": kind == "exact", "probes": probes}
 
         def ask(index: TargetIndex) -> Any:
-            return index.sample(x, k, scale=scale, exclude=exclude, seed=int(rng.integers(2**31)), **options)
+            options: dict[str, Any] = {"scale": scale, "exclude": exclude, "seed": int(rng.integers(2**31))}
+            if kind == "exact":
+                return index.sample_exact(x, k, **options)
+            return index.sample(x, k, replace=kind != "without", probes=probes, **options)
 
         def judge(draw: Any) -> Judge:
             return lambda state: self._judge_draw(state, draw, x, scale, exclude, kind)

@@ -25,7 +25,7 @@ Fault = Callable[[torch.Tensor], torch.Tensor]
 STEPS = 12
 OPTIONS = ("refresh_every=5", "landmarks=20", "leaf_size=8", "probes=3")
 TRAIN = ("--negatives", "dynamic", "--steps", str(STEPS), "--save-every", "4", "--batch-size", "16",
-         "--dimension", "16", "--num-negatives", "4", "--device", "cpu", "--quiet",
+         "--dimension", "16", "--num-negatives", "4", "--device", "cpu", "--quiet", "--no-report",
          *(word for option in OPTIONS for word in ("--source-option", option)))  # fmt: skip
 
 

@@ -150,8 +150,7 @@ def test_a_folder_that_can_not_be_written(dataset_folder: Path, tmp_path: Path) 
         refused = hardwood("train", dataset_folder, "--output", place / "run", *TRAIN)
         assert refused.exit_code == 2
         (line,) = said(refused)
-        assert line.startswith("error: [Errno 30] Read-only file system: ")
-        assert str(place) in line
+        assert line.startswith(f"error: can't write to {place / 'run'}: Read-only file system")
 
 
 def _index(folder: Path, factor: float) -> None:

@@ -67,7 +67,7 @@ def test_vectors_that_are_not_finite_are_found(folder: Path) -> None:
     forge(folder, VECTORS, put("rows", (0, 0), np.inf))
     with pytest.raises(DataError, match="not finite"):
         TargetIndex.load(folder, verify=True)
-    with pytest.raises(RuntimeError, match="not finite"):
+    with pytest.raises(DataError, match="not finite"):
         TargetIndex.load(folder).check()
 
 

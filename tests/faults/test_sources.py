@@ -144,7 +144,7 @@ def test_an_index_broken_off_in_a_change_refuses_everything(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(type(index._tree), "settle", interrupt)
-    changes = {"add": ([77], vectors[:1]), "remove": ([3],), "update": ([3], -vectors[:1]), "repair": ()}
+    changes = {"add": (vectors[:1], [77]), "remove": ([3],), "update": (-vectors[:1], [3]), "repair": ()}
     with pytest.raises(KeyboardInterrupt):
         getattr(index, change)(*changes[change])
     monkeypatch.undo()

@@ -28,7 +28,7 @@ GOLDEN = Path(__file__).resolve().parent
 ROOT = GOLDEN.parents[1]
 DATASET, RUN = GOLDEN / "dataset", GOLDEN / "run"
 STEPS, FURTHER = 4, 6
-NOT_KEPT = ("training_curve.png", ".lock")
+NOT_KEPT = ("training_curve.png", "report.html", ".lock")
 """Files of a run that nothing reads back, or that say where it was made."""
 
 

@@ -21,7 +21,7 @@ from transformers import TrainerCallback, set_seed
 from hardwood import encoder_arguments, evaluate
 from hardwood.data import RetrievalDataset
 from hardwood.encoding import target_vectors
-from hardwood.negatives import DynamicNegatives
+from hardwood.negatives import DynamicNegatives, RefreshPolicy
 from hardwood.training import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss, NegativesCallback
 from tiny_models import make_qwen
 
@@ -53,7 +53,8 @@ def _add_lora(model: SentenceTransformer, dropout: float = 0.0) -> SentenceTrans
 
 
 def _loss(model: SentenceTransformer, dataset: RetrievalDataset, **options: Any) -> CorpusSoftmaxLoss:
-    source = DynamicNegatives(**{"refresh_every": 3, "landmarks": 16, "leaf_size": 8} | options.pop("source", {}))
+    refresh = RefreshPolicy(**{"every": 3} | options.pop("refresh", {}))
+    source = DynamicNegatives(refresh=refresh, landmarks=16, leaf_size=8)
     return CorpusSoftmaxLoss(model, dataset, source, num_negatives=4, **options)
 
 
@@ -141,7 +142,7 @@ def test_lora_trains_and_resumes_bit_for_bit(qwen_folder: Path, dataset: Retriev
 def test_the_noise_of_lora_is_found(qwen_folder: Path, dataset: RetrievalDataset, tmp_path: Path) -> None:
     """Its dropout does nothing before the first update, since B is 0; nor is there a refresh that would look again."""
     model = _add_lora(SentenceTransformer(str(qwen_folder), device="cpu"), dropout=0.5)
-    loss = _loss(model, dataset, source={"refresh_every": None, "refresh_when": None})
+    loss = _loss(model, dataset, refresh={"every": None, "when": None})
     noise: list[float] = []
 
     class Watch(TrainerCallback):

@@ -51,7 +51,7 @@ def before_and_after(rows: Sequence[tuple[str, float | None, float | None]], mea
         for at, _, kind in labels:
             drawing.circle((at, middle), 5.5 if kind == "own" else 4.5, f"dot {kind}")
         labels.sort()
-        sides = ["end", "start"] if len(labels) == 2 else ["start"]
+        sides = ["end", "start"][-len(labels) :] if labels else []  # a split may have answers and no judgements
         for (at, value, kind), side in zip(labels, sides, strict=True):
             if side == "end" and at - left < 34:  # no room beside the names
                 drawing.text((at, middle - 9), f"{value:.3f}", f"value {kind}", "start")

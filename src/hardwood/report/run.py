@@ -17,6 +17,7 @@ from hardwood.report.page import class_of, safe, write_page
 
 PAGE = "report.html"
 _MEASURES = ("mrr@10", "ndcg@10", "recall@1", "recall@10", "recall@100")
+_OF_ANSWERS = ("answer_recall@20", "answer_recall@100")
 _SUSPECTS_SHOWN = 200
 
 
@@ -98,11 +99,13 @@ def _measured(splits: Mapping[str, Mapping[str, Any]], colour: str) -> dict[str,
         return number((entry.get(which) or {}).get(measure))
 
     shown = [(name, of(entry, "base", "mrr@10"), of(entry, "trained", "mrr@10")) for name, entry in splits.items()]
+    answered = [name for name in _OF_ANSWERS if any(name in (entry.get("trained") or {}) for entry in splits.values())]
+    measures = (*_MEASURES, *answered)
     table = [
         {
             "split": name,
             "queries": (entry.get("compared") or {}).get("queries") or (entry.get("trained") or {}).get("queries"),
-            "values": [(of(entry, "base", measure), of(entry, "trained", measure)) for measure in _MEASURES],
+            "values": [(of(entry, "base", measure), of(entry, "trained", measure)) for measure in measures],
         }
         for name, entry in splits.items()
     ]
@@ -115,7 +118,7 @@ def _measured(splits: Mapping[str, Mapping[str, Any]], colour: str) -> dict[str,
                 colour,
             )
         ),
-        "measures": _MEASURES,
+        "measures": measures,
         "table": table,
         "has_base": any(entry.get("base") for entry in splits.values()),
     }

@@ -43,10 +43,13 @@ def given_threads() -> int | None:
 
 
 def default_threads() -> int:
-    """What `set_threads` was given, or the number of processors this process may use."""
+    """What `set_threads` was given, or the processors this process may use: its part of them, where a launcher such as
+    torchrun has started several on this machine."""
     if _given is not None:
         return _given
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    beside = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, processors // max(1, int(beside))) if beside.isdigit() else processors
 
 
 def _this_processor() -> int:

@@ -5,7 +5,7 @@ Knows vectors and rows. Must not know texts, models or judgements.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,6 +80,20 @@ def rank_vectors(
                 _check_finite(vectors, "target")
                 _merge_block(x, rows, vectors, best, excluded)
         return _decode(best)
+
+
+def best_of(
+    rankings: Sequence[tuple[torch.Tensor, torch.Tensor]],
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """One ranking of several over different targets, ordered as `rank_vectors` orders them.
+
+    Args:
+        rankings: what `rank_vectors` gave for each, ``(Q, k)``, as tensors on the CPU.
+    """
+    import torch
+
+    keys = [_keys(scores, _LOW - rows) for rows, scores in rankings]  # nothing found scores minus infinity
+    return _decode(torch.topk(torch.cat(keys, dim=1), rankings[0][0].shape[1]).values)
 
 
 class _ByTarget:

@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hardwood._divided_ranking import best_of_all, queries_together, rows_dealt_out
 from hardwood._ragged import RaggedRows
 from hardwood._ranking import rank_vectors
 from hardwood.answer_recall import answered_alone, measure_answers
 from hardwood.data._own import left_out_of_rankings
-from hardwood.encoding import BATCH_SIZE, BLOCK, Texts, encode_targets, query_vectors, similarity_of
+from hardwood.encoding import BATCH_SIZE, BLOCK, Texts, encode_targets, similarity_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from hardwood.data import Judgements, RetrievalDataset
     from hardwood.data._own import LeaveOut
+    from hardwood.ranks import Ranks
 
 __all__ = [
     "MEASURES",
@@ -63,6 +65,7 @@ def evaluate(
     block: int = BLOCK,
     similarity: str | None = None,
     progress: bool | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, float]:
     """How well a model retrieves the positives of a split from the whole corpus.
 
@@ -80,6 +83,8 @@ def evaluate(
         block: targets encoded and scored at a time. It changes neither ranking nor measures but by rounding.
         similarity: "cosine" or "dot"; the model's own when None.
         progress: whether to show a bar on stderr; None for only on a terminal.
+        ranks: processes that all call this, and divide the blocks among them (`hardwood.ranks`); ``None``: this one
+            does it all. The answer is the same to the byte, and all have it.
 
     Returns:
         The mean over the queries of ``recall@1``, ``recall@10``, ``recall@100`` (share of a query's positives
@@ -98,6 +103,7 @@ def evaluate(
         "block": block,
         "similarity": similarity,
         "progress": progress,
+        "ranks": ranks,
     }
     return evaluate_splits(model, dataset, [split], train_split=None, **settings)[split]
 
@@ -125,7 +131,7 @@ def evaluate_splits(
         train_split: the split whose targets are seen; ``None``, or one that the dataset lacks: nothing is divided
             apart.
         observe: is called with each split's name, its ranking (as `measure_each` takes it) and its judgements.
-        settings: ``batch_size``, ``block``, ``similarity`` and ``progress`` of `evaluate`.
+        settings: ``batch_size``, ``block``, ``similarity``, ``progress`` and ``ranks`` of `evaluate`.
 
     Raises:
         ValueError: as `evaluate`, before anything is encoded.
@@ -240,6 +246,7 @@ def retrieve(
     block: int = BLOCK,
     similarity: str | None = None,
     progress: bool | None = None,
+    ranks: Ranks | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The ``k`` best targets of each query by the model's similarity, exactly.
 
@@ -250,7 +257,7 @@ def retrieve(
         k: how many targets a query.
         query_rows: ``(Q,)`` the queries to search for; all when None.
         exclude: ``Q`` rows of target rows that each query must not be given.
-        batch_size, block, similarity, progress: as in ``evaluate``.
+        batch_size, block, similarity, progress, ranks: as in ``evaluate``.
 
     Returns:
         ``(rows, scores)``, int64 and float32, both ``(Q, k)``; see ``rank_vectors``.
@@ -262,6 +269,6 @@ def retrieve(
         "similarity": similarity,
         "progress": progress,
     }
-    vectors = query_vectors(model, queries, query_rows, **settings)
-    blocks = encode_targets(model, corpus, **settings)
-    return rank_vectors(vectors, blocks, k, exclude=exclude, device=model.device)
+    vectors = queries_together(model, queries, query_rows, ranks, **settings)
+    blocks = encode_targets(model, corpus, rows_dealt_out(len(corpus), block, ranks), **settings)
+    return best_of_all(*rank_vectors(vectors, blocks, k, exclude=exclude, device=model.device), ranks)

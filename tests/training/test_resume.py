@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -213,16 +214,19 @@ def test_a_checkpoint_of_other_settings_is_an_error(
         callback(5, **changed)._load(tmp_path / "checkpoint-1")
 
 
-def test_a_checkpoint_of_another_number_of_processes_is_an_error(
-    make_static: Callable, dataset: RetrievalDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_checkpoint_of_processes_that_each_had_a_source_of_their_own_is_an_error(
+    make_static: Callable, dataset: RetrievalDataset, tmp_path: Path
 ) -> None:
     callback = NegativesCallback(CorpusSoftmaxLoss(make_static(), dataset, "uniform"))
-    with monkeypatch.context() as patch:
-        patch.setattr("hardwood.training.callback.world_size", lambda: 4)
-        callback._save(tmp_path / "checkpoint-1")
-        callback.check(tmp_path / "checkpoint-1")
-    with pytest.raises(ValueError, match=r"other settings \(processes was 4, is 1\)"):
-        callback.check(tmp_path / "checkpoint-1")
+    callback._save(tmp_path / "checkpoint-1")
+    path = tmp_path / "checkpoint-1" / "hardwood" / "source.json"
+    description = without_stamp(json.loads(path.read_text()), path)
+    settings = {name: value for name, value in description["settings"].items() if name != "shards"}
+    for processes, is_refused in ((1, False), (4, True)):
+        changed = {**description, "settings": {**settings, "processes": processes}}
+        path.write_text(json.dumps(stamped(changed)))
+        with pytest.raises(ValueError, match="is of 4 processes") if is_refused else nullcontext():
+            callback.check(tmp_path / "checkpoint-1")
 
 
 def test_settings_that_json_cannot_hold_are_passed_over() -> None:
@@ -241,7 +245,8 @@ def test_a_run_may_be_resumed_with_other_settings_of_memory_and_time(dataset: Re
     assert other.keys() <= MAY_DIFFER
     resumed = train(config(tmp_path / "run", save_every=5, **other), resume=True, quiet=True, dataset=dataset)
     assert resumed.metrics["training"]["steps"] == 14
-    with pytest.raises(ValueError, match=r"started with other settings \(batch_size\)"):
+    # Of the batch of all processes the checkpoint knows: its share may be another one with another number of them.
+    with pytest.raises(ValueError, match=r"other settings \(global_batch was 16, is 4\)"):
         train(config(tmp_path / "run", **other, batch_size=4), resume=True, quiet=True, dataset=dataset)
 
 

@@ -74,9 +74,16 @@ def evaluate(
             dataset.split(name)
     if dataset.left_out is not None and "left_out" in splits:
         raise ValueError("a split 'left_out' can't be told from the counts of what --lenient left out: rename it")
+    from hardwood.ranks import join  # loads torch: not before the settings are known to be good
+
+    ranks = join(device)
     encoder = load_encoder(model, device=device, trust_remote_code=trust_remote_code)
-    settings: dict[str, Any] = {"train_split": train_split or "train", "leave_out": leave_out, "progress": not quiet}
-    measures = evaluate_splits(encoder, dataset, splits, **settings)
+    settings: dict[str, Any] = {"train_split": train_split or "train", "leave_out": leave_out, "ranks": ranks}
+    settings["progress"] = not quiet and ranks.is_first
+    with ranks.during("in an evaluation"):
+        measures = evaluate_splits(encoder, dataset, splits, **settings)
+    if not ranks.is_first:
+        return
     print_left_out(dataset.left_out)
     print_measures(measures)
     if output is not None:

@@ -68,21 +68,28 @@ def mine(
         unjudged="ignore" if ignore_unjudged else "error",
         lenient=lenient,
     )
+    from hardwood.ranks import join  # loads torch: not before the settings are known to be good
+
+    ranks = join(device)
     encoder = load_encoder(model, device=device, trust_remote_code=trust_remote_code)
-    mined = mine(
-        encoder,
-        dataset,
-        split,
-        num_negatives,
-        per="pair" if form == "triplets" else "query",
-        margin=margin,
-        relative_margin=relative_margin,
-        skip_top=skip_top,
-        depth=depth,
-        sampling=sampling,  # type: ignore[arg-type]  # checked by `mine`, with the value received
-        seed=seed,
-        progress=None if not quiet else False,
-    )
+    with ranks.during("while mining"):
+        mined = mine(
+            encoder,
+            dataset,
+            split,
+            num_negatives,
+            per="pair" if form == "triplets" else "query",
+            margin=margin,
+            relative_margin=relative_margin,
+            skip_top=skip_top,
+            depth=depth,
+            sampling=sampling,  # type: ignore[arg-type]  # checked by `mine`, with the value received
+            seed=seed,
+            progress=False if quiet or not ranks.is_first else None,
+            ranks=ranks,
+        )
+    if not ranks.is_first:
+        return
     print_left_out(dataset.left_out)
     written = write_negatives(mined, dataset, output, form, scores=scores, overwrite=overwrite)  # type: ignore[arg-type]
     dropped = f"; {written.dropped:,} with too few negatives left out" if written.dropped else ""

@@ -189,6 +189,18 @@ Threads = Annotated[
     int | None,
     typer.Option(help="Of PyTorch and of the tree; default: OMP_NUM_THREADS or all cores, and all cores for the tree."),
 ]
+ShardsOf = Annotated[
+    str | None,
+    typer.Option(
+        "--shards",
+        help="Of several processes: divided, each keeps a part of the corpus; replicated, a copy. \\[divided]",
+        rich_help_panel=_NEGATIVES,
+    ),
+]
+NumShards = Annotated[
+    int | None,
+    typer.Option(help="Parts of the corpus; draws depend on it. [one a process]", rich_help_panel=_NEGATIVES),
+]
 Quiet = Annotated[bool, typer.Option(help="No progress bars.")]
 
 
@@ -257,6 +269,8 @@ def train(
     lenient: Lenient = False,
     device: Device = None,
     threads: Threads = None,
+    shards: ShardsOf = None,
+    num_shards: NumShards = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the folder from its last checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Remove what the folder holds.")] = False,
     quiet: Quiet = False,
@@ -269,10 +283,10 @@ def train(
     run_config = _run_config(options, refuse=True)
     from hardwood.cli.evaluate import print_left_out, print_measures
     from hardwood.training import train as train_run
-    from hardwood.training._folder import BESIDE_SPLITS
+    from hardwood.training._folder import BESIDE_SPLITS, is_first_process
 
     result = train_run(run_config, **run_flags)
-    if not quiet:
+    if not quiet and is_first_process():
         print_left_out(result.metrics.get("left_out"))
         measures = {name: m for name, m in result.metrics.items() if name not in BESIDE_SPLITS}
         if measures:
@@ -355,7 +369,9 @@ def compare(
     from hardwood.cli.evaluate import print_left_out
     from hardwood.comparison import compare as compare_runs
     from hardwood.comparison import markdown_table
+    from hardwood.ranks import refuse_several_processes
 
+    refuse_several_processes("compare")
     console = Console()
     compared = compare_runs(base, sources, num_seeds=seeds, split=split, announce=console.print)
     print_left_out(compared["runs"][0]["metrics"].get("left_out"))

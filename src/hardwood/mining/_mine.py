@@ -11,15 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardwood import _checks
+from hardwood._divided_ranking import best_of_all, queries_together, rows_dealt_out
 from hardwood._ragged import RaggedRows
 from hardwood._ranking import TargetBlocks, pairs_in_block, rank_vectors
-from hardwood.encoding import BATCH_SIZE, BLOCK, encode_targets, query_vectors, similarity_of
+from hardwood.encoding import BATCH_SIZE, BLOCK, encode_targets, similarity_of
 from hardwood.negatives.margin import MarginFilter
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from hardwood.data import Judgements, RetrievalDataset, TextTable
+    from hardwood.ranks import Ranks
 
 ROOM = 100  # candidates beyond those asked for, so that margins may reject some
 _CANDIDATES_AT_A_TIME = 1 << 21
@@ -75,6 +77,7 @@ def mine(
     block: int = BLOCK,
     similarity: str | None = None,
     progress: bool | None = None,
+    ranks: Ranks | None = None,
 ) -> MinedNegatives:
     """The hardest targets of each query that aren't its positives.
 
@@ -98,7 +101,7 @@ def mine(
             a candidate is taken.
         sampling: "top" for the hardest, "random" for a uniform draw from all the candidates that remain.
         seed: of the draw, which depends on nothing but it and the rows drawn from.
-        batch_size, block, similarity, progress: as in ``hardwood.evaluation.evaluate``.
+        batch_size, block, similarity, progress, ranks: as in ``hardwood.evaluation.evaluate``.
 
     Returns:
         Entries in the split's order; those without a single negative are there too.
@@ -124,11 +127,14 @@ def mine(
         "progress": progress,
     }
     known = dataset.never_negatives(*dataset.splits).take(judgements.queries)
-    vectors = query_vectors(model, dataset.queries, judgements.queries, **settings)
+    vectors = queries_together(model, dataset.queries, judgements.queries, ranks, **settings)
     known_scores = np.zeros(len(known.values), dtype=np.float32)
-    blocks = _scoring(encode_targets(model, dataset.corpus, **settings), vectors, known, known_scores)
+    dealt = rows_dealt_out(len(dataset.corpus), block, ranks)
+    blocks = _scoring(encode_targets(model, dataset.corpus, dealt, **settings), vectors, known, known_scores)
     depth = min(depth, len(dataset.corpus))
-    rows, scores = rank_vectors(vectors, blocks, depth, exclude=known, device=model.device)
+    own_best = rank_vectors(vectors, blocks, depth, exclude=known, device=model.device)
+    rows, scores = best_of_all(*own_best, ranks)
+    known_scores = _scores_of_all(known_scores, known.values // block, ranks)
     deeper = (rows[:, -1] >= 0) & (depth + known.counts < len(dataset.corpus))
 
     usable = rows >= 0
@@ -210,6 +216,16 @@ def _scoring(
             y = vectors[places[start : start + _PAIRS_AT_A_TIME]]
             out[some] = np.einsum("pd,pd->p", queries[owners[some]], y)
         yield rows, vectors
+
+
+def _scores_of_all(scores: NDArray[np.float32], blocks: NDArray[np.int64], ranks: Ranks | None) -> NDArray[np.float32]:
+    """The score of each known positive by the process that has encoded its block, ``blocks`` ``(p,)``."""
+    import torch
+
+    if ranks is None or ranks.is_alone:
+        return scores
+    everyone = np.stack([found.numpy() for (found,) in ranks.gather([torch.from_numpy(scores)])])
+    return np.asarray(everyone[blocks % ranks.size, np.arange(len(blocks))])
 
 
 def _drop_copies(

@@ -154,3 +154,13 @@ class PartNegatives(NegativeSource):
         if self._index is None:
             raise RuntimeError(f"the {self.name} is empty: begin_step(step) fills it from step {self.start_step} on")
         return self._index
+
+
+def part_of(count: int, number: int, num_shards: int) -> int:
+    """What falls to one shard of a count for all: the parts add up to it, and differ by 1 at most."""
+    return count * (number + 1) // num_shards - count * number // num_shards
+
+
+def seed_of_shard(seed: int, number: int, num_shards: int) -> int:
+    """A seed of its own for each of several shards; for a single one that of the whole."""
+    return seed if num_shards == 1 else int(np.random.SeedSequence([seed, number]).generate_state(1)[0])

@@ -37,6 +37,16 @@ def top_draw(index: SoftmaxIndex, request: Request, exclude: RaggedRows) -> Draw
     return Draw(ids, log_q, log_z, log_weights)
 
 
+def refuse_top_of_shards(top: bool, num_shards: int) -> None:
+    """``ValueError`` for the highest scores of one of several shards: whether they are those of the whole corpus, no
+    shard knows."""
+    if top and num_shards > 1:
+        raise ValueError(
+            f"top=True takes the highest scores of the whole corpus, which is divided into {num_shards} shards: leave "
+            "it out, or give each process a copy of the corpus (shards='replicated', --shards replicated)"
+        )
+
+
 def top_log_proposal(draw: Draw, ids: Tensor) -> Tensor:
     """``(B, m)``: the log-probability that one of each query's is each of ``ids``, all of its draw being alike."""
     held = draw.ids != NO_TARGET

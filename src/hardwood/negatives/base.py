@@ -12,6 +12,7 @@ from torch import Tensor
 from hardwood import _checks
 from hardwood._checkpoint_tensors import Wanted, expect, read_state, write_state
 from hardwood._files import written_whole
+from hardwood.negatives.agreement import Agreement
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.records import Draw, Request, Targets
 
@@ -35,6 +36,9 @@ class NegativeSource(ABC):
     """How the loss weighs what it draws, where it has no weighting of its own (`hardwood.losses`)."""
     knows_scores: ClassVar[bool] = True
     """Whether it draws by stored encodings, so that `log_proposal` and `Draw.log_z` hold their scores."""
+    is_divided: ClassVar[bool] = True
+    """Whether several processes divide the corpus among them (`hardwood.negatives.sharded`); not worth it for a source
+    that keeps nothing of the targets' encodings, and answers all alike on every process."""
 
     def __init__(self, *, start_step: int = 0) -> None:
         _checks.at_least(0, start_step, "start_step")
@@ -49,8 +53,28 @@ class NegativeSource(ABC):
         self.targets = targets
         self.cost = cost
 
+    def for_shard(self, number: int, num_shards: int) -> NegativeSource:
+        """A source of the same settings for one of several shards of the corpus, not attached yet.
+
+        One whose options count targets of the whole corpus gives each shard its part of them.
+
+        Args:
+            number: of the shard, from 0.
+            num_shards: V.
+
+        Raises:
+            ValueError: an option is of use for a whole corpus alone.
+        """
+        return type(self)(**self.settings())
+
     def begin_step(self, step: int) -> None:
         """Called before each optimiser step, ``step`` counted from 0: the moment to refresh what has become stale."""
+
+    def beginning(self, step: int) -> Agreement:
+        """As `begin_step`, of a shard that has to agree with the others on something (`hardwood.negatives.agreement`);
+        a source that has nothing to agree on implements `begin_step` alone."""
+        self.begin_step(step)
+        yield from ()
 
     def is_ready(self, step: int) -> bool:
         """Whether `sample` may be called in this step."""
@@ -86,6 +110,12 @@ class NegativeSource(ABC):
             rows: ``(m,)`` int64, the batch's positives and the drawn targets, each once.
             vectors: ``(m, d)`` their fresh encodings, detached.
         """
+
+    def observing(self, request: Request, draw: Draw, rows: Tensor, vectors: Tensor) -> Agreement:
+        """As `observe`, of a shard that has to agree with the others on something; ``rows`` may be none."""
+        if len(rows):
+            self.observe(request, draw, rows, vectors)
+        yield from ()
 
     def finish(self) -> None:
         """Called after the last step: what is still under way is done, or its error raised."""

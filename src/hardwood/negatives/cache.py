@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardwood import _checks
-from hardwood.negatives._part import PartNegatives
+from hardwood.negatives._part import PartNegatives, part_of, seed_of_shard
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.records import Targets
 
@@ -50,6 +50,16 @@ class CacheNegatives(PartNegatives):
         self._order = np.random.Generator(np.random.PCG64(self.seed)).permutation(targets.num_targets)
         # How many have entered (their place in the order; slot ``that % cache size`` is the oldest), and the last step.
         self._position = 0, -1
+
+    def for_shard(self, number: int, num_shards: int) -> CacheNegatives:
+        size = max(1, part_of(self.cache_size, number, num_shards))
+        renewed = None if self.refresh_size is None else min(part_of(self.refresh_size, number, num_shards), size)
+        return CacheNegatives(
+            cache_size=size,
+            refresh_size=renewed,
+            start_step=self.start_step,
+            seed=seed_of_shard(self.seed, number, num_shards),
+        )
 
     def begin_step(self, step: int) -> None:
         entered, last_step = self._position

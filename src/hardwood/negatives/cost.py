@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,16 @@ class Cost:
             raise ValueError(f"the seconds of a run are numbers for {', '.join(PARTS)}, got {str(seconds)[:200]}")
         self.targets_reencoded, self.texts_encoded, self.pairs_judged = counts
         self.seconds.update(seconds)
+
+
+def added_up(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The costs of several processes that train together, of the `Cost.state_dict` of each.
+
+    What each has encoded or judged outside the loss adds up; the loss's texts are those of the batch of all, which each
+    counts. Seconds are those of the first.
+    """
+    counts = {name: sum(state[name] for state in states) for name in ("targets_reencoded", "pairs_judged")}
+    return {**states[0], **counts}
 
 
 def _is_duration(value: object) -> bool:

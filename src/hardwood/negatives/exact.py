@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hardwood import _checks
 from hardwood._checkpoint_tensors import FLOATS
-from hardwood.negatives._top import top_draw, top_log_proposal
+from hardwood.negatives._top import refuse_top_of_shards, top_draw, top_log_proposal
 from hardwood.negatives.base import NegativeSource
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.records import Draw, Request, Targets, log_prior_of, masked_log_proposal
@@ -53,6 +53,10 @@ class IndexedNegatives(NegativeSource):
     def attach(self, targets: Targets, cost: Cost) -> None:
         super().attach(targets, cost)
         self._index = None
+
+    def for_shard(self, number: int, num_shards: int) -> NegativeSource:
+        refuse_top_of_shards(self.top, num_shards)
+        return super().for_shard(number, num_shards)
 
     def begin_step(self, step: int) -> None:
         since_start = step - self.start_step

@@ -22,6 +22,7 @@ class InBatchNegatives(NegativeSource):
 
     name: ClassVar[str] = "in-batch"
     knows_scores: ClassVar[bool] = False
+    is_divided: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()  # no start_step: there is nothing that could begin

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hardwood import _checks
-from hardwood.negatives._part import PartNegatives
-from hardwood.negatives._top import top_draw, top_log_proposal
+from hardwood.negatives._part import PartNegatives, seed_of_shard
+from hardwood.negatives._top import refuse_top_of_shards, top_draw, top_log_proposal
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.records import Draw, Request, Targets
 
@@ -55,6 +55,10 @@ class PoolNegatives(PartNegatives):
     def attach(self, targets: Targets, cost: Cost) -> None:
         super().attach(targets, cost)
         self._position = (-1,)  # the number of the pool
+
+    def for_shard(self, number: int, num_shards: int) -> PoolNegatives:
+        refuse_top_of_shards(self.top, num_shards)
+        return PoolNegatives(**{**self.settings(), "seed": seed_of_shard(self.seed, number, num_shards)})
 
     def begin_step(self, step: int) -> None:
         # A run that is resumed with its pool finds the schedule where it was: the schedule is a function of the step.

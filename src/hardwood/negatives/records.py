@@ -100,7 +100,8 @@ class Draw:
             of any ``f`` over what may be drawn: of ``Z`` with ``f = π exp(s)``; ``-log k - log_q`` for plain draws,
             minus infinity beside ``NO_TARGET``.
         log_share: log of the share of the drawable targets that the proposal covers; 0 unless a source holds but a part
-            of the corpus (the cache), in which case each draw stands for ``exp(-log_share)`` times as much mass.
+            of the corpus (the cache), in which case each draw stands for ``exp(-log_share)`` times as much mass. It is
+            ``(B, k)`` where the shards of a divided corpus differ in it.
         exhaustive: the draw is no sample but every target that each query may be given, once, with weight 1.
         exclude: for each of the B queries, the rows that this draw left out, where they are more than the request's
             own (a source that searches for false negatives); ``None``: those of the request.
@@ -110,7 +111,7 @@ class Draw:
     log_q: Tensor
     log_z: Tensor
     log_weights: Tensor = field(repr=False)
-    log_share: float = 0.0
+    log_share: float | Tensor = 0.0
     exhaustive: bool = False
     exclude: RaggedRows | None = field(default=None, repr=False)
 

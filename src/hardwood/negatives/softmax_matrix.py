@@ -75,7 +75,7 @@ class SoftmaxIndex:
         log_masses = torch.cat([_block_log_masses(scores) for _, scores in chunks], dim=1)
         log_z = torch.logsumexp(log_masses, dim=1)
         shares = (log_masses - log_z.nan_to_num(neginf=0.0)[:, None]).exp()
-        blocks = _invert(shares.cumsum(dim=1), num_draws, generator)
+        blocks = invert(shares.cumsum(dim=1), num_draws, generator)
         at_a_time = max(1, _NUMBERS_GATHERED // (len(queries) * _BLOCK * self.vectors.shape[1]))
         parts = []
         for part in blocks.split(at_a_time, dim=1):
@@ -171,12 +171,12 @@ def _draw_one(slots: Tensor, scores: Tensor, generator: torch.Generator) -> tupl
     infinity where there is none."""
     peak = scores.amax(dim=2, keepdim=True).nan_to_num(neginf=0.0)
     cumulative = (scores - peak).double().exp_().cumsum(dim=2)
-    place = _invert(cumulative.flatten(0, 1), 1, generator).view(len(scores), -1, 1)
+    place = invert(cumulative.flatten(0, 1), 1, generator).view(len(scores), -1, 1)
     drawn, score = slots.gather(2, place)[:, :, 0], scores.gather(2, place)[:, :, 0]
     return drawn.masked_fill(torch.isinf(score), -1), score
 
 
-def _invert(cumulative: Tensor, num_draws: int, generator: torch.Generator) -> Tensor:
+def invert(cumulative: Tensor, num_draws: int, generator: torch.Generator) -> Tensor:
     """Indices drawn in proportion to the steps of ``cumulative`` ``(rows, m)`` float64: ``(rows, num_draws)``."""
     uniform = torch.rand(
         (len(cumulative), num_draws), generator=generator, device=cumulative.device, dtype=torch.float64

@@ -24,6 +24,7 @@ class UniformNegatives(NegativeSource):
 
     name: ClassVar[str] = "uniform"
     knows_scores: ClassVar[bool] = False
+    is_divided: ClassVar[bool] = False
 
     def attach(self, targets: Targets, cost: Cost) -> None:
         super().attach(targets, cost)

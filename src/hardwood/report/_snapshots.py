@@ -88,7 +88,9 @@ def take_snapshot(
     in_batch = torch.isin(ids, request.positives)  # these count once, drawn or not
     log_weights = (_weights(loss.weighting, draw, ids, log_proposal) + prior).masked_fill(in_batch, 0.0)
     # What it drew with: log q = s + log π - log mass, and the mass of a part is its share of what log Z says.
-    stale = (log_proposal + (draw.log_z + draw.log_share)[:, None] - prior) / loss.scale
+    # (Shards of a divided corpus differ in what they hold by a target or so.)
+    held = draw.log_share.mean(dim=1) if isinstance(draw.log_share, Tensor) else draw.log_share
+    stale = (log_proposal + (draw.log_z + held)[:, None] - prior) / loss.scale
     knows = loss.source.knows_scores
     was_drawn = _was_drawn(draw, ids)
     excluded = torch.isinf(log_proposal)

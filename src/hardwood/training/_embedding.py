@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hardwood.encoding import Similarity
 from hardwood.training._features import pieces_of, to_device
+from hardwood.training._one_batch import encoder_of
 from hardwood.training._tokens import TargetFeatures
 from hardwood.training.targets import CorpusTargets
 
@@ -56,7 +57,8 @@ class EncodingModule(nn.Module):
         return self._embed(features)
 
     def _embed(self, features: Features) -> Tensor:
-        embeddings = self.model(dict(features))["sentence_embedding"]  # a copy: modules write into what they are given
+        # a copy: modules write into what they are given
+        embeddings = encoder_of(self.model)(dict(features))["sentence_embedding"]
         # As `encode` does it: cut what the model is set to cut, and normalise in float32.
         embeddings = embeddings[:, : self.targets.model.truncate_dim].float()
         return nn.functional.normalize(embeddings, dim=1) if self.similarity == "cosine" else embeddings

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hardwood._files import named_if_not_writable, sweep
-from hardwood.training.checkpoints import last_checkpoint, remove_cut_short
+from hardwood._files import named_if_not_writable, sweep, written_whole
+from hardwood.training.checkpoints import last_checkpoint, read_seal, remove_cut_short
 from hardwood.training.config import RunConfig, read_settings
 from hardwood.training.resume_rules import MAY_DIFFER
 
 CHECKPOINTS, RUN_FILE, METRICS = "checkpoints", "run.yaml", "metrics.json"
 BESIDE_SPLITS = ("cost", "training", "left_out")
 """What the metrics have beside the measures of each split."""
+_CHECKPOINT_KNOWS = ("batch_size", "shards", "num_shards")
+"""What may differ with another number of processes: the checkpoint says what the batch of all of them was, and how many
+shards there were."""
+_LAUNCH = ".launch"  # of torchrun
 _LITTLE_ROOM = 16 << 20
 
 
@@ -42,6 +47,22 @@ def claimed(output: Path) -> Iterator[None]:
                     folder.rmdir()
 
 
+def resumes_itself(output: Path) -> bool:
+    """Whether torchrun has started this run anew after a failure: then it goes on from its last whole checkpoint.
+
+    It does so if the folder holds what the same launch began, not what was there before it.
+    """
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+        return False
+    note = output / _LAUNCH
+    return note.is_file() and note.read_text(encoding="utf-8") == _launch()
+
+
+def _launch() -> str:
+    """What all restarts of one launch by torchrun have in common: its name, and the process that starts them."""
+    return f"{os.environ.get('TORCHELASTIC_RUN_ID', '')} {platform.node()} {os.getppid()}"
+
+
 def checkpoint_to_resume(config: RunConfig, output: Path, *, resume: bool, overwrite: bool) -> Path | None:
     """Whether a run may begin here, and from which checkpoint; changes nothing.
 
@@ -57,7 +78,8 @@ def checkpoint_to_resume(config: RunConfig, output: Path, *, resume: bool, overw
                 f"nothing to resume: no whole checkpoint in {output / CHECKPOINTS}. Start anew (--overwrite), with "
                 "--save-every to have checkpoints"
             )
-        _check_same_run(config, output / RUN_FILE)
+        known = (read_seal(checkpoint) or {}).get("settings", {})
+        _check_same_run(config, output / RUN_FILE, _CHECKPOINT_KNOWS if "global_batch" in known else ())
         return checkpoint
     sweep(output / RUN_FILE)  # a run that was killed before it had written anything
     used = any(output.iterdir())
@@ -84,6 +106,9 @@ def begin(
     if resume:
         remove_cut_short(output / CHECKPOINTS)
     config.save(output / RUN_FILE, left_out)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        with written_whole(output / _LAUNCH) as temporary:
+            temporary.write_text(_launch(), encoding="utf-8")
 
 
 @contextmanager
@@ -125,10 +150,10 @@ def _clear(output: Path) -> None:
     (output / RUN_FILE).unlink(missing_ok=True)
 
 
-def _check_same_run(config: RunConfig, run_file: Path) -> None:
-    """A resumed run may be longer or run elsewhere, but it must be the same run."""
+def _check_same_run(config: RunConfig, run_file: Path, but_for: tuple[str, ...]) -> None:
+    """A resumed run may be longer or run elsewhere, but it must be the same run, ``but_for`` what is checked later."""
     there = RunConfig.from_mapping(read_settings(run_file))
-    different = [name for name in config.differs_in(there) if name not in MAY_DIFFER]
+    different = [name for name in config.differs_in(there) if name not in MAY_DIFFER and name not in but_for]
     if different:
         raise ValueError(
             f"{run_file} was started with other settings ({', '.join(different)}): resume with the same, or start anew"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hardwood._checkpoint_tensors import INTEGERS, Wanted, expect
 from hardwood.negatives import Cost
+from hardwood.ranks import Ranks
 from hardwood.training._candidates import Candidates
 from hardwood.training._margin_watch import MarginWatch
 from hardwood.training.guide import Guide
@@ -62,6 +63,7 @@ class Judge:
             )
         self.guide = guide
         self._queries, self._corpus, self._cost = queries, corpus, cost
+        self.ranks = Ranks.alone()  # all of them judge the batch of all, each a part of it
         self._scores: dict[int, float] = {}  # by query row * number of targets + target row, the oldest first
         self._fingerprint: str | None = None
         self._watch = MarginWatch("guide", "lower its margin, or the distance within which it judges")
@@ -158,9 +160,12 @@ class Judge:
         new = np.unique([key for key in keys.tolist() if key not in self._scores]).astype(np.int64)
         if len(new):
             with self._cost.timed("judge"):
-                found = self.guide.scores(self._queries, self._corpus, *np.divmod(new, len(self._corpus)))
-            self._cost.pairs_judged += len(new)
-            self._scores.update(zip(new.tolist(), found.tolist(), strict=True))
+                own = new[self.ranks.number :: self.ranks.size]
+                pairs = np.divmod(own, len(self._corpus))
+                found = self.guide.scores(self._queries, self._corpus, *pairs) if len(own) else np.zeros(0, np.float32)
+            self._cost.pairs_judged += len(own)
+            for keys_of, scores_of in self.ranks.gather([torch.from_numpy(own), torch.from_numpy(found)]):
+                self._scores.update(zip(keys_of.tolist(), scores_of.tolist(), strict=True))
         scores = np.array([self._scores[key] for key in keys.tolist()], dtype=np.float32)
         for key in list(islice(self._scores, max(len(self._scores) - _KEPT, 0))):
             del self._scores[key]

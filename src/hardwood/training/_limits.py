@@ -15,6 +15,11 @@ WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
 TeacherForm = Literal["kl", "margin-mse"]
 TEACHER_FORMS: tuple[str, ...] = get_args(TeacherForm)
 
+Shards = Literal["divided", "replicated"]
+"""What several processes do with the corpus: each keeps a part of it, or each a copy."""
+
+SHARDS: tuple[str, ...] = get_args(Shards)
+
 DEFAULT_WITHIN = 0.1
 """How far below the positive a guide judges."""
 
@@ -70,3 +75,13 @@ def check_teacher(form: str, weight: float, temperature: float | None) -> None:
     _checks.positive(weight, "the teacher's weight")
     if temperature is not None:
         _checks.positive(temperature, "the teacher's temperature")
+
+
+def check_shards(shards: str, num_shards: int | None) -> str:
+    """``ValueError`` for what is not one of `SHARDS`, or no number of shards; else ``shards``."""
+    _checks.one_of(SHARDS, shards, "shards")
+    if num_shards is not None:
+        _checks.at_least(1, num_shards, "num_shards")
+    if num_shards is not None and shards == "replicated":
+        raise ValueError(f"num_shards is {num_shards}, but a corpus that is replicated has no shards: leave one out")
+    return shards

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from hardwood._ragged import RaggedRows
 
@@ -14,18 +13,6 @@ def with_own(known: RaggedRows, own: np.ndarray) -> RaggedRows:
     return RaggedRows.from_pairs(rows, np.concatenate([known.values, own]), len(own))
 
 
-def rank() -> int:
-    """This process's number under torch.distributed: each must draw for itself."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_rank() if distributed else 0
-
-
 def mix(*numbers: int) -> int:
     """One seed of many numbers."""
     return int(np.random.SeedSequence([n % 2**32 for n in numbers]).generate_state(1, np.uint64)[0]) >> 1
-
-
-def world_size() -> int:
-    """How many processes train together under torch.distributed; 1 without."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if distributed else 1

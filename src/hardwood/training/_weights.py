@@ -32,6 +32,12 @@ class Strategy:
         """Draws a query, k."""
         return self.draw.ids.shape[1]
 
+    def asks_proposals(self, weighting: str, num_strategies: int) -> bool:
+        """Whether `weigh_draws` needs the proposals of this strategy's source, as one of so many."""
+        if weighting == "uncorrected" or self.draw.exhaustive:
+            return False
+        return weighting != "own" or num_strategies > 1
+
 
 @dataclass(frozen=True)
 class DrawnWeights:

@@ -12,12 +12,26 @@ import torch
 from transformers import TrainerCallback
 
 from hardwood._checkpoint_tensors import read_state, write_state
+from hardwood._files import sync_all
 from hardwood.errors import DataError
+from hardwood.negatives.cost import added_up
+from hardwood.negatives.sharded import ShardedNegatives, shard_folder
+from hardwood.ranks import Ranks
 from hardwood.training._announced import announce, training_ended
 from hardwood.training._best_model import compare_anew
 from hardwood.training._fingerprint import weights_fingerprint
-from hardwood.training._requests import world_size
-from hardwood.training.checkpoints import LOSSES, STATE_FOLDER, loss_folder, read_description, read_seal, seal, unseal
+from hardwood.training._one_batch import refuse_sharded_weights
+from hardwood.training.checkpoints import (
+    LOSSES,
+    STATE_FOLDER,
+    check_arrived,
+    loss_folder,
+    read_description,
+    read_seal,
+    seal,
+    sizes_of,
+    unseal,
+)
 from hardwood.training.resume_rules import changes, shared_settings
 
 if TYPE_CHECKING:
@@ -67,6 +81,9 @@ class NegativesCallback(TrainerCallback):
         self._before: dict[str, float] = {}
         self._data: str | None = None
         self._num_resumed = 0  # losses in the checkpoint that was resumed from
+        # Known when training begins: pairs a forward pass, of all processes, and whether an epoch's rest is left out.
+        self.global_batch: int | None = None
+        self.drops_last: bool | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -82,14 +99,19 @@ class NegativesCallback(TrainerCallback):
             )
         self._join(state)
         announce(self.loss.targets.model, self.loss, is_first=self._together[0] is self)
+        refuse_sharded_weights(self.loss.model)
         self.loss._meet(kwargs.get("train_dataloader"), getattr(args, "prompts", None))
         self._num_resumed = 0
         self.loss._start_over()
-        self.loss.source.warm_up()
-        if self.trace is not None:
-            self.trace.start(self.loss, state.max_steps, state.global_step)
-        if state.global_step > 0:
-            self._load(self.resume_from or _checkpoint(args, state.global_step))
+        ranks = self.loss.meet_ranks()
+        self.global_batch = args.per_device_train_batch_size * ranks.size
+        self.drops_last = args.dataloader_drop_last
+        with ranks.during("where training begins"):
+            self.loss.source.warm_up()
+            if self.trace is not None:
+                self.trace.start(self.loss, state.max_steps, state.global_step)
+            if state.global_step > 0:
+                self._load(self.resume_from or _checkpoint(args, state.global_step))
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -108,8 +130,9 @@ class NegativesCallback(TrainerCallback):
         self.loss.begin_step(state.global_step)
         if not drew and self.loss.source.is_ready(state.global_step):
             compare_anew(args, state, kwargs.get("lr_scheduler"))
-        if self.trace is not None:
-            self._step_began += self.trace.begin_step(state.global_step)
+        if self.trace is not None:  # which asks the source, so on all processes
+            with self.loss.meet_ranks().during("while the report's negatives are drawn"):
+                self._step_began += self.trace.begin_step(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Book the step's time."""
@@ -132,21 +155,48 @@ class NegativesCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Put the source's state beside the trainer's own files, and declare the checkpoint whole."""
-        if state.is_world_process_zero and self._together[0] is self:  # the first one does it for all
-            self._save(_checkpoint(args, state.global_step))
+        if self._together[0] is self:  # the first one does it for all
+            with self.loss.meet_ranks().during(f"while saving {_checkpoint(args, state.global_step)}"):
+                self._save(_checkpoint(args, state.global_step))
 
     def _save(self, checkpoint: Path) -> None:
-        _check_weights(self.loss.targets.model, checkpoint)
-        shutil.rmtree(
-            checkpoint / STATE_FOLDER, ignore_errors=True
-        )  # what another run has left there would pass for ours
+        """Each process writes what it holds; the first one seals the checkpoint when all have said what they wrote."""
+        ranks = self.loss.meet_ranks()
+        if ranks.is_first:
+            _check_weights(self.loss.targets.model, checkpoint)
+            # What another run has left there would pass for ours.
+            shutil.rmtree(checkpoint / STATE_FOLDER, ignore_errors=True)
+            for _, folder in self._folders():
+                (checkpoint / STATE_FOLDER / folder).mkdir(parents=True)
+        ranks.together()
+        written = [one._save_share(checkpoint / STATE_FOLDER / folder) for one, folder in self._folders()]
+        own = sizes_of([checkpoint / _rng_file(ranks), *(path for paths in written for path in paths)], checkpoint)
+        costs = [one.loss.cost.state_dict() for one in self._together]
+        everyone = ranks.tell({"files": own, "costs": costs})
+        if not ranks.is_first:
+            return
+        check_arrived(checkpoint, [each["files"] for each in everyone])
         descriptions = [one._save_loss(checkpoint / STATE_FOLDER / folder) for one, folder in self._folders()]
+        for place, description in enumerate(descriptions):
+            description["cost"] = added_up([each["costs"][place] for each in everyone])
         seal(checkpoint, descriptions[0] if len(descriptions) == 1 else {LOSSES: descriptions})
 
+    def _save_share(self, folder: Path) -> list[Path]:
+        """Write what this process holds of the source's state, to the disk; gives the files and folders."""
+        source = self.loss.source
+        if not isinstance(source, ShardedNegatives):
+            if self.loss.meet_ranks().is_first:
+                source.save_state(folder)
+            return []
+        source.save_state(folder)
+        paths = [folder / shard_folder(number) for number in source.numbers]
+        for path in paths:
+            sync_all(path)
+        return paths
+
     def _save_loss(self, folder: Path) -> dict[str, Any]:
-        """Write the state of this callback's loss; gives the checkpoint's description of it."""
-        folder.mkdir(parents=True)
-        self.loss.source.save_state(folder)
+        """Write the state of this callback's loss but for its source; gives the checkpoint's description of it, but for
+        the costs of all processes."""
         write_state(self.loss.suspects.state_dict(), folder / _SUSPECTS)
         if self.loss.judge is not None:
             write_state(self.loss.judge.state_dict(), folder / _JUDGEMENTS)
@@ -158,7 +208,6 @@ class NegativesCallback(TrainerCallback):
             "settings": self._settings(),
             "weights": weights_fingerprint(self.loss.targets.model),
             "data": self._data_fingerprint(),
-            "cost": self.loss.cost.state_dict(),
         }
 
     def _join(self, state: TrainerState) -> None:
@@ -204,6 +253,7 @@ class NegativesCallback(TrainerCallback):
                 f"the checkpoint in {checkpoint} was trained with {description['weighting']!r} weighting, this run has "
                 f"{self.loss.weighting!r}: give the loss weighting={description['weighting']!r}, or start anew"
             )
+        self._share_shards(description)
         if changed := changes(description["settings"], self._settings()):
             raise ValueError(
                 f"the checkpoint in {checkpoint} was trained with other settings ({'; '.join(changed)}): resume with "
@@ -215,6 +265,19 @@ class NegativesCallback(TrainerCallback):
                 "since. Resume with the same, or start anew"
             )
         return description
+
+    def _share_shards(self, description: dict[str, Any]) -> None:
+        """Divide the corpus as the checkpoint's run did, whatever the number of processes was."""
+        then = description["settings"]
+        if "processes" in then and "shards" not in then and then["processes"] > 1:
+            raise ValueError(
+                f"the checkpoint is of {then['processes']} processes that each kept a source of their own (an earlier "
+                "version): start anew"
+            )
+        shards = then.get("shards", 1)
+        is_free = self.loss.num_shards is None and self.loss.shards == "divided" and self.loss.source.is_divided
+        if is_free and shards != self.num_shards:
+            self.loss.meet_ranks(num_shards=shards)
 
     def _place_in(self, losses: list[dict[str, Any]], checkpoint: Path) -> int:
         """Which of a checkpoint's losses is this one: that with its data, and of several the one in its own place."""
@@ -249,17 +312,26 @@ class NegativesCallback(TrainerCallback):
             if not judgements.is_file():
                 raise ValueError(f"{checkpoint} was made without a guide: resume without one, or start anew")
             self.loss.judge.load_state_dict(read_state(judgements))
-        try:
-            self.loss.cost.load_state_dict(description["cost"])
-        except ValueError as error:
-            raise DataError(f"{error}: it is damaged.", folder) from None
+        if self.loss.meet_ranks().is_first:  # the costs of all processes are counted on by the first
+            try:
+                self.loss.cost.load_state_dict(description["cost"])
+            except ValueError as error:
+                raise DataError(f"{error}: it is damaged.", folder) from None
         if self.trace is not None:
             self.trace.load_state(folder)
 
     def _settings(self) -> dict[str, Any]:
-        """What a resumed run must share. Each process draws for itself, and batches are divided among them: with
-        another number of processes a run would go on as another one."""
-        return shared_settings({**self.loss.get_config_dict(), "processes": world_size()})
+        """What a resumed run must share. The draws are a function of the shards and of the batch of all processes: with
+        these a run goes on with any number of processes."""
+        batch = {"global_batch": self.global_batch, "drops_last_batch": self.drops_last}
+        known = {name: value for name, value in batch.items() if value is not None}
+        return shared_settings({**self.loss.get_config_dict(), "shards": self.num_shards, **known})
+
+    @property
+    def num_shards(self) -> int:
+        """Into how many shards the corpus is divided; 1 where it is not."""
+        source = self.loss.source
+        return source.num_shards if isinstance(source, ShardedNegatives) else 1
 
     def _data_fingerprint(self) -> str:
         if self._data is None:
@@ -269,6 +341,11 @@ class NegativesCallback(TrainerCallback):
 
 def _checkpoint(args: TrainingArguments, step: int) -> Path:
     return Path(args.output_dir) / f"checkpoint-{step}"
+
+
+def _rng_file(ranks: Ranks) -> str:
+    """Where the trainer has put the state of this process's random generators."""
+    return "rng_state.pth" if ranks.is_alone else f"rng_state_{ranks.number}.pth"
 
 
 def _check_weights(model: torch.nn.Module, checkpoint: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,43 @@ def seal(checkpoint: Path, description: dict[str, Any]) -> None:
     files = {name: size for name, size in _sizes(checkpoint).items() if name != _SEAL.as_posix()}
     with written_whole(checkpoint / _SEAL) as temporary:
         temporary.write_text(json.dumps(stamped({**description, "files": files}), indent=1), encoding="utf-8")
+
+
+def sizes_of(paths: Iterable[Path], checkpoint: Path) -> dict[str, int]:
+    """Bytes of files, and of all files in folders, by their place in the checkpoint; what is not there is left out.
+
+    Args:
+        paths: in the checkpoint.
+        checkpoint: the folder ``checkpoint-STEP``.
+    """
+    found: dict[str, int] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = path.relative_to(checkpoint).as_posix()
+            found |= {f"{inside}/{name}": size for name, size in _sizes(path).items()}
+        elif path.is_file():
+            found[path.relative_to(checkpoint).as_posix()] = path.stat().st_size
+    return found
+
+
+def check_arrived(checkpoint: Path, written: Sequence[Mapping[str, int]]) -> None:
+    """Whether the first process sees what all have written.
+
+    Args:
+        checkpoint: the folder ``checkpoint-STEP``.
+        written: of each process, `sizes_of` its files.
+
+    Raises:
+        ValueError: it does not: the processes have no disk in common.
+    """
+    found = _sizes(checkpoint)
+    for rank, files in enumerate(written):
+        missing = [name for name, size in files.items() if found.get(name) != size]
+        if missing:
+            raise ValueError(
+                f"rank {rank} has written {missing[0]!r} into {checkpoint}, and the first process does not see it (of "
+                f"{len(files)} files {len(missing)} are missing): the folder must be on a disk that all machines share"
+            )
 
 
 def unseal(checkpoint: Path) -> None:

@@ -24,10 +24,12 @@ from hardwood.training._limits import (
     DEFAULT_UNASKED_PUSH,
     DEFAULT_WITHIN,
     WEIGHTINGS,
+    Shards,
     TeacherForm,
     Weighting,
     check_guide,
     check_hardest,
+    check_shards,
     check_teacher,
     check_unasked,
 )
@@ -55,6 +57,7 @@ _KINDS: dict[str, Any] = {
     "Weighting": str,
     "TeacherForm": str,
     "LeaveOut": str,
+    "Shards": str,
 }
 
 
@@ -130,6 +133,8 @@ class RunConfig:
         lenient: leave out what is broken in ``data``, and count it (see `RetrievalDataset.load`).
         trust_remote_code: run code that comes with a hub model.
         device: ``None``: an accelerator if there is one.
+        shards: what several processes do with the corpus: ``"divided"`` or ``"replicated"``, see `CorpusSoftmaxLoss`.
+        num_shards: into how many shards it is divided; ``None``: one a process.
         threads: of PyTorch on the CPU, and of the tree (`hardwood.tree.set_threads`); ``None``: for PyTorch its default
             or ``OMP_NUM_THREADS``, for the tree the processors that this process may use.
     """
@@ -192,6 +197,8 @@ class RunConfig:
     lenient: bool = False
     trust_remote_code: bool = False
     device: str | None = None
+    shards: Shards = "divided"
+    num_shards: int | None = None
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -211,6 +218,7 @@ class RunConfig:
         check_hardest(self.hardest, self.num_negatives)
         check_guide(self.guide_margin, self.guide_within)
         check_unasked(self.unasked_prior, self.unasked_push)
+        check_shards(self.shards, self.num_shards)
         _checks.one_of(PRECISIONS, self.precision, "precision")
         _checks.one_of(TOWERS, self.towers, "towers")
         _checks.one_of(LEAVE_OUT, self.leave_out, "leave_out")

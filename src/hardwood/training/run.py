@@ -14,7 +14,8 @@ from hardwood._files import folder_written_whole, written_whole
 from hardwood._processors import set_threads
 from hardwood.encoders import check_device, document_prompt, has_router, is_static, load_encoder, query_prompt
 from hardwood.evaluation import evaluate_splits
-from hardwood.negatives.cost import reset_peaks
+from hardwood.negatives.cost import added_up, reset_peaks
+from hardwood.ranks import Ranks, join
 from hardwood.report import Trace
 from hardwood.report.run import try_to_write_report
 from hardwood.training._columns import text_columns
@@ -25,12 +26,12 @@ from hardwood.training._folder import (
     begin,
     checkpoint_to_resume,
     claimed,
-    is_first_process,
+    resumes_itself,
     what_is_kept_is_noted,
 )
 from hardwood.training.cached_loss import CachedCorpusSoftmaxLoss
 from hardwood.training.callback import NegativesCallback
-from hardwood.training.checkpoints import STATE_FOLDER
+from hardwood.training.checkpoints import STATE_FOLDER, last_checkpoint
 from hardwood.training.config import RunConfig
 from hardwood.training.evaluator import RetrievalEvaluator
 from hardwood.training.figure import training_curve
@@ -94,12 +95,13 @@ def train(
     from transformers import set_seed
 
     output = Path(config.output)
-    with claimed(output):
-        checkpoint = checkpoint_to_resume(config, output, resume=resume, overwrite=overwrite)
+    device = _device(config.device)
+    ranks = join(device)
+    with ranks.during("where the run begins"), claimed(output):
+        checkpoint, resume, overwrite = _agreed_start(ranks, config, resume=resume, overwrite=overwrite)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
             set_threads(config.threads)  # the tree's
-        device = _device(config.device)
         reset_peaks()
         set_seed(config.seed)
         data = config.read_data() if dataset is None else dataset
@@ -117,14 +119,31 @@ def train(
         )
         model.float()  # one that was saved in 16 bits comes so, and small updates of such weights would be rounded away
         loss = make_loss(model, data, config)
-        loss.targets.progress = not quiet
+        loss.targets.progress = not quiet and ranks.is_first
         # An example for the model card; without one the trainer reads a thousand texts to choose some.
         model.model_card_data.widget = [{"text": data.queries.texts([0])[0]}]
         trace = Trace(data, split=config.train_split, texts=config.report_texts) if config.report else None
         trainer = make_trainer(model, data, loss, config, quiet=quiet, resume_from=checkpoint, trace=trace)
         begin(config, output, resume=resume, overwrite=overwrite, left_out=data.left_out)
+        ranks.together()
         with what_is_kept_is_noted(output):
             return _trained(trainer, data, loss, config, splits, checkpoint, quiet, trace)
+
+
+def _agreed_start(ranks: Ranks, config: RunConfig, *, resume: bool, overwrite: bool) -> tuple[Path | None, bool, bool]:
+    """The checkpoint to go on from, and whether the run resumes or overwrites one: as the first process finds it, since
+    the folder changes from then on."""
+    output = Path(config.output)
+
+    def look() -> list[Any]:
+        again = resumes_itself(output)
+        has_checkpoint = again and last_checkpoint(output / CHECKPOINTS) is not None
+        resumes, overwrites = (has_checkpoint, not has_checkpoint) if again else (resume, overwrite)
+        found = checkpoint_to_resume(config, output, resume=resumes, overwrite=overwrites)
+        return [None if found is None else str(found), resumes, overwrites]
+
+    found, resumes, overwrites = ranks.first(look)
+    return None if found is None else Path(found), resumes, overwrites
 
 
 def _trained(
@@ -138,13 +157,14 @@ def _trained(
     trace: Trace | None,
 ) -> RunResult:
     """Train, measure, and write what is found."""
-    model, output = loss.targets.model, Path(config.output)
+    model, output, ranks = loss.targets.model, Path(config.output), loss.meet_ranks()
     # Compiles on a machine's first run, which is no part of the run's seconds.
-    loss.source.warm_up(progress=False if quiet else None)
+    loss.source.warm_up(progress=False if quiet or not ranks.is_first else None)
     options: dict[str, Any] = {
         "train_split": config.train_split,
         "leave_out": config.leave_out,
-        "progress": False if quiet else None,
+        "progress": False if quiet or not ranks.is_first else None,
+        "ranks": ranks,
     }
     measured = partial(evaluate_splits, model, data, splits, **options)
     if trace is not None and config.report_base and not trace.has_base(checkpoint and checkpoint / STATE_FOLDER):
@@ -156,21 +176,32 @@ def _trained(
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     metrics: dict[str, Any] = dict(measured() if trace is None else trace.measure("trained", measured))
     _store_in_card(trainer, data, metrics, config)
-    metrics["cost"] = loss.cost.report()
+    metrics["cost"] = _cost_of_all(loss, ranks)
     metrics["training"] = {"steps": trainer.state.global_step, "seconds": round(seconds, 3)}
     if data.left_out is not None:
         metrics["left_out"] = data.left_out
     history = trainer.state.log_history
-    opinion = None if loss.judge is None else loss.judge.opinion
-    loss.suspects.write(output / SUSPECTS, data, config.train_split, opinion=opinion)
     if trace is not None:
         metrics["training"]["report_seconds"] = round(sum(trace.seconds.values()), 3)
-        if is_first_process():
+    if ranks.is_first:
+        opinion = None if loss.judge is None else loss.judge.opinion
+        loss.suspects.write(output / SUSPECTS, data, config.train_split, opinion=opinion)
+        if trace is not None:
             trace.write(output)
-    _write_outputs(output, model, metrics, history, config)
-    if trace is not None and is_first_process():
-        try_to_write_report(output)
+        _write_outputs(output, model, metrics, history, config)
+        if trace is not None:
+            try_to_write_report(output)
+    ranks.together()
     return RunResult(model, metrics, history)
+
+
+def _cost_of_all(loss: CorpusSoftmaxLoss, ranks: Ranks) -> dict[str, Any]:
+    """The costs of all processes; peaks of memory are those of the one that had the highest."""
+    everyone = ranks.tell([loss.cost.state_dict(), loss.cost.report()])
+    whole = {**loss.cost.report(), **added_up([state for state, _ in everyone])}
+    peaks = {name: max(report[name] for _, report in everyone) for name in whole if name.startswith("peak_")}
+    seconds = {part: round(value, 3) for part, value in whole["seconds"].items()}
+    return {**whole, **peaks, "seconds": seconds} | ({} if ranks.is_alone else {"processes": ranks.size})
 
 
 def _store_in_card(
@@ -206,6 +237,8 @@ def make_loss(model: SentenceTransformer, data: RetrievalDataset, config: RunCon
         "matryoshka_weights": config.matryoshka_weights,
         "guide": _guide(config, str(model.device)),
         "teacher": config.make_teacher(),
+        "shards": config.shards,
+        "num_shards": config.num_shards,
     }
     if config.mini_batch_size is None:
         return CorpusSoftmaxLoss(model, data, config.make_source(), **options)
@@ -235,6 +268,7 @@ def make_trainer(
     from sentence_transformers import SentenceTransformerTrainer
 
     callback = NegativesCallback(loss, resume_from=resume_from, trace=trace)
+    callback.global_batch = config.batch_size * loss.meet_ranks().size
     if resume_from is not None:
         callback.check(resume_from)
     evaluator = None
@@ -243,7 +277,9 @@ def make_trainer(
     pairs = data.training_pairs(config.train_split, config.given_negatives)
     trainer = SentenceTransformerTrainer(
         model=model,
-        args=_training_arguments(model, config, quiet, pairs.column_names),
+        # Several processes leave out an epoch's last, incomplete batch (sentence-transformers), so a run over as many
+        # shards does too, whatever the number of its processes is.
+        args=_training_arguments(model, config, quiet, pairs.column_names, drop_last=callback.num_shards > 1),
         train_dataset=pairs,
         loss=loss,
         evaluator=evaluator,
@@ -257,7 +293,11 @@ def make_trainer(
 
 
 def _training_arguments(
-    model: SentenceTransformer, config: RunConfig, quiet: bool, columns: Iterable[str] = _PAIR_COLUMNS
+    model: SentenceTransformer,
+    config: RunConfig,
+    quiet: bool,
+    columns: Iterable[str] = _PAIR_COLUMNS,
+    drop_last: bool = False,
 ) -> Any:
     from sentence_transformers import SentenceTransformerTrainingArguments
 
@@ -284,6 +324,7 @@ def _training_arguments(
         disable_tqdm=quiet,
         use_cpu=model.device.type == "cpu",
         dataloader_pin_memory=False,
+        dataloader_drop_last=drop_last,
         **length,
         **encoder_arguments(model, columns),
     )

@@ -27,6 +27,8 @@ from hardwood.negatives import (
     make_source,
     seen_mask,
 )
+from hardwood.negatives.sharded import ShardedNegatives, divided
+from hardwood.ranks import Ranks
 from hardwood.training._announced import check_announced
 from hardwood.training._arrivals import ArrivalCheck
 from hardwood.training._candidates import Candidates, drawn_beyond, unique
@@ -36,11 +38,26 @@ from hardwood.training._embedding import EncodingModule, Features
 from hardwood.training._features import check_finite, check_scores, text_columns_of
 from hardwood.training._hardest import softer_draws
 from hardwood.training._judge import Judge
-from hardwood.training._limits import DEFAULT_UNASKED_PRIOR, DEFAULT_UNASKED_PUSH, WEIGHTINGS, Weighting, check_hardest
+from hardwood.training._limits import (
+    DEFAULT_UNASKED_PRIOR,
+    DEFAULT_UNASKED_PUSH,
+    WEIGHTINGS,
+    Shards,
+    Weighting,
+    check_hardest,
+    check_shards,
+)
 from hardwood.training._margin_watch import MarginWatch, check_margin
+from hardwood.training._one_batch import (
+    as_one_pass,
+    batch_of_all,
+    encoded_together,
+    refuse_sharded_weights,
+    weighed_together,
+)
 from hardwood.training._pairs import check_rows, own_sets, rows_of
 from hardwood.training._prompts import agreed_target_prompt, trainer_prompts
-from hardwood.training._requests import mix, rank, with_own
+from hardwood.training._requests import mix, with_own
 from hardwood.training._same_model import check_same_model
 from hardwood.training._terms import LossTerms
 from hardwood.training._tokens import TargetFeatures
@@ -107,6 +124,11 @@ class CorpusSoftmaxLoss(EncodingModule):
         matryoshka_weights: what each width counts; 1 by default.
         guide: a second model that tells false negatives from hard ones, or a `Guide` with its settings.
         teacher: scores that are a target beside the cross entropy, given ones or the guide's.
+        shards: what several processes (torchrun, ``accelerate launch``) do with the corpus: ``"divided"``, each encodes
+            and keeps a part of it, or ``"replicated"``, each a copy, which is quicker for small ones. In both the loss,
+            its gradient and the draws are those of the whole batch of all processes. It is of no effect on one process.
+        num_shards: into how many shards the corpus is divided, at least one a process; draws are a function of it, and
+            not of the number of processes. ``None``: one a process.
 
     Raises:
         ValueError: for an argument out of range or an unknown source.
@@ -140,6 +162,8 @@ class CorpusSoftmaxLoss(EncodingModule):
         matryoshka_weights: Sequence[float] | None = None,
         guide: Guide | SentenceTransformer | CrossEncoder | None = None,
         teacher: Teacher | None = None,
+        shards: Shards = "divided",
+        num_shards: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(dataset, RetrievalDataset):
@@ -164,6 +188,8 @@ class CorpusSoftmaxLoss(EncodingModule):
         self._margin_watch = MarginWatch()
         self.cost = Cost()
         self.source = make_source(negatives) if isinstance(negatives, str) else negatives
+        self.shards, self.num_shards = check_shards(shards, num_shards), num_shards
+        self.ranks: Ranks | None = None  # known when training begins: a loss may be made before its processes meet
         self.weighting = self.source.weighting if weighting is None else weighting
         _checks.one_of(WEIGHTINGS, self.weighting, "weighting")
         self._given_prompt = target_prompt
@@ -197,8 +223,8 @@ class CorpusSoftmaxLoss(EncodingModule):
         self._queries = dataset.queries
         self._known = dataset.never_negatives(split)
         self._known_in_evaluation = dataset.never_negatives(*dataset.splits)
-        self._step = -1
-        self._micro_step = 0
+        self._step, self._micro_step = -1, 0
+        self._looked_at = 0  # which model, by its id
         self._steps_are_announced = False
 
     def _start_over(self) -> None:
@@ -208,8 +234,24 @@ class CorpusSoftmaxLoss(EncodingModule):
             ValueError: the trainer trains another model than the loss was made for.
         """
         check_same_model(self.model, self.targets.model)
-        self._step = -1
-        self.source.attach(self.targets, self.cost)
+        self._step, self.ranks = -1, None
+        self.meet_ranks()
+
+    def meet_ranks(self, num_shards: int | None = None) -> Ranks:
+        """Find the processes that train together, and divide the corpus among them; all must call it at one point.
+
+        Args:
+            num_shards: those of the run that is resumed.
+        """
+        if self.ranks is None or num_shards is not None:
+            self.ranks = Ranks.of_environment()
+            whole = self.source.whole if isinstance(self.source, ShardedNegatives) else self.source
+            self.source = divided(whole, self.ranks, self.shards, num_shards or self.num_shards)
+            self.source.attach(self.targets, self.cost)
+            self.targets.progress = self.targets.progress and self.ranks.is_first
+            if self.judge is not None:
+                self.judge.ranks = self.ranks
+        return self.ranks
 
     def get_config_dict(self) -> dict[str, Any]:
         """The settings, for the model card that sentence-transformers writes; a resumed run must have them too."""
@@ -295,14 +337,33 @@ class CorpusSoftmaxLoss(EncodingModule):
                 would be as drawn targets, scores that overflow, or an encoding that is not finite; names the text. The
                 source has not observed the step then.
         """
+        ranks = self.meet_ranks()
+        figures: dict[str, float] = {}
+
+        def work() -> dict[str, Tensor]:
+            terms, found = self._terms(sentence_features, labels, ranks)
+            figures.update(found)
+            return terms
+
+        if id(self.model) != self._looked_at:  # the trainer has wrapped it
+            refuse_sharded_weights(self.model)
+            self._looked_at = id(self.model)
         refuse_wrappers(self.model, self.targets.model)
         check_same_model(self.model, self.targets.model)
+        with ranks.during("in a training step"):
+            terms = as_one_pass(self.model, work)
+        return LossTerms(terms, figures)
+
+    def _terms(
+        self, sentence_features: Iterable[Features], labels: Tensor | None, ranks: Ranks
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """The loss of the batch of all processes, in its terms, and figures for the log."""
         query_features, target_features = text_columns_of(sentence_features)
         query_rows, target_rows = rows_of(labels, 1 + len(target_features))
         check_rows(query_rows, target_rows, len(self._queries), self.targets.num_targets)
         for features, rows in zip(target_features, target_rows.T, strict=True):
             self._arrivals.check(features, rows)
-        is_training = torch.is_grad_enabled() and self.model.training
+        is_training = torch.is_grad_enabled() and self.targets.model.training
         if is_training:
             check_announced(self.targets.model, self)
         if is_training and not self._steps_are_announced:
@@ -310,6 +371,14 @@ class CorpusSoftmaxLoss(EncodingModule):
         device = self.targets.device
         queries = self._embed_features(query_features, len(query_rows), device)
         given = torch.cat([self._embed_features(features, len(query_rows), device) for features in target_features])
+        queries, given, query_rows, target_rows = batch_of_all(
+            ranks,
+            queries,
+            given,
+            query_rows,
+            target_rows,
+            kind=(len(self._queries), self.targets.num_targets, is_training),
+        )
         given_rows = target_rows.T.ravel()  # all positives, then all first negatives, ...
         check_finite(queries, query_rows, self._queries, "query", self._step)
         check_finite(given, given_rows, self.targets.corpus, "target", self._step)
@@ -335,12 +404,13 @@ class CorpusSoftmaxLoss(EncodingModule):
         dropped = {"dropped_by_margin": self._margin_watch.dropped} if self.margin else {}
         for second in (self.judge, self._teaching):
             dropped |= {} if second is None else second.figures()
-        return LossTerms(terms, self.source.diagnostics() | dropped)
+        return terms, self.source.diagnostics() | dropped
 
     def _begin_step(self, step: int) -> None:
         self._step = step
         self._micro_step = 0
-        self.source.begin_step(step)
+        with self.meet_ranks().during(f"where step {step + 1} begins"):
+            self.source.begin_step(step)
 
     def _request(
         self,
@@ -361,7 +431,7 @@ class CorpusSoftmaxLoss(EncodingModule):
             scale=self.scale,
             exclude=with_own(known.take(query_rows), positive_rows),
             ceiling=self.margin.ceiling((queries * positives).sum(dim=1)),
-            seed=mix(self.seed, *position, rank()),
+            seed=mix(self.seed, *position, 0),
         )
 
     def _draw(self, request: Request) -> list[Strategy]:
@@ -370,7 +440,9 @@ class CorpusSoftmaxLoss(EncodingModule):
             draw = self.source.sample(request)
         else:
             draw = Draw.nothing(len(request.queries), request.queries.device)
-        strategies = [Strategy(draw, lambda ids: self.source.log_proposal(request, draw, ids))]
+        source = self.source  # of a divided corpus, this process is asked for what it holds alone
+        propose = source.own_log_proposal if isinstance(source, ShardedNegatives) else source.log_proposal
+        strategies = [Strategy(draw, lambda ids: propose(request, draw, ids))]
         if self.uniform_negatives and not draw.exhaustive:
             further = dataclasses.replace(
                 request, num_negatives=self.uniform_negatives, seed=mix(request.seed, request.seed >> 32, 1)
@@ -384,7 +456,10 @@ class CorpusSoftmaxLoss(EncodingModule):
         gradient."""
         ids, first, columns = unique(given_rows)
         drawn = drawn_beyond([strategy.draw for strategy in strategies], ids)
-        embedded = self._unasked.embed(drawn, lambda rows: self._embed_targets(rows, like=given))
+        ranks = self.meet_ranks()
+        embedded = self._unasked.embed(
+            drawn, lambda rows: encoded_together(rows, lambda some: self._embed_targets(some, like=given), ranks)
+        )
         ids = torch.cat([ids, drawn])
         return Candidates(ids, drawn, columns[:batch_size], torch.cat([given[first], embedded]))
 
@@ -440,7 +515,10 @@ class CorpusSoftmaxLoss(EncodingModule):
         num_drawn = len(candidates.drawn)
         if not num_drawn:
             return log_weights, None, drawing
-        weights = weigh_draws(drawing, candidates.drawn, self.weighting)
+        if isinstance(self.source, ShardedNegatives) and drawing[0].asks_proposals(self.weighting, len(drawing)):
+            weights = weighed_together(drawing, candidates.drawn, self.weighting, self.source, len(scores))
+        else:
+            weights = weigh_draws(drawing, candidates.drawn, self.weighting)
         log_weights[:, -num_drawn:] = weights.log_weights
         log_prior = log_prior_of(self.targets, candidates.drawn)
         all_once = self.weighting == "uncorrected" and not any(strategy.draw.exhaustive for strategy in drawing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,14 +60,46 @@ def measure_divergence(draw: Draw, old: Tensor, new: Tensor, log_prior: Tensor |
     Returns:
         ``None`` where nothing can be said: fewer than two draws a query, or draws that are no sample.
     """
-    num_draws = draw.ids.shape[1]
-    is_drawn = draw.ids != NO_TARGET
-    whole = is_drawn.all(dim=1) & torch.isfinite(old).all(dim=1)
-    if num_draws < 2 or draw.exhaustive or not bool(whole.any()):
-        return None
+    return divergence_of(*log_ratios(draw, old, new, log_prior))
+
+
+def log_ratios(draw: Draw, old: Tensor, new: Tensor, log_prior: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What `measure_divergence` needs to know of each draw, from the same arguments.
+
+    Of a draw of one of several shards both are what they are of the whole corpus's draw: its probability and its
+    normaliser change by the same share.
+
+    Returns:
+        ``log S / Q`` and the difference between new and old score, ``(B, k)``; NaN where they are unknown. ``(B, 0)``
+        for draws that are no sample.
+    """
+    if draw.exhaustive:
+        nothing = old.new_zeros(len(old), 0)
+        return nothing, nothing
     prior = torch.zeros_like(old) if log_prior is None else log_prior
-    log_stored = (old + prior - draw.log_z[:, None] - draw.log_q)[whole].double()  # log S / Q
-    log_fresh = log_stored + (new - old)[whole].double()  # log P / Q, but for the normaliser of P
+    log_stored = (old + prior - draw.log_z[:, None] - draw.log_q).masked_fill(draw.ids == NO_TARGET, torch.nan)
+    return log_stored.masked_fill(torch.isinf(old), torch.nan), new - old
+
+
+def merged_ratios(of_shards: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+    """`log_ratios` of all shards, at each place those of the shard whose draw was kept; NaN where none knows it."""
+    if len(of_shards) == 1:
+        return of_shards[0]
+    if len({part.shape for ratios in of_shards for part in ratios}) > 1:
+        return of_shards[0][0][:, :0], of_shards[0][1][:, :0]
+    parts = [torch.stack(part) for part in zip(*of_shards, strict=True)]  # (V, B, k) each
+    known = torch.isfinite(parts[0]).any(dim=0)
+    return [part.nan_to_num(0.0, 0.0, 0.0).sum(dim=0).masked_fill(~known, torch.nan) for part in parts]
+
+
+def divergence_of(log_stored: Tensor, moved: Tensor) -> Divergence | None:
+    """`measure_divergence`, from `log_ratios`."""
+    num_draws = log_stored.shape[1]
+    whole = torch.isfinite(log_stored).all(dim=1)
+    if num_draws < 2 or not bool(whole.any()):
+        return None
+    log_stored = log_stored[whole].double()  # log S / Q
+    log_fresh = log_stored + moved[whole].double()  # log P / Q, but for the normaliser of P
     # By the same draws, once so that their weights have the mean 1 and once by their ratio: the second has no noise
     # where all scores have moved alike, the first needs no normaliser of S.
     log_mass = torch.logsumexp(log_fresh, dim=1, keepdim=True)

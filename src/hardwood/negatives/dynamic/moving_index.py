@@ -74,18 +74,31 @@ class MovingIndex:
         with self._cost.timed("index"):
             self._learn(ids, fresh, write_back, noise, share)
 
-    def refresh(self, ids: Ints, fresh: Floats, *, shares: int = 1) -> None:
+    def most_shares(self, shares: int) -> int:
+        """In how many steps a refresh is done that may take ``shares``; in fewer where each would be small."""
+        return max(1, min(shares, self.true.shape[0] // _SMALLEST_SHARE))
+
+    def refresh(
+        self,
+        ids: Ints,
+        fresh: Floats,
+        *,
+        shares: int = 1,
+        of_all_shards: Floats | None = None,
+        sizes: Ints | None = None,
+    ) -> None:
         """Predict all targets, write them into the tree, repair it: now, or a share in each step.
 
         Args:
             ids: ``(m,)``, targets just encoded, first of all the landmarks.
             fresh: ``(m, d)``, their encodings.
-            shares: in how many steps; in fewer where the shares would be small.
+            shares: in how many steps, of `most_shares`.
+            of_all_shards: as for `TrueEncodings.begin_period`.
+            sizes: likewise.
         """
         landmarks = len(self.true.landmarks)
-        shares = max(1, min(shares, self.true.shape[0] // _SMALLEST_SHARE))
         with self._cost.timed("index"), self._changing():
-            self.true.begin_period(fresh[:landmarks])
+            self.true.begin_period(fresh[:landmarks], of_all_shards, sizes)
             self.true.write(ids[landmarks:], fresh[landmarks:])
             if self.fits.predict_nothing or shares > 1:
                 self.index.update(fresh, ids)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hardwood._checkpoint_tensors import Wanted
+from hardwood.negatives.dynamic.staleness import cosine_sums
 from hardwood.negatives.records import Floats, Targets, encoded_rows
 
 _MEASURED_ON = 64
@@ -68,19 +69,24 @@ class Noise:
         self.level, self.is_wanted = level, bool(wanted)
 
 
-def measure_noise(targets: Targets, ids: Tensor, fresh: Tensor) -> float:
-    """Mean of 1 - cosine between a training step's encodings and those that the same weights give without dropout.
+def noise_sums(targets: Targets, ids: Tensor, fresh: Tensor) -> Tensor:
+    """Compare a training step's encodings with those that the same weights give without dropout.
 
     Encodes some of them once more: their errors deviate by a third of the mean, so it is known to a twentieth.
 
     Args:
         targets: the corpus.
-        ids: ``(m,)`` int64, each once.
+        ids: ``(m,)`` int64, each once; of a shard of the corpus there may be none.
         fresh: ``(m, d)`` float32, the step's encodings of ``ids``, on the CPU.
+
+    Returns:
+        ``(2,)`` float64: how many were compared, and the sum of their 1 - cosine.
     """
+    if not len(ids):
+        return torch.zeros(2, dtype=torch.float64)
     some = np.unique(np.linspace(0, len(ids) - 1, min(_MEASURED_ON, len(ids))).astype(np.int64))
     exact = torch.from_numpy(encoded_rows(targets, ids.numpy()[some]))
-    return float(1 - torch.nn.functional.cosine_similarity(exact, fresh[some], dim=1).mean())
+    return cosine_sums(exact, fresh[some])
 
 
 def settled(stored: Floats, fresh: Floats, noise: float) -> Floats:

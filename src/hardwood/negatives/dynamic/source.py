@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,18 +14,20 @@ from torch import Tensor
 from hardwood import losses
 from hardwood._checkpoint_tensors import read_state
 from hardwood.errors import DataError
+from hardwood.negatives._part import part_of
+from hardwood.negatives.agreement import Agreement, Found, alone
 from hardwood.negatives.base import STATE_FILE, NegativeSource
 from hardwood.negatives.cost import Cost
-from hardwood.negatives.dynamic.divergence import Divergence, measure_divergence
+from hardwood.negatives.dynamic.divergence import Divergence, divergence_of, log_ratios, merged_ratios
 from hardwood.negatives.dynamic.drift_fits import DriftFits
 from hardwood.negatives.dynamic.exclusions import exclusions
 from hardwood.negatives.dynamic.initial_index import encoded_index, has_prior_of, loaded_index, saved_index
 from hardwood.negatives.dynamic.landmarks import oldest, spread_over
 from hardwood.negatives.dynamic.moving_index import MovingIndex
-from hardwood.negatives.dynamic.noise import Noise, measure_noise
+from hardwood.negatives.dynamic.noise import Noise, noise_sums
 from hardwood.negatives.dynamic.policy import RefreshPolicy
 from hardwood.negatives.dynamic.schedule import RefreshSchedule
-from hardwood.negatives.dynamic.staleness import measure_staleness, scores_of_draws
+from hardwood.negatives.dynamic.staleness import Staleness, scores_of_draws, staleness_sums
 from hardwood.negatives.dynamic.true_encodings import TRUE_DTYPES, TrueEncodings
 from hardwood.negatives.options import flat_options, parameters_of
 from hardwood.negatives.records import (
@@ -40,10 +43,10 @@ from hardwood.negatives.records import (
 if TYPE_CHECKING:
     from hardwood.tree import TargetIndex
 
-if TYPE_CHECKING:
-    from hardwood.tree import TargetIndex
-
 _INDEX_FOLDER = "index"
+_LEAST_PROBES = 32
+"""Of a tree over one of several shards."""
+
 _REFRESHED_BY_NEED = RefreshPolicy()
 
 
@@ -139,17 +142,35 @@ class DynamicNegatives(NegativeSource):
 
         warmup(training=True, dtype=self.index_dtype, progress=progress)
 
+    def for_shard(self, number: int, num_shards: int) -> DynamicNegatives:
+        if self.index is not None and num_shards > 1:
+            raise ValueError(
+                f"index={self.index!r} is a tree over the whole corpus, which can't be divided into {num_shards} "
+                "shards: leave it out, or give each process a whole tree (shards='replicated', --shards replicated)"
+            )
+        parts = {
+            "landmarks": max(1, part_of(self.landmarks, number, num_shards)),
+            "refresh": dataclasses.replace(self.refresh, reencode=part_of(self.refresh.reencode, number, num_shards)),
+            # A shard's tree is smaller, but its shape is as rough: fewer opened leaves than these cost quality.
+            "probes": max(min(self.probes, _LEAST_PROBES), -(-self.probes // num_shards)),
+        }
+        return DynamicNegatives(**{**self._arguments(), **parts})
+
     def begin_step(self, step: int) -> None:
+        alone(self.beginning(step))
+
+    def beginning(self, step: int) -> Agreement:
         if step < self.start_step:
             return
         self._wait()
         self._is_exact = False
         if self._moving is None:
-            self._moving, self._is_exact = self._build(), self.index is None
+            self._moving = yield from self._build()
+            self._is_exact = self.index is None
             self._schedule.built(step)
             self._noise.built()
         elif self._schedule.refresh_is_due(step, self._noise.level):
-            self._refresh(self._moving, step)
+            yield from self._refresh(self._moving, step)
             self._schedule.refreshed(step)
             self._noise.refreshed()
         if self._attached().has_dropout:
@@ -206,6 +227,9 @@ class DynamicNegatives(NegativeSource):
             return masked_log_proposal(scores, draw.log_z, drawn_with, ids, log_prior).to(ids.device)
 
     def observe(self, request: Request, draw: Draw, rows: Tensor, vectors: Tensor) -> None:
+        alone(self.observing(request, draw, rows, vectors))
+
+    def observing(self, request: Request, draw: Draw, rows: Tensor, vectors: Tensor) -> Agreement:
         if self._moving is None:
             return
         self._wait()
@@ -213,13 +237,18 @@ class DynamicNegatives(NegativeSource):
             ids, fresh = rows.cpu(), vectors.float().cpu()
             stored = self.stored_vectors(rows).to(vectors.device)
             old, new = (scores_of_draws(request, draw, rows, one) for one in (stored, vectors))
-            measured = measure_staleness(stored, vectors.float(), old, new)
-            self._divergence = measure_divergence(draw, old, new, log_prior_of(self._attached(), draw.ids))
+            sums = staleness_sums(stored, vectors.float(), old, new)
+            ratios = log_ratios(draw, old, new, log_prior_of(self._attached(), draw.ids))
+        # Where the tree is exact, noise is all that is between stored and fresh.
+        again = self._noise.is_wanted and not self._is_exact
+        noise = noise_sums(self._attached(), ids, fresh) if again else sums[:2]
+        everyone = yield sums, noise, *ratios
+        all_sums, all_noise = (torch.stack([found[part] for found in everyone]).sum(dim=0) for part in range(2))
         if self._noise.is_wanted:
-            is_it = self._is_exact  # then that is all there is between stored and fresh
-            self._noise.measured(measured.cosine if is_it else measure_noise(self._attached(), ids, fresh))
+            self._noise.measured(float(all_noise[1] / all_noise[0].clamp(min=1)))
         with self.cost.timed("index"):
-            self._schedule.observe(measured, is_refreshing=self._moving.is_refreshing)
+            self._divergence = divergence_of(*merged_ratios([found[2:] for found in everyone]))
+            self._schedule.observe(Staleness.of_sums(all_sums), is_refreshing=self._moving.is_refreshing)
         self._moving.learn(ids.numpy(), fresh.numpy(), write_back=self.write_back, noise=self._noise.level)
 
     def diagnostics(self) -> dict[str, float]:
@@ -300,7 +329,7 @@ class DynamicNegatives(NegativeSource):
         """The constructor's arguments, each kept under its own name."""
         return {name: getattr(self, name) for name in parameters_of(DynamicNegatives)}
 
-    def _build(self) -> MovingIndex:
+    def _build(self) -> Generator[Found, list[Found], MovingIndex]:
         """Encode the corpus, or read its encodings of this step, and make tree and true encodings of them."""
         targets = self._attached()
         if self.index is None:
@@ -310,6 +339,8 @@ class DynamicNegatives(NegativeSource):
         with self.cost.timed("index"):
             landmarks = spread_over(index, self.landmarks, self.seed)
             true = TrueEncodings(encodings, landmarks, dtype=self.true_dtype)
+        everyone = yield (torch.from_numpy(true.history[0]),)
+        true.share_landmarks(np.concatenate([found.numpy() for (found,) in everyone]))
         return self._moved(index, true)
 
     def _moved(self, index: TargetIndex, true: TrueEncodings) -> MovingIndex:
@@ -319,7 +350,7 @@ class DynamicNegatives(NegativeSource):
         fits = DriftFits(self.refresh.drift, self.refresh.predict_below, device)
         return MovingIndex(index, true, fits, self.cost, overlap=overlap)
 
-    def _refresh(self, moving: MovingIndex, step: int) -> None:
+    def _refresh(self, moving: MovingIndex, step: int) -> Agreement:
         """Encode the landmarks and the oldest; what all others have become is predicted from these."""
         moving.complete()
         landmarks = moving.true.landmarks
@@ -328,8 +359,18 @@ class DynamicNegatives(NegativeSource):
         periods[landmarks] = len(moving.true.history)
         renewed = oldest(moving.index, periods, self.refresh.reencode, self._schedule.last_refresh)
         ids = np.concatenate([landmarks, renewed])
-        shares = self._schedule.shares(step) if moving.overlap else 1
-        moving.refresh(ids, encoded_rows(self._attached(), ids), shares=shares)
+        shares = moving.most_shares(self._schedule.shares(step) if moving.overlap else 1)
+        fresh = encoded_rows(self._attached(), ids)
+        sizes = np.bincount(periods, minlength=len(moving.true.history) + 1)
+        own = torch.from_numpy(fresh[: len(landmarks)]), torch.from_numpy(sizes), torch.tensor(shares)
+        everyone = yield own
+        moving.refresh(
+            ids,
+            fresh,
+            shares=min(int(each) for *_, each in everyone),
+            of_all_shards=np.concatenate([found.numpy() for found, *_ in everyone]),
+            sizes=np.sum([found.numpy() for _, found, _ in everyone], axis=0),
+        )
 
     def stored_vectors(self, ids: Tensor) -> Tensor:
         """What the tree holds now for rows of the corpus ``ids`` ``(m,)``: ``(m, d)`` float32, on the CPU."""

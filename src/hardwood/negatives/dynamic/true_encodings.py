@@ -27,6 +27,9 @@ class TrueEncodings:
     Memory: ``n * d`` float32 or bfloat16 (that is all of the corpus's encodings, on the host), 2 bytes a target for the
     period, and ``landmarks * d`` float32 a period, of which at most ``max_periods`` are kept.
 
+    Where these are the targets of one shard of a corpus, the landmarks of all shards are kept, so that all fit the same
+    models of motion (`share_landmarks`).
+
     Args:
         encodings: ``(n, d)`` float32, all targets' encodings now. In float32 kept, and written to.
         landmarks: ``(m,)`` int64 rows, ascending.
@@ -57,12 +60,29 @@ class TrueEncodings:
         self._stored[torch.from_numpy(rows)] = torch.from_numpy(vectors).to(self._stored.dtype)
         self.period[rows] = len(self.history) - 1
 
-    def begin_period(self, landmark_encodings: Floats) -> None:
-        """The landmarks' encodings now; they begin a new period and are themselves true encodings in it."""
-        self.history.append(landmark_encodings)
+    def share_landmarks(self, of_all_shards: Floats) -> None:
+        """Right at the start: keep the landmarks of all shards, of whom these targets are one.
+
+        Args:
+            of_all_shards: ``(M, d)`` their encodings now, shard by shard.
+        """
+        self.history = [of_all_shards]
+
+    def begin_period(
+        self, landmark_encodings: Floats, of_all_shards: Floats | None = None, sizes: Ints | None = None
+    ) -> None:
+        """The landmarks' encodings now; they begin a new period and are themselves true encodings in it.
+
+        Args:
+            landmark_encodings: ``(m, d)``, of these targets' own landmarks.
+            of_all_shards: ``(M, d)``, of all shards' landmarks; ``None``: there is one shard.
+            sizes: how many targets of all shards have their true encoding from each period, the new one included.
+        """
+        self.history.append(landmark_encodings if of_all_shards is None else of_all_shards)
         self.write(self.landmarks, landmark_encodings)
         if len(self.history) > self.max_periods:
-            self._join_nearest()
+            own = np.bincount(self.period, minlength=len(self.history))
+            self._join_nearest(own if sizes is None else sizes)
 
     def predictions(
         self,
@@ -108,7 +128,7 @@ class TrueEncodings:
             "encodings": (FLOATS, (num_targets, dimension)),
             "period": ((torch.int16,), (num_targets,)),
             "landmarks": (INTEGERS, ("landmarks",)),
-            "history": ((torch.float32,), ("periods", "landmarks", dimension)),
+            "history": ((torch.float32,), ("periods", "landmarks of all shards", dimension)),
         }
 
     @staticmethod
@@ -122,7 +142,8 @@ class TrueEncodings:
         inside = len(landmarks) > 0 and int(landmarks[0]) >= 0 and int(landmarks[-1]) < len(period)
         if not inside or not bool((landmarks[1:] > landmarks[:-1]).all()):
             raise ValueError("the checkpoint's landmarks are not targets of this corpus, each once, ascending")
-        if not 0 <= int(period.min()) <= int(period.max()) < len(history):
+        # A shard of several keeps the landmarks of all of them.
+        if history.shape[1] < len(landmarks) or not 0 <= int(period.min()) <= int(period.max()) < len(history):
             raise ValueError("the checkpoint's periods and its history of the landmarks do not belong together")
 
     @classmethod
@@ -135,9 +156,8 @@ class TrueEncodings:
         made.history = list(state["history"].numpy().copy())
         return made
 
-    def _join_nearest(self) -> None:
+    def _join_nearest(self, sizes: Ints) -> None:
         # Never the first (most targets have been encoded once, then) and never the current one.
-        sizes = np.bincount(self.period, minlength=len(self.history))
         apart = [_cosine_error(one, other) for one, other in itertools.pairwise(self.history)]
         leaving = min(range(1, len(self.history) - 1), key=lambda p: sizes[p] * min(apart[p - 1], apart[p]))
         joins_next = apart[leaving] < apart[leaving - 1]

@@ -1,0 +1,285 @@
+"""Whether the other processes of a run are alive, and one message where one of them is not.
+
+A process that waits for another in `torch.distributed` waits in C++, for as long as the group's timeout says, and can't
+be told why. So each process has a thread that counts in the store by which the processes found each other, and looks
+whether its neighbour still counts. Whoever finds that a process has died, stands still or has raised an error says so
+there, once, for all; then every process ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+TIMEOUT = "HARDWOOD_RANK_TIMEOUT"
+"""Environment variable: seconds without a sign of life after which a process counts as stopped."""
+
+_DEFAULT_SECONDS = 120.0
+_PERIOD_SECONDS = 0.5
+_END, _BEAT, _WHO, _BYE = "hardwood/end", "hardwood/beat", "hardwood/who", "bye"
+
+
+class OtherRankFailed(SystemExit):
+    """Another process has failed and said so: this one ends without a word."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+
+def timeout_seconds() -> float:
+    """After how many seconds without a sign of life a process counts as stopped.
+
+    Raises:
+        ValueError: the environment variable is no positive number.
+    """
+    given = os.environ.get(TIMEOUT)
+    try:
+        seconds = _DEFAULT_SECONDS if given is None else float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 2 * _PERIOD_SECONDS < seconds < float("inf"):
+        raise ValueError(f"{TIMEOUT} must be seconds, more than {2 * _PERIOD_SECONDS:g}, got {given!r}")
+    return seconds
+
+
+class RankWatch:
+    """Watches over the processes of one run.
+
+    Args:
+        store: a connection of its own to the store of the processes (``torch.distributed``).
+        number: of this process.
+        size: how many there are.
+
+    Raises:
+        ValueError: the environment variable `TIMEOUT` is no number of seconds.
+    """
+
+    def __init__(self, store: Any, number: int, size: int) -> None:
+        self._store, self.number, self.size = store, number, size
+        self._seconds = timeout_seconds()
+        self._lock = threading.Lock()
+        self._is_over = False
+        self._spoken: BaseException | None = None
+        self._known: dict[int, dict[str, Any]] = {}
+        who = {"host": platform.node(), "process": os.getpid()}
+        self._set(f"{_WHO}/{number}", json.dumps(who))
+        self._set(f"{_BEAT}/{number}", "0")
+        self._where = "in the main script"
+        self._store_answered = time.monotonic()
+        for work in (self._watch, self._watch_the_store):
+            threading.Thread(target=work, name="hardwood-ranks", daemon=True).start()
+        atexit.register(self.say_goodbye)
+        self._hook = sys.excepthook
+        sys.excepthook = self._uncaught
+
+    def say_goodbye(self) -> None:
+        """This process has done its work; that it is gone is no failure."""
+        with suppress(Exception):
+            if not self._is_over:
+                self._is_over = True
+                self._set(f"{_BEAT}/{self.number}", _BYE)
+                if self.number == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+                    self._keep_the_store()
+
+    def _keep_the_store(self) -> None:
+        """The first process keeps the store, unless torchrun does: it waits a while for the others to be done."""
+        until = time.monotonic() + 20 * _PERIOD_SECONDS
+        while time.monotonic() < until and self._said() is None:
+            if all(self._get(f"{_BEAT}/{number}") == _BYE for number in range(1, self.size)):
+                return
+            time.sleep(_PERIOD_SECONDS / 5)
+
+    @contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """Name what this process is at, for the message if it fails there."""
+        before, self._where = self._where, phase
+        yield  # not put back after an error: the message must say where it was
+        self._where = before
+
+    def failed(self, error: BaseException) -> BaseException:
+        """What to raise in the place of an error, so that one process of all speaks.
+
+        Args:
+            error: raised on this process; an error of a connection is another process's fault.
+
+        Returns:
+            ``error`` with a note that names this process, or `OtherRankFailed` where another has spoken.
+        """
+        if isinstance(error, OtherRankFailed) or error is self._spoken:
+            return error
+        if self._is_over or self._said() is not None:
+            self._is_over = True
+            return OtherRankFailed()
+        culprit = self._dead()
+        if culprit is None and _is_of_a_connection(error):
+            culprit = self._await_culprit()
+        if culprit is None and _is_of_a_connection(error) and self._said() is not None:
+            self._is_over = True
+            return OtherRankFailed()
+        self._is_over = True
+        if culprit is not None:
+            if self._claim(culprit):
+                _print(culprit)
+            return OtherRankFailed()
+        note = (
+            f"this was on rank {self.number} of {self.size} ({self._name(self.number)}), {self._where}; all of them end"
+        )
+        if not self._claim(f"rank {self.number}: {error}"):
+            return OtherRankFailed()
+        self._spoken = error
+        error.__notes__ = [*getattr(error, "__notes__", []), note]  # as `add_note` of Python 3.11 keeps them
+        return error
+
+    def _watch(self) -> None:
+        beat, neighbour = 0, (self.number + 1) % self.size
+        heard: str | None
+        heard, last = None, time.monotonic()
+        while not self._is_over:
+            time.sleep(_PERIOD_SECONDS)
+            try:
+                beat += 1
+                if self._is_over:
+                    return
+                self._set(f"{_BEAT}/{self.number}", str(beat))
+                self._store_answered = time.monotonic()
+                if self._said() is not None:
+                    self._end_quietly()
+                found = self._get(f"{_BEAT}/{neighbour}")
+                if found == _BYE:
+                    neighbour = (neighbour + 1) % self.size
+                    if neighbour == self.number:
+                        neighbour = (neighbour + 1) % self.size
+                    heard, last = None, time.monotonic()
+                elif found != heard:
+                    heard, last = found, time.monotonic()
+                dead = self._dead()
+                if dead is None and time.monotonic() - last > self._seconds:
+                    dead = (
+                        f"rank {neighbour} of {self.size} ({self._name(neighbour)}) has given no sign of life for "
+                        f"{self._seconds:g} seconds: it is stopped, or its machine is gone. All processes of the run "
+                        "end"
+                    )
+                if dead is not None:
+                    self._speak_and_end(dead)
+            except Exception:
+                # The store is gone, and with it the process that kept it. It may be the end of the run, too.
+                if not self._is_over and time.monotonic() - last > 4 * _PERIOD_SECONDS:
+                    if self.number == min(1, self.size - 1):
+                        _print("the processes of the run have lost each other: the one that keeps their store is gone")
+                    os._exit(1)
+
+    def _watch_the_store(self) -> None:
+        """The store may be kept by one of the processes, and stands still with it: nobody can ask it who speaks."""
+        while not self._is_over:
+            time.sleep(_PERIOD_SECONDS)
+            if time.monotonic() - self._store_answered < self._seconds + 4 * _PERIOD_SECONDS or self._is_over:
+                continue
+            if self.number == min(1, self.size - 1):
+                who = self._known.get(0, {})
+                keeper = f"rank 0 of {self.size} (process {who.get('process', '?')} on {who.get('host', '?')})"
+                if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+                    keeper = f"torchrun's own process on {os.environ.get('MASTER_ADDR', 'the first machine')}"
+                _print(
+                    f"{keeper} has given no sign of life for {self._seconds:g} seconds: it is stopped, or its "
+                    "machine is gone. All processes of the run end"
+                )
+            os._exit(1)
+
+    def _speak_and_end(self, message: str) -> None:
+        time.sleep(_PERIOD_SECONDS)  # an error that was about to be said says more
+        if not self._is_over and self._claim(message):
+            _print(message)
+            os._exit(1)
+        if not self._is_over:
+            self._end_quietly()
+
+    def _end_quietly(self) -> None:
+        if not self._is_over:
+            os._exit(1)
+
+    def _await_culprit(self) -> str | None:
+        """Who has broken a connection: a process that dies is seen at once, one that raises says so soon."""
+        until = time.monotonic() + 10 * _PERIOD_SECONDS
+        while time.monotonic() < until and self._said() is None:
+            if (dead := self._dead()) is not None:
+                return dead
+            time.sleep(_PERIOD_SECONDS / 5)
+        return None
+
+    def _dead(self) -> str | None:
+        """A message that names a process of this machine that has died before its work was done."""
+        for number in range(self.size):
+            if number == self.number:
+                continue
+            who = self._who(number)
+            if who.get("host") != platform.node() or _is_alive(who.get("process", 0)):
+                continue
+            if self._get(f"{_BEAT}/{number}") != _BYE and self._said() is None:
+                return (
+                    f"rank {number} of {self.size} ({self._name(number)}) was killed or has crashed. All processes of "
+                    "the run end"
+                )
+        return None
+
+    def _who(self, number: int) -> dict[str, Any]:
+        if number not in self._known and (found := self._get(f"{_WHO}/{number}")) is not None:
+            self._known[number] = json.loads(found)
+        return self._known.get(number, {})
+
+    def _name(self, number: int) -> str:
+        who = self._who(number)
+        return f"process {who.get('process', '?')} on {who.get('host', 'an unknown machine')}"
+
+    def _claim(self, message: str) -> bool:
+        """Whether this process is the one to speak."""
+        with self._lock:
+            mine = f"{self.number}\n{message}"
+            return bool(self._store.compare_set(_END, "", mine).decode() == mine)
+
+    def _said(self) -> str | None:
+        return self._get(_END)
+
+    def _get(self, key: str) -> str | None:
+        with self._lock:
+            return self._store.get(key).decode() if self._store.check([key]) else None
+
+    def _set(self, key: str, value: str) -> None:
+        with self._lock:
+            self._store.set(key, value)
+
+    def _uncaught(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        found = self.failed(error)
+        if found is error:
+            self._hook(kind, error, trace)
+
+
+def _is_of_a_connection(error: BaseException) -> bool:
+    """Whether an error is what `torch.distributed` or a launcher gives where another process is gone."""
+    if type(error).__name__ in ("_Terminated", "DistBackendError", "DistNetworkError", "DistStoreError"):
+        return True
+    words = ("gloo", "connection", "nccl", "peer", "socket", "store")
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return not Path("/proc/self/stat").exists()  # where there is no such folder, nothing is known
+    except OSError:
+        return True
+    return state not in ("Z", "X")
+
+
+def _print(message: str) -> None:
+    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.flush()

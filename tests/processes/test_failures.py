@@ -1,0 +1,119 @@
+"""What becomes of all processes when one of them fails: they end, one speaks, and names the rank."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import make_dataset
+
+from .launch import ROOT, finish, free_port, start
+
+PHASES = ("encode", "sample", "observe", "save")
+
+
+def _failing(tmp_path: Path, phase: str, how: str, rank: int, size: int = 2, limit: str = "20") -> list:
+    """Processes that train, of which one fails in its third call of what belongs to a phase."""
+    make_dataset().save(tmp_path / "data")
+    command = ["-m", "tests.processes.failing", str(tmp_path), phase, how, str(rank)]
+    return start(size, command, HARDWOOD_RANK_TIMEOUT=limit)
+
+
+def _spoken(found: list[tuple[int, str, str]]) -> list[str]:
+    return [line for _, _, err in found for line in err.splitlines() if line.startswith("error: ")]
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [
+        PHASES[1],
+        pytest.param(PHASES[0], marks=pytest.mark.slow),
+        *[pytest.param(phase, marks=pytest.mark.slow) for phase in PHASES[2:]],
+    ],
+)
+def test_an_error_on_one_rank_ends_all_with_one_message(tmp_path: Path, phase: str) -> None:
+    found = finish(_failing(tmp_path, phase, "raise", 1), timeout=240)
+    assert all(code != 0 for code, *_ in found), found
+    spoken = _spoken(found)
+    assert len(spoken) == 1, found
+    assert "made to fail" in spoken[0]
+    assert "rank 1 of 2" in found[1][2]
+    _nothing_half_written(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "phase", [PHASES[2], *[pytest.param(phase, marks=pytest.mark.slow) for phase in (PHASES[0], PHASES[1], PHASES[3])]]
+)
+def test_a_rank_that_is_killed_ends_all_with_one_message(tmp_path: Path, phase: str) -> None:
+    found = finish(_failing(tmp_path, phase, "kill", 1), timeout=240)
+    assert found[1][0] == -signal.SIGKILL
+    assert found[0][0] == 1
+    (spoken,) = _spoken(found)
+    assert "rank 1 of 2" in spoken
+    assert "killed" in spoken
+    _nothing_half_written(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_rank_that_stands_still_ends_all_the_others(tmp_path: Path, phase: str) -> None:
+    processes = _failing(tmp_path, phase, "stop", 0)
+    try:
+        _, error = processes[1].communicate(timeout=240)
+        assert processes[1].returncode == 1
+        (spoken,) = [line for line in error.splitlines() if line.startswith("error: ")]
+        assert "rank 0 of 2" in spoken
+        assert "no sign of life for 20 seconds" in spoken
+        _nothing_half_written(tmp_path)
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+def _nothing_half_written(folder: Path) -> None:
+    """Every checkpoint that passes for whole can be resumed from: at least that of step 2, none that was broken off."""
+    from hardwood.training import last_checkpoint
+
+    checkpoint = last_checkpoint(folder / "run" / "checkpoints")
+    assert checkpoint is None or checkpoint.name == "checkpoint-2"
+
+
+def test_waiting_has_a_limit_that_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hardwood._rank_watch import TIMEOUT, timeout_seconds
+
+    for wrong in ("soon", "0", "-3", "inf"):
+        monkeypatch.setenv(TIMEOUT, wrong)
+        with pytest.raises(ValueError, match=TIMEOUT):
+            timeout_seconds()
+    monkeypatch.setenv(TIMEOUT, "30")
+    assert timeout_seconds() == 30
+
+
+@pytest.mark.slow
+def test_a_restart_by_torchrun_ends_with_the_weights_of_an_unbroken_run(tmp_path: Path) -> None:
+    weights = []
+    for name, rank in (("unbroken", "-1"), ("restarted", "1")):
+        folder = tmp_path / name
+        folder.mkdir()
+        make_dataset().save(folder / "data")
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+        launcher += ["--master-port", str(free_port()), "-m", "tests.processes.failing", str(folder)]
+        paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+        ended = subprocess.run(
+            [sys.executable, *launcher, "observe", "kill", rank],
+            env={**os.environ, "PYTHONPATH": paths},
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=500,
+        )
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        weights.append((folder / "run" / "model" / "model.safetensors").read_bytes())
+        assert ("was killed" in ended.stderr) == (name == "restarted")
+    assert weights[0] == weights[1]

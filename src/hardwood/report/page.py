@@ -61,11 +61,18 @@ def embedded(data: Any) -> str:
     return text
 
 
-def safe(html: str) -> Any:
-    """Mark what is HTML already, so that a template prints it as it is."""
-    from markupsafe import Markup
+class Html(str):
+    """Text that is HTML already: a template prints it as it is, since Jinja2 asks for `__html__`."""
 
-    return Markup(html)  # noqa: S704
+    __slots__ = ()
+
+    def __html__(self) -> str:
+        return str(self)
+
+
+def safe(html: str) -> Html:
+    """Mark what is HTML already: our own drawings, whose texts were escaped when they were drawn."""
+    return Html(html)
 
 
 def class_of(source: str) -> str:

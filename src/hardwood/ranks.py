@@ -62,7 +62,10 @@ class Ranks:
         world: Any = distributed.group.WORLD
         if cls._of_environment is None or cls._of_environment._world is not world:
             number, size = distributed.get_rank(), distributed.get_world_size()
-            watch = RankWatch(world.get_group_store().clone(), number, size)
+            # A store may outlive its processes: what those of before a restart said there is not of these.
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            store = distributed.PrefixStore(f"hardwood-attempt-{attempt}", world.get_group_store().clone())
+            watch = RankWatch(store, number, size)
             group = distributed.new_group(backend="gloo", timeout=_NEVER)
             cls._of_environment = cls(number, size, group, watch)
             cls._of_environment._world = world

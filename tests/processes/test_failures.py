@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from tests.conftest import make_dataset
 
-from .launch import ROOT, finish, free_port, start
+from hardwood.training import RunConfig, train
+
+from .launch import finish, start
 
 PHASES = ("encode", "sample", "observe", "save")
 
@@ -95,25 +95,9 @@ def test_waiting_has_a_limit_that_is_a_number(monkeypatch: pytest.MonkeyPatch) -
     assert timeout_seconds() == 30
 
 
-@pytest.mark.slow
-def test_a_restart_by_torchrun_ends_with_the_weights_of_an_unbroken_run(tmp_path: Path) -> None:
-    weights = []
-    for name, rank in (("unbroken", "-1"), ("restarted", "1")):
-        folder = tmp_path / name
-        folder.mkdir()
-        make_dataset().save(folder / "data")
-        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
-        launcher += ["--master-port", str(free_port()), "-m", "tests.processes.failing", str(folder)]
-        paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-        ended = subprocess.run(
-            [sys.executable, *launcher, "observe", "kill", rank],
-            env={**os.environ, "PYTHONPATH": paths},
-            capture_output=True,
-            check=False,
-            text=True,
-            timeout=500,
-        )
-        assert ended.returncode == 0, ended.stderr[-3000:]
-        weights.append((folder / "run" / "model" / "model.safetensors").read_bytes())
-        assert ("was killed" in ended.stderr) == (name == "restarted")
-    assert weights[0] == weights[1]
+def test_a_restart_within_one_launch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_dataset().save(tmp_path / "data")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    with pytest.raises(ValueError, match="leave out --max-restarts, and start the same command again with --resume"):
+        train(RunConfig(data=str(tmp_path / "data"), output=str(tmp_path / "run"), steps=1), quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hardwood._files import named_if_not_writable, sweep, written_whole
+from hardwood._files import named_if_not_writable, sweep
 from hardwood.training.checkpoints import last_checkpoint, read_seal, remove_cut_short
 from hardwood.training.config import RunConfig, read_settings
 from hardwood.training.resume_rules import MAY_DIFFER
@@ -20,7 +19,6 @@ BESIDE_SPLITS = ("cost", "training", "left_out")
 _CHECKPOINT_KNOWS = ("batch_size", "shards", "num_shards")
 """What may differ with another number of processes: the checkpoint says what the batch of all of them was, and how many
 shards there were."""
-_LAUNCH = ".launch"  # of torchrun
 _LITTLE_ROOM = 16 << 20
 
 
@@ -47,20 +45,18 @@ def claimed(output: Path) -> Iterator[None]:
                     folder.rmdir()
 
 
-def resumes_itself(output: Path) -> bool:
-    """Whether torchrun has started this run anew after a failure: then it goes on from its last whole checkpoint.
+def refuse_restart() -> None:
+    """``ValueError`` where torchrun has started the processes of a run anew after a failure.
 
-    It does so if the folder holds what the same launch began, not what was there before it.
+    They could go on from the last whole checkpoint; but PyTorch's groups are not always made a second time, and the
+    processes would wait for each other.
     """
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
-        return False
-    note = output / _LAUNCH
-    return note.is_file() and note.read_text(encoding="utf-8") == _launch()
-
-
-def _launch() -> str:
-    """What all restarts of one launch by torchrun have in common: its name, and the process that starts them."""
-    return f"{os.environ.get('TORCHELASTIC_RUN_ID', '')} {platform.node()} {os.getppid()}"
+    count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if count != "0":
+        raise ValueError(
+            f"torchrun has restarted this run ({count} times), and restarts within one launch are not supported: leave "
+            "out --max-restarts, and start the same command again with --resume"
+        )
 
 
 def checkpoint_to_resume(config: RunConfig, output: Path, *, resume: bool, overwrite: bool) -> Path | None:
@@ -106,9 +102,6 @@ def begin(
     if resume:
         remove_cut_short(output / CHECKPOINTS)
     config.save(output / RUN_FILE, left_out)
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        with written_whole(output / _LAUNCH) as temporary:
-            temporary.write_text(_launch(), encoding="utf-8")
 
 
 @contextmanager

@@ -26,12 +26,12 @@ from hardwood.training._folder import (
     begin,
     checkpoint_to_resume,
     claimed,
-    resumes_itself,
+    refuse_restart,
     what_is_kept_is_noted,
 )
 from hardwood.training.cached_loss import CachedCorpusSoftmaxLoss
 from hardwood.training.callback import NegativesCallback
-from hardwood.training.checkpoints import STATE_FOLDER, last_checkpoint
+from hardwood.training.checkpoints import STATE_FOLDER
 from hardwood.training.config import RunConfig
 from hardwood.training.evaluator import RetrievalEvaluator
 from hardwood.training.figure import training_curve
@@ -94,6 +94,7 @@ def train(
     import torch
     from transformers import set_seed
 
+    refuse_restart()
     output = Path(config.output)
     device = _device(config.device)
     ranks = join(device)
@@ -136,11 +137,8 @@ def _agreed_start(ranks: Ranks, config: RunConfig, *, resume: bool, overwrite: b
     output = Path(config.output)
 
     def look() -> list[Any]:
-        again = resumes_itself(output)
-        has_checkpoint = again and last_checkpoint(output / CHECKPOINTS) is not None
-        resumes, overwrites = (has_checkpoint, not has_checkpoint) if again else (resume, overwrite)
-        found = checkpoint_to_resume(config, output, resume=resumes, overwrite=overwrites)
-        return [None if found is None else str(found), resumes, overwrites]
+        found = checkpoint_to_resume(config, output, resume=resume, overwrite=overwrite)
+        return [None if found is None else str(found), resume, overwrite]
 
     found, resumes, overwrites = ranks.first(look)
     return None if found is None else Path(found), resumes, overwrites

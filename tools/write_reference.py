@@ -30,7 +30,7 @@ def command_line() -> str:
     lines = ["# Command line", "", _WRITTEN, "", (root.help or "").strip(), ""]
     lines += [
         "`hardwood COMMAND --help` says the same. Options that are left out have the value in brackets. Exit codes: 0, "
-        "2 for what you can mend, 1 for what nobody foresaw (and for findings of `data check`), 130 for Ctrl-C, "
+        "2 for what you can mend, 1 for what was not foreseen (and for findings of `data check`), 130 for Ctrl-C, "
         "143 for SIGTERM.",
         "",
     ]

@@ -17,7 +17,7 @@ SOURCE_COLOURS: dict[str, tuple[str, str]] = {
     "pool": ("#6a4fb3", "#b09bf2"),
 }
 OTHER = ("#5f6b1d", "#b9c75a")
-"""Of a source that somebody has registered."""
+"""Of a source that is registered elsewhere."""
 
 
 def colour_of(source: str, *, dark: bool = False) -> str:

@@ -1,7 +1,7 @@
 """Whether the other processes of a run are alive, and one message where one of them is not.
 
 A process that waits for another in `torch.distributed` waits in C++, for as long as the group's timeout says, and can't
-be told why. So each process has a thread that counts in the store by which the processes found each other, and looks
+learn why. So each process has a thread that counts in the store by which the processes found each other, and looks
 whether its neighbour still counts. Whoever finds that a process has died, stands still or has raised an error says so
 there, once, for all; then every process ends.
 """
@@ -178,7 +178,7 @@ class RankWatch:
                     os._exit(1)
 
     def _watch_the_store(self) -> None:
-        """The store may be kept by one of the processes, and stands still with it: nobody can ask it who speaks."""
+        """Watches the store: one of the processes may keep it, and then it stands still with that process."""
         while not self._is_over:
             time.sleep(_PERIOD_SECONDS)
             if time.monotonic() - self._store_answered < self._seconds + 4 * _PERIOD_SECONDS or self._is_over:

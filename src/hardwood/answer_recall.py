@@ -1,9 +1,9 @@
 """Recall by answer strings: whether one of the first k passages holds an answer to the question.
 
-What it is for: measuring retrieval for open-domain questions, whose answers may stand in passages that nobody has
-judged. As Dense Passage Retrieval measures it (Karpukhin et al., EMNLP 2020, arXiv:2004.04906), to the letter: texts
-are normalised to NFD, cut into words (runs of letters, digits and marks; any other visible character is one) and put
-into lower case, and an answer is found where its words stand in a row. The title of a passage doesn't count.
+What it is for: measuring retrieval for open-domain questions, whose answers may stand in passages without
+judgements. As Dense Passage Retrieval measures it (Karpukhin et al., EMNLP 2020, arXiv:2004.04906), to the letter:
+texts are normalised to NFD, cut into words (runs of letters, digits and marks; any other visible character is one)
+and put into lower case, and an answer is found where its words stand in a row. The title of a passage doesn't count.
 What it knows: texts, answers, rankings. What it must not know: models.
 """
 

@@ -62,7 +62,7 @@ class Ranks:
         world: Any = distributed.group.WORLD
         if cls._of_environment is None or cls._of_environment._world is not world:
             number, size = distributed.get_rank(), distributed.get_world_size()
-            # A store may outlive its processes: what those of before a restart said there is not of these.
+            # A store may outlive its processes: keys that earlier processes wrote must not count.
             attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
             store = distributed.PrefixStore(f"hardwood-attempt-{attempt}", world.get_group_store().clone())
             watch = RankWatch(store, number, size)

@@ -73,7 +73,7 @@ def evaluate(
         if name not in answered:
             dataset.split(name)
     if dataset.left_out is not None and "left_out" in splits:
-        raise ValueError("a split 'left_out' can't be told from the counts of what --lenient left out: rename it")
+        raise ValueError("a split 'left_out' has the name of the counts of what --lenient left out: rename it")
     from hardwood.ranks import join  # loads torch: not before the settings are known to be good
 
     ranks = join(device)

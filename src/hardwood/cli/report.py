@@ -50,7 +50,7 @@ def clean(
     lenient: Lenient = False,
     overwrite: Annotated[bool, typer.Option(help="Replace what the folder holds.")] = False,
 ) -> None:
-    """Add the positives that somebody has found among suspected false negatives: a new dataset folder."""
+    """Add the positives found among suspected false negatives: a new dataset folder."""
     from hardwood.cli.data import print_dataset
     from hardwood.cli.evaluate import print_left_out
     from hardwood.data import read_dataset

@@ -85,7 +85,7 @@ def _rows_of(texts: pa.ChunkedArray, table: Any) -> np.ndarray:
 
 
 def _warn_of_positives(names: Sequence[str], rows: Sequence[np.ndarray], known: RaggedRows) -> None:
-    """Negatives that are known positives of their query count for nothing; somebody should know."""
+    """Negatives that are known positives of their query count for nothing: a warning with their number."""
     query_rows = known.row_ids()
     size = int(max([known.values.max(initial=-1), *(found.max(initial=-1) for found in rows)])) + 1
     right = query_rows * size + known.values

@@ -22,7 +22,7 @@ RANKS: Mapping[str, int] = {
     "class": 40674,
     "phylum": 7711,
 }
-"""The ranks told apart here, and a taxon of each from man's own lineage.
+"""The ranks that differ here, and a taxon of each from man's own lineage.
 
 The package has ranks as numbers, whose meaning only ``taxoniq`` has, and has changed: these taxa give it away.
 """

@@ -57,9 +57,9 @@ def gathered(own: Sequence[Found], numbers: Sequence[int], ranks: Ranks, num_sha
         ranks: the processes.
         num_shards: of all of them.
     """
-    told = [torch.tensor(list(numbers), dtype=torch.int64)] + [tensor for found in own for tensor in found]
+    packed = [torch.tensor(list(numbers), dtype=torch.int64)] + [tensor for found in own for tensor in found]
     by_shard: dict[int, Found] = {}
-    for first, *rest in ranks.gather(told):
+    for first, *rest in ranks.gather(packed):
         shards = first.tolist()
         width = len(rest) // max(len(shards), 1)
         for place, shard in enumerate(shards):

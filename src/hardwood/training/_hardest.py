@@ -15,7 +15,7 @@ def softer_draws(draws: Sequence[Draw], candidates: Candidates, scores: Tensor, 
     """The candidates that were drawn, and are for no query among the ``hardest`` of its own draws.
 
     They count for no query. One that a query keeps is a candidate of all, as draws are: "hard" is what is hard for
-    somebody. What is kept keeps its weight, so the estimate of Z is too small by what was dropped: a bias that grows
+    some query. What is kept keeps its weight, so the estimate of Z is too small by what was dropped: a bias that grows
     the more is dropped, as in Monath et al. (AISTATS 2023), which keep the top scores of all their chains.
 
     Args:

@@ -1,4 +1,4 @@
-"""Settings that somebody has given and that the run would not use."""
+"""Settings that were given and that the run would not use."""
 
 from __future__ import annotations
 

@@ -325,7 +325,7 @@ class RunConfig:
 
     @classmethod
     def given_in(cls, settings: dict[str, Any]) -> set[str]:
-        """The names of the settings that somebody has chosen: none of a run file that a run has written, with all."""
+        """The names of the settings that were chosen: none of a run file that a run has written, with all."""
         return set() if _MADE_WITH in settings else settings.keys() & {f.name for f in dataclasses.fields(cls)}
 
     @classmethod

@@ -115,7 +115,7 @@ class CorpusSoftmaxLoss(EncodingModule):
         uniform_negatives: uniform draws a query beside the source's, from the first step on; weighed together with them
             as one mixture (`hardwood.training._weights`), so that no target weighs more than they alone would give it.
         hardest: of the source's draws for a query, only so many with the highest scores of the encoder as it is count,
-            and those that no query keeps count for nobody (`hardwood.training._hardest`). All are encoded; uniform
+            and those that no query keeps count for none (`hardwood.training._hardest`). All are encoded; uniform
             draws stay. It makes the estimate of Z too small, the more so the more is dropped. ``None``: all count.
         symmetric: the mean of two directions: query to targets as above, and target to queries, which are those of the
             batch without those that the target is known to answer.

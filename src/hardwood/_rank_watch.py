@@ -25,6 +25,7 @@ TIMEOUT = "HARDWOOD_RANK_TIMEOUT"
 
 _DEFAULT_SECONDS = 120.0
 _PERIOD_SECONDS = 0.5
+_GOODBYE_SECONDS = 10.0
 _END, _BEAT, _WHO, _BYE = "hardwood/end", "hardwood/beat", "hardwood/who", "bye"
 
 
@@ -75,20 +76,32 @@ class RankWatch:
         self._set(f"{_BEAT}/{number}", "0")
         self._where = "in the main script"
         self._store_answered = time.monotonic()
-        for work in (self._watch, self._watch_the_store):
-            threading.Thread(target=work, name="hardwood-ranks", daemon=True).start()
+        self._ended = threading.Event()
+        self._threads = [
+            threading.Thread(target=work, name="hardwood-ranks", daemon=True)
+            for work in (self._watch, self._watch_the_store)
+        ]
+        for thread in self._threads:
+            thread.start()
         atexit.register(self.say_goodbye)
         self._hook = sys.excepthook
         sys.excepthook = self._uncaught
 
     def say_goodbye(self) -> None:
-        """This process has done its work; that it is gone is no failure."""
+        """This process has done its work; that it is gone is no failure.
+
+        The threads end first: one that is in the C++ of the store while the interpreter goes would abort the process.
+        """
+        was_over, self._is_over = self._is_over, True
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(_GOODBYE_SECONDS)  # one whose store is gone may not come back
+        if was_over:
+            return
         with suppress(Exception):
-            if not self._is_over:
-                self._is_over = True
-                self._set(f"{_BEAT}/{self.number}", _BYE)
-                if self.number == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-                    self._keep_the_store()
+            self._set(f"{_BEAT}/{self.number}", _BYE)
+            if self.number == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+                self._keep_the_store()
 
     def _keep_the_store(self) -> None:
         """The first process keeps the store, unless torchrun does: it waits a while for the others to be done."""
@@ -144,7 +157,7 @@ class RankWatch:
         heard: str | None
         heard, last = None, time.monotonic()
         while not self._is_over:
-            time.sleep(_PERIOD_SECONDS)
+            self._ended.wait(_PERIOD_SECONDS)
             try:
                 beat += 1
                 if self._is_over:
@@ -180,7 +193,7 @@ class RankWatch:
     def _watch_the_store(self) -> None:
         """Watches the store: one of the processes may keep it, and then it stands still with that process."""
         while not self._is_over:
-            time.sleep(_PERIOD_SECONDS)
+            self._ended.wait(_PERIOD_SECONDS)
             if time.monotonic() - self._store_answered < self._seconds + 4 * _PERIOD_SECONDS or self._is_over:
                 continue
             if self.number == min(1, self.size - 1):

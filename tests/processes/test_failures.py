@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import sys
+import threading
 from pathlib import Path
 
 import pytest
+import torch
 from tests.conftest import make_dataset
 
+from hardwood import _rank_watch
 from hardwood.training import RunConfig, train
 
 from .launch import finish, start
@@ -101,3 +106,18 @@ def test_a_restart_within_one_launch_is_refused(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ValueError, match="leave out --max-restarts, and start the same command again with --resume"):
         train(RunConfig(data=str(tmp_path / "data"), output=str(tmp_path / "run"), steps=1), quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_no_thread_is_left_in_the_store_when_a_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The interpreter ends such a thread within the store's C++, and that aborts the process (2 of 80 with short beats).
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(_rank_watch, "_PERIOD_SECONDS", 0.001)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    store = torch.distributed.HashStore()
+    watch = _rank_watch.RankWatch(store, 0, 2)
+    begun = [thread for thread in threading.enumerate() if thread.name == "hardwood-ranks"]
+    assert len(begun) == 2
+    watch.say_goodbye()
+    atexit.unregister(watch.say_goodbye)
+    assert not any(thread.is_alive() for thread in begun)
+    assert store.get("hardwood/beat/0") == b"bye"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ from hardwood.encoders import document_prompt, has_router
 from hardwood.encoding import similarity_of
 from hardwood.negatives import (
     Cost,
-    Draw,
     MarginFilter,
     NegativeSource,
     Request,
@@ -34,8 +32,10 @@ from hardwood.training._arrivals import ArrivalCheck
 from hardwood.training._candidates import Candidates, drawn_beyond, unique
 from hardwood.training._citation import CITATION
 from hardwood.training._columns import sets_of
+from hardwood.training._draws import candidate_weights, strategies_of
 from hardwood.training._embedding import EncodingModule, Features
 from hardwood.training._features import check_finite, check_scores, text_columns_of
+from hardwood.training._fingerprint import data_fingerprint
 from hardwood.training._hardest import softer_draws
 from hardwood.training._judge import Judge
 from hardwood.training._limits import (
@@ -53,7 +53,6 @@ from hardwood.training._one_batch import (
     batch_of_all,
     encoded_together,
     refuse_sharded_weights,
-    weighed_together,
 )
 from hardwood.training._pairs import check_rows, own_sets, rows_of
 from hardwood.training._prompts import agreed_target_prompt, trainer_prompts
@@ -61,7 +60,7 @@ from hardwood.training._requests import mix, with_own
 from hardwood.training._same_model import check_same_model
 from hardwood.training._terms import LossTerms
 from hardwood.training._tokens import TargetFeatures
-from hardwood.training._weights import DrawnWeights, Strategy, tempering_of, weigh_draws
+from hardwood.training._weights import Strategy, tempering_of
 from hardwood.training._widths import checked_widths, refuse_wrappers, terms_at_widths
 from hardwood.training.guide import Guide, as_guide, settings_of
 from hardwood.training.suspects import SuspectedNegatives
@@ -283,12 +282,7 @@ class CorpusSoftmaxLoss(EncodingModule):
 
     def _data_fingerprint(self) -> str:
         """A hash of corpus, queries and what is no negative of them: a checkpoint belongs to its data."""
-        digest = hashlib.blake2b(digest_size=16)
-        for table in (self.targets.corpus, self._queries):
-            digest.update(table.fingerprint().encode())
-        for array in (self._known.offsets, self._known.values):
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
+        return data_fingerprint([self.targets.corpus, self._queries], self._known)
 
     def _meet(self, dataloader: Any, prompts: Any) -> None:
         """Check what a trainer is about to train on: that the pairs are this loss's, and what prompts they get.
@@ -392,8 +386,13 @@ class CorpusSoftmaxLoss(EncodingModule):
             known,
             is_training,
         )
-        strategies = self._draw(request)
-
+        strategies = strategies_of(
+            self.source,
+            self._uniform,
+            request,
+            is_ready=self.source.is_ready(self._step),
+            uniform_negatives=self.uniform_negatives,
+        )
         candidates = self._candidates(given, torch.from_numpy(given_rows).to(queries.device), strategies, len(queries))
         check_finite(candidates.encodings, candidates.ids, self.targets.corpus, "target", self._step)
         terms = self._cross_entropy(queries, candidates, request, strategies, query_rows, is_training)
@@ -434,23 +433,6 @@ class CorpusSoftmaxLoss(EncodingModule):
             seed=mix(self.seed, *position, 0),
         )
 
-    def _draw(self, request: Request) -> list[Strategy]:
-        """What the source draws, and uniform draws beside it if there are any."""
-        if self.source.is_ready(self._step):
-            draw = self.source.sample(request)
-        else:
-            draw = Draw.nothing(len(request.queries), request.queries.device)
-        source = self.source  # of a divided corpus, this process is asked for what it holds alone
-        propose = source.own_log_proposal if isinstance(source, ShardedNegatives) else source.log_proposal
-        strategies = [Strategy(draw, lambda ids: propose(request, draw, ids))]
-        if self.uniform_negatives and not draw.exhaustive:
-            further = dataclasses.replace(
-                request, num_negatives=self.uniform_negatives, seed=mix(request.seed, request.seed >> 32, 1)
-            )
-            uniform = self._uniform.sample(further)
-            strategies.append(Strategy(uniform, lambda ids: self._uniform.log_proposal(further, uniform, ids)))
-        return strategies
-
     def _candidates(self, given: Tensor, given_rows: Tensor, strategies: list[Strategy], batch_size: int) -> Candidates:
         """The batch's positives and given negatives, each target once, then what was drawn beyond them, encoded with
         gradient."""
@@ -474,7 +456,10 @@ class CorpusSoftmaxLoss(EncodingModule):
     ) -> dict[str, Tensor]:
         scores = losses.scores(queries, candidates.encodings, self.scale)
         check_scores(scores, self.scale, self._step)
-        log_weights, weights, drawing = self._weighed(candidates, strategies, scores)
+        drawing = [strategy for strategy in strategies if strategy.num_draws]
+        log_prior = log_prior_of(self.targets, candidates.drawn)
+        options: dict[str, Any] = {"weighting": self.weighting, "source": self.source, "log_prior": log_prior}
+        log_weights, weights = candidate_weights(candidates, drawing, scores, **options)
         # What is known to be right for a query, the query itself, or too near its positive, does not count against it.
         excluded = seen_mask(request.exclude, candidates.ids)
         if is_training:
@@ -502,26 +487,5 @@ class CorpusSoftmaxLoss(EncodingModule):
             log_weights = log_weights + tempering_of(weights, drawing, candidates, scores.detach(), log_weights)
         both = known if self.symmetric else None
         taught = None if self._teaching is None else self._teaching.term(query_rows, candidates, judged)
-        options: dict[str, Any] = {"scale": self.scale, "similarity": self.similarity, "taught": taught}
+        options = {"scale": self.scale, "similarity": self.similarity, "taught": taught}
         return terms_at_widths(self.widths, queries, candidates, scores, log_weights, both, **options)
-
-    def _weighed(
-        self, candidates: Candidates, strategies: list[Strategy], scores: Tensor
-    ) -> tuple[Tensor, DrawnWeights | None, list[Strategy]]:
-        """What each candidate counts in each query's Z, ``(B, C)``: 1 for what the batch brings along, prior times the
-        weight of its draws for what was drawn; that weight by itself; and the strategies that have drawn."""
-        log_weights = torch.zeros_like(scores)
-        drawing = [strategy for strategy in strategies if strategy.num_draws]
-        num_drawn = len(candidates.drawn)
-        if not num_drawn:
-            return log_weights, None, drawing
-        if isinstance(self.source, ShardedNegatives) and drawing[0].asks_proposals(self.weighting, len(drawing)):
-            weights = weighed_together(drawing, candidates.drawn, self.weighting, self.source, len(scores))
-        else:
-            weights = weigh_draws(drawing, candidates.drawn, self.weighting)
-        log_weights[:, -num_drawn:] = weights.log_weights
-        log_prior = log_prior_of(self.targets, candidates.drawn)
-        all_once = self.weighting == "uncorrected" and not any(strategy.draw.exhaustive for strategy in drawing)
-        if log_prior is not None and not all_once:  # else the prior acts by how often they are drawn
-            log_weights[:, -num_drawn:] += log_prior
-        return log_weights, weights, drawing

@@ -237,7 +237,9 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, help=f"peak; default by encoder: {RATES}")
     parser.add_argument("--scale", type=float, default=20.0, help="inverse temperature")
     parser.add_argument("--max-length", type=int, help="tokens of a text, of a transformer; default: its own")
-    parser.add_argument("--only", nargs="+", choices=list(METHODS), metavar="METHOD", help=", ".join(METHODS))
+    parser.add_argument(
+        "--only", nargs="+", choices=list(METHODS), metavar="METHOD", help=", ".join(METHODS).replace("%", "%%")
+    )
     parser.add_argument("--budgets", nargs="+", choices=[EQUAL_TEXTS, EQUAL_SECONDS], metavar="BUDGET")
     parser.add_argument("--rates", nargs="+", type=float, help="try these learning rates in batch, on dev; no study")
     parser.add_argument("--report", action="store_true", help="only report what is finished")

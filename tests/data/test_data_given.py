@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hardwood.data import RetrievalDataset
+from hardwood.data.unseen import split_unseen
 from hardwood.errors import DataError
 
 MakeFolder = Callable[[dict[str, str | bytes | None]], Path]
@@ -50,6 +51,22 @@ def test_nothing_changes_where_none_is_asked_for(make_folder: MakeFolder) -> Non
     assert np.array_equal(plain.split("train").positives.values, dataset.split("train").positives.values)
     assert dataset.training_pairs()[:] == plain.training_pairs()[:]
     assert np.array_equal(dataset.never_negatives("train").values, plain.never_negatives("train").values)
+
+
+def test_they_go_with_their_queries(make_folder: MakeFolder) -> None:
+    taken = RetrievalDataset.load(make_folder(FILES)).split("train").take(np.array([1, 0]))
+    assert taken.negatives is not None
+    assert taken.negative_grades is not None
+    assert [row.tolist() for row in taken.negatives] == [[2], [5, 3, 4, 8]]
+    assert taken.negative_grades.tolist() == [-1, 0, -1, 0, 0]
+
+
+def test_a_split_of_unseen_targets_keeps_them(make_folder: MakeFolder) -> None:
+    made = split_unseen(RetrievalDataset.load(make_folder(FILES)), count=1, seed=0)
+    found = {name: split.negatives for name, split in made.splits.items()}
+    assert all(negatives is not None for negatives in found.values()), found
+    kept = {tuple(row) for negatives in found.values() for row in negatives or ()}
+    assert kept == {(5, 3, 4, 8), (2,)}
 
 
 def test_they_are_saved(make_folder: MakeFolder, tmp_path: Path) -> None:

@@ -33,8 +33,9 @@ DYNAMIC_MAY_KNOW = {
     "policy": set(),
     "background": set(),
     "divergence": set(),
-    "exclusions": set(),
-    "initial_index": set(),
+    "drawing": set(),
+    "reduced": set(),
+    "initial_index": {"reduced"},
     "landmarks": set(),
     "staleness": set(),
     "noise": {"staleness"},
@@ -46,12 +47,13 @@ DYNAMIC_MAY_KNOW = {
     "source": {
         "divergence",
         "drift_fits",
-        "exclusions",
+        "drawing",
         "initial_index",
         "landmarks",
         "moving_index",
         "noise",
         "policy",
+        "reduced",
     }
     | {"schedule", "staleness", "true_encodings"},
 }

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, distributed
 
 from hardwood._ragged import RaggedRows
-from hardwood.negatives import Cost, Draw, Request, make_source
+from hardwood.negatives import Cost, Draw, NegativeSource, Request, make_source
 from hardwood.negatives.sharded import ShardedNegatives
 from hardwood.ranks import Ranks
 
@@ -25,7 +25,13 @@ SOURCES: dict[str, dict[str, Any]] = {
     "cache": {"start_step": 0, "cache_size": 25, "refresh_size": 4},
     "pool": {"start_step": 0, "share": 0.6, "refresh_every": 2},
     "dynamic": {"leaf_size": 4, "probes": 400, "refresh_every": 2, "landmarks": 12},
+    "dynamic reduced": {"leaf_size": 4, "probes": 400, "refresh_every": 2, "landmarks": 12, "index_dimension": 4},
 }
+
+
+def made(name: str) -> NegativeSource:
+    """One of `SOURCES`: the first word is its kind."""
+    return make_source(name.split(maxsplit=1)[0], **SOURCES[name])
 
 
 class MovingTargets:
@@ -63,7 +69,7 @@ def life(name: str, ranks: Ranks, num_shards: int, prior: bool = False, draws: i
     cost = Cost()
     log_prior = np.log([1, 0.1, 0.3])[np.arange(NUM_TARGETS) % 3].astype(np.float32) if prior else None
     targets = MovingTargets(cost, log_prior)
-    source = ShardedNegatives(make_source(name, **SOURCES[name]), ranks, num_shards)
+    source = ShardedNegatives(made(name), ranks, num_shards)
     source.attach(targets, cost)
     digest, draw = hashlib.sha256(), Draw.nothing(BATCH, torch.device("cpu"))
     everyone = torch.arange(NUM_TARGETS)
@@ -81,7 +87,7 @@ def life(name: str, ranks: Ranks, num_shards: int, prior: bool = False, draws: i
     log_q = source.log_proposal(asked, draw, everyone)
     counts = np.zeros((BATCH, NUM_TARGETS), dtype=np.int64)
     for seed in range(draws):
-        ids = source.sample(request(seed + 100, num_negatives=40 if name != "dynamic" else 30)).ids.numpy()
+        ids = source.sample(request(seed + 100, num_negatives=30 if name.startswith("dynamic") else 40)).ids.numpy()
         for query in range(BATCH):
             counts[query] += np.bincount(ids[query][ids[query] >= 0], minlength=NUM_TARGETS)
     plain = request(99)

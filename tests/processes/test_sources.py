@@ -18,7 +18,7 @@ from hardwood.negatives.sharded import ShardedNegatives
 from hardwood.ranks import Ranks
 
 from .launch import run
-from .sources import BATCH, NUM_TARGETS, SOURCES, MovingTargets, life, request
+from .sources import BATCH, NUM_TARGETS, SOURCES, MovingTargets, life, made, request
 
 NUM_SHARDS = 4
 
@@ -109,14 +109,14 @@ def test_a_source_that_is_never_stale_proposes_the_softmax_of_the_corpus(alone: 
 
 @pytest.mark.parametrize("name", ["exact", "dynamic"])
 def test_all_targets_are_given_where_so_many_draws_are_asked_for(name: str) -> None:
-    source = ShardedNegatives(make_source(name, **SOURCES[name]), Ranks.alone(), NUM_SHARDS)
+    source = ShardedNegatives(made(name), Ranks.alone(), NUM_SHARDS)
     cost = Cost()
     source.attach(MovingTargets(cost), cost)
     source.begin_step(0)
     asked = request(1, num_negatives=NUM_TARGETS)
     draw = source.sample(asked)
     assert draw.exhaustive
-    whole = make_source(name, **SOURCES[name])
+    whole = made(name)
     whole.attach(MovingTargets(cost), cost)
     whole.begin_step(0)
     expected = whole.sample(asked)
@@ -184,7 +184,7 @@ def test_a_corpus_that_can_not_be_divided_is_refused() -> None:
 @pytest.mark.parametrize("name", list(SOURCES))
 def test_the_state_of_a_shard_goes_on_where_it_was(name: str, tmp_path: Path) -> None:
     def begun() -> tuple[ShardedNegatives, MovingTargets]:
-        source, cost = ShardedNegatives(make_source(name, **SOURCES[name]), Ranks.alone(), 3), Cost()
+        source, cost = ShardedNegatives(made(name), Ranks.alone(), 3), Cost()
         targets = MovingTargets(cost)
         source.attach(targets, cost)
         return source, targets

@@ -113,9 +113,12 @@ class Judgements:
 
     def take(self, places: NDArray[np.int64]) -> Judgements:
         """The queries at the given places of ``queries``, in that order, with all that belongs to them."""
-        grades = RaggedRows(self.positives.offsets, self.grades.astype(np.int64)).take(places).values
         missing = self.missing.take(places, len(self))
-        return Judgements(self.queries[places], self.positives.take(places), grades.astype(np.int32), missing)
+        positives, grades = _taken(self.positives, self.grades, places)
+        if self.negatives is None or self.negative_grades is None:
+            return Judgements(self.queries[places], positives, grades, missing)
+        negatives = _taken(self.negatives, self.negative_grades, places)
+        return Judgements(self.queries[places], positives, grades, missing, *negatives)
 
     def with_positives(self) -> Judgements:
         """Without the queries whose every positive is missing: there is nothing to train on."""
@@ -124,3 +127,11 @@ class Judgements:
     def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Query rows and target rows of all positive pairs, both ``(len(positives.values),)``."""
         return self.queries[self.positives.row_ids()], self.positives.values
+
+
+def _taken(
+    rows: RaggedRows, grades: NDArray[np.int32], places: NDArray[np.int64]
+) -> tuple[RaggedRows, NDArray[np.int32]]:
+    """Some of the rows, with the grade of each of their values."""
+    kept = RaggedRows(rows.offsets, grades.astype(np.int64)).take(places).values
+    return rows.take(places), kept.astype(np.int32)

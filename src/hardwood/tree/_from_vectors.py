@@ -13,28 +13,32 @@ from hardwood.tree import _inputs
 from hardwood.tree.arrays.nodes import Floats, Ints
 from hardwood.tree.change.tree import Tree
 from hardwood.tree.construct.layout import Source, build
+from hardwood.tree.projection import SAMPLE, Projection, check_dimension
 
 
 def make(
     vectors: Any,
     ids: Any,
     log_prior: Any,
+    dimension: int | Projection | None,
     dtype: np.dtype[Any],
     cosine: bool,
     leaf_size: int,
     seed: int,
     threads: int,
     progress: bool,
-) -> Tree:
-    """The tree over ``vectors``, checked piece by piece as it is read."""
+) -> tuple[Tree, Projection | None]:
+    """The tree over ``vectors``, checked piece by piece as it is read, and what reduces vectors for it."""
     if hasattr(vectors, "shape") or isinstance(vectors, (list, tuple)):
         array = vectors if hasattr(vectors, "shape") else np.asarray(vectors)
-        return _make(array, ids, log_prior, dtype, cosine, leaf_size, seed, threads, progress)
+        return _make(array, ids, log_prior, dimension, dtype, cosine, leaf_size, seed, threads, progress)
     if not hasattr(vectors, "__iter__"):
         raise TypeError(f"vectors must be an array, a tensor or an iterator of chunks, got {type(vectors).__name__}.")
     # A file without a name: whatever becomes of this process, nothing of it stays on the disk.
     with tempfile.TemporaryFile(prefix="hardwood-", buffering=0) as file:
-        return _make(_spool(vectors, file), ids, log_prior, dtype, cosine, leaf_size, seed, threads, progress)
+        return _make(
+            _spool(vectors, file), ids, log_prior, dimension, dtype, cosine, leaf_size, seed, threads, progress
+        )
 
 
 def _spool(chunks: Any, file: Any) -> Any:
@@ -64,13 +68,14 @@ def _make(
     array: Any,
     ids: Any,
     log_prior: Any,
+    dimension: int | Projection | None,
     dtype: np.dtype[Any],
     cosine: bool,
     leaf_size: int,
     seed: int,
     threads: int,
     progress: bool,
-) -> Tree:
+) -> tuple[Tree, Projection | None]:
     _inputs.check_shape(tuple(array.shape), None, "vectors")
     n = int(array.shape[0])
     if n == 0:
@@ -81,14 +86,32 @@ def _make(
     if len(numbers) != n:
         raise ValueError(f"{len(numbers)} ids for {n} vectors.")
 
-    def prepare(block: Any) -> Floats:
+    is_reduced = isinstance(dimension, Projection) and array.shape[1] == dimension.dimension
+
+    def checked(block: Any) -> Floats:
         out = _inputs.finite(_inputs.to_numpy(block), "vectors")
-        return _inputs.normalised(out) if cosine else out
+        return _inputs.normalised(out) if cosine and not is_reduced else out
+
+    projection = None if dimension is None else _projection(dimension, array, checked)
+
+    def prepare(block: Any) -> Floats:
+        return checked(block) if projection is None or is_reduced else projection(checked(block))
 
     with Bar(progress) as bar:
-        source = Source(array, prepare, None if log_prior is None else _inputs.log_prior(log_prior, n))
+        prior = None if log_prior is None else _inputs.log_prior(log_prior, n)
+        source = Source(array, prepare, prior, None if projection is None else projection.dimension)
         nodes, used = build(source, numbers, dtype, leaf_size, int(_inputs.seed_of(seed)), threads, bar.tick)
-        return Tree(nodes, used, leaf_size)
+        return Tree(nodes, used, leaf_size), projection
+
+
+def _projection(wanted: int | Projection, array: Any, checked: Callable[[Any], Floats]) -> Projection:
+    """One that is given, or fitted on a sample of the vectors."""
+    shape = tuple(array.shape)
+    if isinstance(wanted, Projection):
+        _inputs.check_shape(shape, (wanted.dimension, wanted.full_dimension), "vectors")
+        return wanted
+    check_dimension(wanted, shape[1])
+    return Projection.fit(checked(array[:: max(1, shape[0] // SAMPLE)]), wanted)
 
 
 def from_array(vectors: Floats, ids: Ints, dtype: np.dtype[Any], leaf_size: int, seed: int, threads: int) -> Tree:

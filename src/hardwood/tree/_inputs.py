@@ -67,8 +67,8 @@ def finite(block: NDArray[Any], name: str, first: int = 0) -> Floats:
     return out
 
 
-def vectors(x: Any, dimension: int | None, name: str) -> Floats:
-    """A matrix of finite vectors, ``(n, d)`` float32."""
+def vectors(x: Any, dimension: int | tuple[int, int] | None, name: str) -> Floats:
+    """A matrix of finite vectors, ``(n, d)`` float32; ``dimension``: how many, or which two are possible."""
     array = to_numpy(x)
     if array.dtype == object or array.dtype.kind not in "fiu":
         raise TypeError(f"{name} must be numbers, got dtype {array.dtype}.")
@@ -76,11 +76,17 @@ def vectors(x: Any, dimension: int | None, name: str) -> Floats:
     return finite(array, name)
 
 
-def check_shape(shape: tuple[int, ...], dimension: int | None, name: str) -> None:
+def check_shape(shape: tuple[int, ...], dimension: int | tuple[int, int] | None, name: str) -> None:
     """Two axes, and as many columns as the index has dimensions."""
     if len(shape) != 2:
         raise ValueError(f"{name} must have shape (n, d), got {tuple(shape)}. A single vector v is v[None, :].")
-    if dimension is not None and shape[1] != dimension:
+    if isinstance(dimension, tuple) and shape[1] not in dimension:
+        reduced, full = dimension
+        raise ValueError(
+            f"{name} has {shape[1]} dimensions; this index keeps {reduced} of {full}, and takes vectors of {full} "
+            f"or of {reduced}."
+        )
+    if isinstance(dimension, int) and shape[1] != dimension:
         raise ValueError(f"{name} has {shape[1]} dimensions; this index holds vectors of {dimension}.")
     if not 1 <= shape[1] <= MAX_DIMENSION:
         raise ValueError(f"{name} has {shape[1]} dimensions; an index takes 1 to {MAX_DIMENSION}.")
@@ -96,8 +102,8 @@ def all_finite(x):  # type: ignore[no-untyped-def]
     return bad == 0
 
 
-def queries(x: Any, dimension: int, cosine: bool) -> Floats:
-    """Queries as float32 ``(B, d)``, of any finite norm; unit for cosine."""
+def queries(x: Any, dimension: int | tuple[int, int], cosine: bool) -> Floats:
+    """Queries as float32 ``(B, d)``, of any finite norm; unit for cosine, if they have all dimensions."""
     array = to_numpy(x)
     if array.dtype == object or array.dtype.kind not in "fiu":
         raise TypeError(f"queries must be numbers, got dtype {array.dtype}.")
@@ -109,7 +115,12 @@ def queries(x: Any, dimension: int, cosine: bool) -> Floats:
     if not all_finite(out):
         bad = np.flatnonzero(~np.isfinite(out).all(axis=1))
         raise ValueError(f"queries[{int(bad[0])}] holds NaN or infinite numbers ({len(bad)} such rows).")
-    return normalised(out) if cosine else out
+    return normalised(out) if cosine and not is_reduced(out, dimension) else out
+
+
+def is_reduced(x: Floats, dimension: int | tuple[int, int]) -> bool:
+    """Whether vectors have the first of two possible numbers of dimensions, what an index keeps of them."""
+    return isinstance(dimension, tuple) and x.shape[1] == dimension[0]
 
 
 def normalised(x: Floats) -> Floats:

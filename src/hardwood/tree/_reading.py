@@ -21,6 +21,7 @@ from hardwood.tree.results import Draw, Hits, LogPartition
 if TYPE_CHECKING:
     from hardwood._ragged import RaggedRows
     from hardwood.tree.change.tree import Tree
+    from hardwood.tree.projection import Projection
 
     Exclude = RaggedRows | Sequence[Any] | None
 
@@ -37,8 +38,15 @@ SEARCHED_AT_LEAST, SEARCHED_A_PROBE = 64, 48
 class ReadableIndex:
     """A tree with its lock and threads, and what can be asked of it. `TargetIndex` adds what changes and keeps it."""
 
-    def __init__(self, tree: Tree, metric: str, threads: int | None, has_prior: bool = False) -> None:
-        self._tree, self._metric, self._has_prior = tree, metric, has_prior
+    def __init__(
+        self,
+        tree: Tree,
+        metric: str,
+        threads: int | None,
+        has_prior: bool = False,
+        projection: Projection | None = None,
+    ) -> None:
+        self._tree, self._metric, self._has_prior, self._projection = tree, metric, has_prior, projection
         self._threads = None if threads is None else _checks.count(threads, "threads")
         self._lock = ReadWriteLock()
         self._loaded: tuple[Path, dict[str, Any]] | None = None
@@ -47,7 +55,8 @@ class ReadableIndex:
         # For `spawn` workers and copies: arrays travel, locks and file names do not. A spawned worker has the number
         # of threads that was set here only if it comes with the index.
         threads = given_threads() if self._threads is None else self._threads
-        return {"_tree": self._tree, "_metric": self._metric, "_has_prior": self._has_prior, "_threads": threads}
+        kept = ("_tree", "_metric", "_has_prior", "_projection")
+        return {**{name: self.__dict__[name] for name in kept}, "_threads": threads}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -55,8 +64,17 @@ class ReadableIndex:
 
     @property
     def dimension(self) -> int:
-        """``d``."""
+        """``d``, or what is kept of it (`projection`)."""
         return self._width - self._has_prior
+
+    @property
+    def projection(self) -> Projection | None:
+        """What brings vectors to the dimensions that are kept; ``None`` where all are.
+
+        With one, queries and new vectors are taken in full or reduced, and `vectors`, `expectation` and all scores are
+        those of reduced vectors.
+        """
+        return self._projection
 
     @property
     def has_prior(self) -> bool:
@@ -341,8 +359,19 @@ class ReadableIndex:
 
     def _queries(self, x: Any, scale: float | None = None) -> Any:
         """As kernels take them, ``(B, width)``; ``scale`` ``None``: without the prior."""
-        checked = _inputs.queries(x, self.dimension, self._metric == "cosine")
+        checked = self._reduced(_inputs.queries(x, self._dimensions, self._metric == "cosine"))
         return asking(checked, scale) if self._has_prior else checked
+
+    @property
+    def _dimensions(self) -> int | tuple[int, int]:
+        """Those that vectors may have."""
+        return self.dimension if self._projection is None else (self.dimension, self._projection.full_dimension)
+
+    def _reduced(self, vectors: Any) -> Any:
+        """Checked vectors in the dimensions that are kept."""
+        if self._projection is None or _inputs.is_reduced(vectors, self._dimensions):
+            return vectors
+        return self._projection(vectors)
 
     def _rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         rows = self._tree.ids.find(ids)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from hardwood.tree._inputs import DTYPES, METRICS
 from hardwood.tree._reading import ReadableIndex
 from hardwood.tree.arrays.prior import SPREAD, with_column, with_prior
 from hardwood.tree.change.repair import repair
+
+if TYPE_CHECKING:
+    from hardwood.tree.projection import Projection
 
 
 class TargetIndex(ReadableIndex):
@@ -39,6 +42,7 @@ class TargetIndex(ReadableIndex):
         ids: Any = None,
         *,
         log_prior: Any = None,
+        dimension: int | Projection | None = None,
         dtype: str = "float32",
         metric: str = "dot",
         leaf_size: int = 64,
@@ -54,6 +58,9 @@ class TargetIndex(ReadableIndex):
             ids: ``(n,)`` int64, no repeats; ``0..n-1`` when left out.
             log_prior: ``(n,)``, ``log π_i``, between ±100; ``None``: all targets are alike. It stays with its target
                 through every `update`, and takes the memory of one more dimension.
+            dimension: how many of the ``d`` dimensions to keep, less than ``d``, by a `Projection` fitted on a sample;
+                or a projection, and then ``vectors`` may be reduced already. Bounds and probabilities are those of the
+                softmax over what is kept. ``None``: all.
             dtype: "float32", or "bfloat16" for half the memory: vectors are rounded on entry, and everything
                 is exact for those.
             metric: "dot", or "cosine" to make vectors and queries unit length on entry.
@@ -77,8 +84,10 @@ class TargetIndex(ReadableIndex):
         _checks.one_of(METRICS, metric, "metric")
         size = _checks.count(leaf_size, "leaf_size")
         workers = default_threads() if threads is None else _checks.count(threads, "threads")
-        tree = make(vectors, ids, log_prior, DTYPES[dtype], metric == "cosine", size, seed, workers, progress)
-        return cls(tree, metric, threads, log_prior is not None)
+        tree, projection = make(
+            vectors, ids, log_prior, dimension, DTYPES[dtype], metric == "cosine", size, seed, workers, progress
+        )
+        return cls(tree, metric, threads, log_prior is not None, projection)
 
     # What it is
 
@@ -118,7 +127,7 @@ class TargetIndex(ReadableIndex):
             return self._tree.ids.all()
 
     def vectors(self, ids: Any) -> NDArray[np.float32]:
-        """The stored vectors of these ids, ``(len(ids), d)`` float32 (rounded to bfloat16 or made unit, if
+        """The stored vectors of these ids, ``(len(ids), d)`` float32 (reduced, rounded to bfloat16 or made unit, if
         the index does so).
 
         Raises:
@@ -309,10 +318,12 @@ class TargetIndex(ReadableIndex):
         return decoded(np.ascontiguousarray(self._tree.nodes.rows[rows, -1:]))[:, 0]
 
     def _pairs(self, vectors: Any, ids: Any) -> tuple[Any, Any]:
-        numbers, block = _inputs.ids(ids), _inputs.vectors(vectors, self.dimension, "vectors")
+        numbers, block = _inputs.ids(ids), _inputs.vectors(vectors, self._dimensions, "vectors")
         if len(numbers) != len(block):
             raise ValueError(f"{len(numbers)} ids for {len(block)} vectors.")
-        return numbers, _inputs.normalised(block) if self._metric == "cosine" else block
+        if self._metric == "cosine" and not _inputs.is_reduced(block, self._dimensions):
+            block = _inputs.normalised(block)
+        return numbers, self._reduced(block)
 
     # Keeping
 
@@ -353,7 +364,7 @@ class TargetIndex(ReadableIndex):
         from hardwood.tree.store.folder import save
 
         with self._lock.reading():
-            save(self._tree, self._metric, self._has_prior, Path(folder))
+            save(self._tree, self._metric, self._has_prior, self._projection, Path(folder))
 
     @classmethod
     def load(
@@ -376,7 +387,7 @@ class TargetIndex(ReadableIndex):
         """
         from hardwood.tree.store.folder import load
 
-        tree, metric, has_prior, manifest = load(Path(folder), mmap, verify)
-        index = cls(tree, metric, threads, has_prior)
+        tree, metric, has_prior, projection, manifest = load(Path(folder), mmap, verify)
+        index = cls(tree, metric, threads, has_prior, projection)
         index._loaded = (Path(folder).absolute(), manifest)
         return index

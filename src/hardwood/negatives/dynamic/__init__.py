@@ -7,7 +7,8 @@ models, the loss or the trainer.
 `moving_index` holds the tree and changes it, with `background` in a thread of its own; `true_encodings` keeps what was
 last encoded, and when. `staleness` measures how far stored encodings are off, and `noise` how much of that is dropout;
 `schedule` decides when to refresh. `landmarks` chooses what a refresh encodes, `drift_fits` fits what predicts all
-others, and `refresh` writes it into the tree. `exclusions` says what a draw must leave out.
+others, and `refresh` writes it into the tree. `reduced` brings encodings to fewer dimensions, where fewer are kept.
+`drawing` puts a request to the tree.
 """
 
 from hardwood.negatives.dynamic.policy import RefreshPolicy

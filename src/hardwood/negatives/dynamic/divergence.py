@@ -25,7 +25,7 @@ class Divergence:
             al., AISTATS 2023, proposition 5). Weighing the draws by fresh scores, as the loss does, takes this bias out
             but for the estimate of ``Z``.
         tree: of ``Q`` and ``S``: leaves that were not opened.
-        staleness: of ``S`` and ``P``: encodings that are out of date.
+        staleness: of ``S`` and ``P``: encodings that are out of date, or kept in fewer dimensions.
         effective_share: the effective sample size (Kish, 1965) of a query's draws when weighed for ``P``, as a share of
             their number; 1 where ``Q`` is ``P``.
     """

@@ -19,19 +19,19 @@ from hardwood.negatives.agreement import Agreement, Found, alone
 from hardwood.negatives.base import STATE_FILE, NegativeSource
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.dynamic.divergence import Divergence, divergence_of, log_ratios, merged_ratios
+from hardwood.negatives.dynamic.drawing import drawn
 from hardwood.negatives.dynamic.drift_fits import DriftFits
-from hardwood.negatives.dynamic.exclusions import exclusions
 from hardwood.negatives.dynamic.initial_index import encoded_index, has_prior_of, loaded_index, saved_index
 from hardwood.negatives.dynamic.landmarks import oldest, spread_over
 from hardwood.negatives.dynamic.moving_index import MovingIndex
 from hardwood.negatives.dynamic.noise import Noise, noise_sums
 from hardwood.negatives.dynamic.policy import RefreshPolicy
+from hardwood.negatives.dynamic.reduced import ReducedTargets, fitted_projection, reduced
 from hardwood.negatives.dynamic.schedule import RefreshSchedule
 from hardwood.negatives.dynamic.staleness import Staleness, scores_of_draws, staleness_sums
 from hardwood.negatives.dynamic.true_encodings import TRUE_DTYPES, TrueEncodings
 from hardwood.negatives.options import flat_options, parameters_of
 from hardwood.negatives.records import (
-    NO_TARGET,
     Draw,
     Request,
     Targets,
@@ -42,6 +42,7 @@ from hardwood.negatives.records import (
 
 if TYPE_CHECKING:
     from hardwood.tree import TargetIndex
+    from hardwood.tree.projection import Projection
 
 _INDEX_FOLDER = "index"
 _LEAST_PROBES = 32
@@ -61,10 +62,10 @@ class DynamicNegatives(NegativeSource):
       all others since their own last true encodings is predicted and written into the tree;
     - repair: each refresh rebuilds the parts of the tree that the motion has degraded.
 
-    Everything is kept in host memory, for n targets in d dimensions: the tree (``4 n d`` bytes, half in bfloat16, and
-    its nodes) and the true encodings (``4 n d`` bytes, half in bfloat16, and 2 n), beside the landmarks' of at most
-    twelve refreshes; while it is built another ``4 n d`` in passing, and in a refresh ``8 n`` and two blocks of 16,384
-    predictions.
+    Everything is kept in host memory, for n targets in d dimensions (``index_dimension``): the tree (``4 n d`` bytes,
+    half in bfloat16, and its nodes) and the true encodings (``4 n d`` bytes, half in bfloat16, and 2 n), beside the
+    landmarks' of at most twelve refreshes; while it is built another ``4 n d`` in passing, unless both are in bfloat16,
+    and in a refresh ``8 n`` and two blocks of 16,384 predictions.
     Staleness is measured in every step on what was written back, and logged.
 
     Args:
@@ -78,6 +79,9 @@ class DynamicNegatives(NegativeSource):
         index: folder of a saved `hardwood.tree.TargetIndex` to begin with instead of encoding the corpus. Its ids are
             rows of the corpus and its vectors are taken for the model's encodings at ``start_step``; dtype and (unless
             its targets have another prior) leaf size are its own.
+        index_dimension: how many of the model's dimensions tree and true encodings keep, by a
+            `hardwood.tree.projection.Projection` fitted on a sample when the corpus is encoded. What is drawn has known
+            probabilities as ever, and its fresh scores are whole: weights are unbiased, and vary more. ``None``: all.
         index_dtype: how the tree keeps vectors, ``"float32"`` or ``"bfloat16"``.
         true_dtype: how true encodings are kept, likewise.
         overlap: whether the tree is changed in a thread while the accelerator works: write-back during the backward
@@ -100,6 +104,7 @@ class DynamicNegatives(NegativeSource):
         probes: int = 128,
         leaf_size: int = 64,
         index: str | None = None,
+        index_dimension: int | None = None,
         index_dtype: str = "float32",
         true_dtype: str = "float32",
         overlap: bool | None = None,
@@ -120,6 +125,7 @@ class DynamicNegatives(NegativeSource):
         self.probes = probes
         self.leaf_size = leaf_size
         self.index = index
+        self.index_dimension = index_dimension
         self.index_dtype = index_dtype
         self.true_dtype = true_dtype
         self.overlap = overlap
@@ -130,6 +136,10 @@ class DynamicNegatives(NegativeSource):
         self._schedule, self._noise = RefreshSchedule(refresh, num_targets=0), Noise()
 
     def attach(self, targets: Targets, cost: Cost) -> None:
+        if self.index_dimension is not None:
+            from hardwood.tree.projection import check_dimension
+
+            check_dimension(self.index_dimension, targets.dimension, "index_dimension")
         super().attach(targets, cost)
         if self._moving is not None:
             self._moving.give_up()
@@ -182,34 +192,8 @@ class DynamicNegatives(NegativeSource):
 
     def sample(self, request: Request) -> Draw:
         self._wait()
-        index, queries, device = self._built(), request.queries.cpu(), request.queries.device
         with self.cost.timed("sample"):
-            exclude, has_targets = exclusions(index, request, self.probes)
-            drawn = index.sample(
-                queries,
-                request.num_negatives,
-                scale=request.scale,
-                exclude=exclude,
-                probes=self.probes,
-                bounds=False,
-                seed=request.seed,
-            )
-            nothing = ~has_targets.to(device)[:, None]
-            ids = drawn.ids.to(device).masked_fill(nothing, NO_TARGET)
-            log_q, log_weights = (
-                part.float().to(device).masked_fill(nothing, -torch.inf) for part in (drawn.log_q, drawn.log_weights)
-            )
-            log_z = drawn.log_z.float().to(device).masked_fill(nothing[:, 0], -torch.inf)
-        num_targets = self._attached().num_targets
-        if request.num_negatives < num_targets:
-            return Draw(ids, log_q, log_z, log_weights, exclude=exclude)
-        with self.cost.timed("sample"):
-            every_row = np.arange(num_targets)
-            true_log_q = index.log_proposal(
-                queries, every_row, scale=request.scale, exclude=exclude, probes=self.probes
-            )
-            everything = Draw.everything(true_log_q.float().to(device).masked_fill(nothing, -torch.inf), log_z)
-        return dataclasses.replace(everything, exclude=exclude)
+            return drawn(self._built(), request, self.probes)
 
     def log_proposal(self, request: Request, draw: Draw, ids: Tensor) -> Tensor:
         """``s + log π - log Z_hat`` with the stored encodings, as if every leaf had been opened.
@@ -219,7 +203,7 @@ class DynamicNegatives(NegativeSource):
         """
         with self.cost.timed("sample"):
             stored = self.stored_vectors(ids).to(request.queries.device)
-            scores = losses.scores(request.queries, stored, request.scale)
+            scores = losses.scores(reduced(request.queries, self._projection), stored, request.scale)
             # What the draw left out holds what the filter found; the ceiling itself forbids nothing more.
             exclude = request.exclude if draw.exclude is None else draw.exclude
             drawn_with = dataclasses.replace(request, exclude=exclude, ceiling=None)
@@ -234,14 +218,16 @@ class DynamicNegatives(NegativeSource):
             return
         self._wait()
         with self.cost.timed("index"):
-            ids, fresh = rows.cpu(), vectors.float().cpu()
-            stored = self.stored_vectors(rows).to(vectors.device)
-            old, new = (scores_of_draws(request, draw, rows, one) for one in (stored, vectors))
-            sums = staleness_sums(stored, vectors.float(), old, new)
-            ratios = log_ratios(draw, old, new, log_prior_of(self._attached(), draw.ids))
+            kept, stored = reduced(vectors, self._projection), self.stored_vectors(rows).to(vectors.device)
+            ids, fresh = rows.cpu(), kept.float().cpu()
+            asked = dataclasses.replace(request, queries=reduced(request.queries, self._projection))
+            old, new = (scores_of_draws(asked, draw, rows, one) for one in (stored, kept))
+            sums = staleness_sums(stored, kept.float(), old, new)
+            whole = new if self._projection is None else scores_of_draws(request, draw, rows, vectors)
+            ratios = log_ratios(draw, old, whole, log_prior_of(self._attached(), draw.ids))
         # Where the tree is exact, noise is all that is between stored and fresh.
         again = self._noise.is_wanted and not self._is_exact
-        noise = noise_sums(self._attached(), ids, fresh) if again else sums[:2]
+        noise = noise_sums(self._kept_targets(), ids, fresh) if again else sums[:2]
         everyone = yield sums, noise, *ratios
         all_sums, all_noise = (torch.stack([found[part] for found in everyone]).sum(dim=0) for part in range(2))
         if self._noise.is_wanted:
@@ -278,7 +264,7 @@ class DynamicNegatives(NegativeSource):
             missing = inside if state else folder / STATE_FILE
             raise DataError("is missing or empty, and the rest is there: the checkpoint is not whole.", missing)
         if state:
-            self._resume(state, saved_index(inside, self._attached()))
+            self._resume(state, saved_index(inside, self._attached(), self.index_dimension))
 
     def tree(self) -> TargetIndex | None:
         """The tree that it draws from, for looking at; ``None``: it is not built yet."""
@@ -307,7 +293,7 @@ class DynamicNegatives(NegativeSource):
         targets = self._attached()
         drift = {name.removeprefix("drift."): tensor for name, tensor in state.items() if name.startswith("drift.")}
         own = {name: tensor for name, tensor in state.items() if not name.startswith("drift.")}
-        true = TrueEncodings.layout(targets.num_targets, targets.dimension)
+        true = TrueEncodings.layout(targets.num_targets, index.dimension)
         self._expect(own, true | MovingIndex.layout | RefreshSchedule.layout | Noise.layout)
         TrueEncodings.check_state(own)
         if not has_prior_of(index, targets):
@@ -333,9 +319,13 @@ class DynamicNegatives(NegativeSource):
         """Encode the corpus, or read its encodings of this step, and make tree and true encodings of them."""
         targets = self._attached()
         if self.index is None:
-            index, encodings = encoded_index(targets, self.cost, leaf_size=self.leaf_size, dtype=self.index_dtype)
+            kept, kinds = targets, (self.index_dtype, self.true_dtype)
+            if self.index_dimension is not None:
+                kept = ReducedTargets(targets, (yield from fitted_projection(targets, self.index_dimension, self.seed)))
+            index, encodings = encoded_index(kept, self.cost, leaf_size=self.leaf_size, dtypes=kinds)
         else:
-            index, encodings = loaded_index(self.index, targets, self.cost, leaf_size=self.leaf_size)
+            sizes = self.index_dimension, self.leaf_size
+            index, encodings = loaded_index(self.index, targets, self.cost, dimension=sizes[0], leaf_size=sizes[1])
         with self.cost.timed("index"):
             landmarks = spread_over(index, self.landmarks, self.seed)
             true = TrueEncodings(encodings, landmarks, dtype=self.true_dtype)
@@ -360,7 +350,7 @@ class DynamicNegatives(NegativeSource):
         renewed = oldest(moving.index, periods, self.refresh.reencode, self._schedule.last_refresh)
         ids = np.concatenate([landmarks, renewed])
         shares = moving.most_shares(self._schedule.shares(step) if moving.overlap else 1)
-        fresh = encoded_rows(self._attached(), ids)
+        fresh = encoded_rows(self._kept_targets(), ids)
         sizes = np.bincount(periods, minlength=len(moving.true.history) + 1)
         own = torch.from_numpy(fresh[: len(landmarks)]), torch.from_numpy(sizes), torch.tensor(shares)
         everyone = yield own
@@ -373,9 +363,20 @@ class DynamicNegatives(NegativeSource):
         )
 
     def stored_vectors(self, ids: Tensor) -> Tensor:
-        """What the tree holds now for rows of the corpus ``ids`` ``(m,)``: ``(m, d)`` float32, on the CPU."""
+        """What the tree holds now for rows of the corpus ``ids`` ``(m,)``: ``(m, d)`` float32 on the CPU, in the
+        dimensions that it keeps."""
         self._wait()
         return torch.from_numpy(self._built().vectors(ids.cpu().numpy()))
+
+    @property
+    def _projection(self) -> Projection | None:
+        """From the model's dimensions to those that are kept."""
+        return None if self._moving is None else self._moving.index.projection
+
+    def _kept_targets(self) -> Targets:
+        """The corpus, with encodings in the dimensions that are kept."""
+        targets = self._attached()
+        return targets if self._projection is None else ReducedTargets(targets, self._projection)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._arguments().items())})"

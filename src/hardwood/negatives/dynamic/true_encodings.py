@@ -31,15 +31,17 @@ class TrueEncodings:
     models of motion (`share_landmarks`).
 
     Args:
-        encodings: ``(n, d)`` float32, all targets' encodings now. In float32 kept, and written to.
+        encodings: ``(n, d)``, all targets' encodings now. Kept, and written to, where they have the dtype already.
         landmarks: ``(m,)`` int64 rows, ascending.
         max_periods: when there are more, one joins a neighbour, whose landmarks then stand for its targets too: the one
             whose targets this puts off by the least, all together.
         dtype: ``"float32"`` or ``"bfloat16"``, which rounds to 8 bits: a cosine error below 1e-5 for unit vectors.
     """
 
-    def __init__(self, encodings: Floats, landmarks: Ints, max_periods: int = 12, dtype: str = "float32") -> None:
-        self._stored = torch.from_numpy(encodings).to(TRUE_DTYPES[dtype])
+    def __init__(
+        self, encodings: Floats | torch.Tensor, landmarks: Ints, max_periods: int = 12, dtype: str = "float32"
+    ) -> None:
+        self._stored = torch.as_tensor(encodings).to(TRUE_DTYPES[dtype])
         self.landmarks = landmarks
         self.max_periods = max_periods
         self.period = np.zeros(len(encodings), dtype=np.int16)

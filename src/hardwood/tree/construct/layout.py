@@ -25,9 +25,16 @@ class Source:
     """Where vectors come from: rows of an array or memmap, made float32 (and unit for cosine) a piece at a
     time, then rounded as stored; with ``log_prior`` ``(n,)``, one number longer (see `arrays.prior`)."""
 
-    def __init__(self, array: Any, prepare: Callable[[Any], Floats], log_prior: Floats | None = None) -> None:
+    def __init__(
+        self,
+        array: Any,
+        prepare: Callable[[Any], Floats],
+        log_prior: Floats | None = None,
+        dimension: int | None = None,
+    ) -> None:
         self._array, self._prepare, self._log_prior = array, prepare, log_prior
-        self.shape: tuple[int, int] = (int(array.shape[0]), int(array.shape[1]) + (log_prior is not None))
+        width = int(array.shape[1]) if dimension is None else dimension  # what `prepare` makes of it
+        self.shape: tuple[int, int] = (int(array.shape[0]), width + (log_prior is not None))
 
     def take(self, rows: slice | NDArray[np.int64]) -> Floats:
         """The given rows as float32, ``(len, d)``; writable: Numba compiles a second specialisation for read-only

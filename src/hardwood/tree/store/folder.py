@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,22 @@ from hardwood._files import folder_written_whole, recover
 from hardwood._json import read_object
 from hardwood._version import __version__
 from hardwood.errors import DataError
-from hardwood.tree._inputs import DTYPES, METRICS
+from hardwood.tree._inputs import DTYPES, MAX_DIMENSION, METRICS
 from hardwood.tree.arrays.nodes import LAYOUT, Nodes, group_lists
 from hardwood.tree.arrays.prior import SPREAD
 from hardwood.tree.change.tree import Tree
+from hardwood.tree.projection import Projection
 from hardwood.tree.store.validate import REFERENCE, TYPES, check_arrays, check_vectors, read_header
 
 FORMAT, VERSION = "hardwood.tree", 1
 MANIFEST, VECTORS, NODES = "manifest.json", "vectors.safetensors", "nodes.safetensors"
 FACTS = ("metric", "leaf_size", "targets", "dimension", "dtype")
 PRIOR = "log_prior_in_last_column"
+PROJECTION = "projection"
 PIECE = 1 << 24
 
 
-def save(tree: Tree, metric: str, has_prior: bool, folder: Path) -> None:
+def save(tree: Tree, metric: str, has_prior: bool, projection: Projection | None, folder: Path) -> None:
     """Writes the index to ``folder``, in place of an index that is there.
 
     Raises:
@@ -49,6 +52,8 @@ def save(tree: Tree, metric: str, has_prior: bool, folder: Path) -> None:
                 values = getattr(nodes, name)
                 small[array.stored] = values[:used] if array.shape[0] == "R" else values
         small[REFERENCE] = tree.reference
+        if projection is not None:
+            small[PROJECTION] = projection.matrix
         files = {
             VECTORS: write_arrays(fresh / VECTORS, {"rows": nodes.rows[:used]}),
             NODES: write_arrays(fresh / NODES, small, _facts(tree, metric, has_prior)),
@@ -179,8 +184,8 @@ def read_arrays(path: Path, mapped: bool) -> tuple[dict[str, NDArray[Any]], dict
     return arrays, about
 
 
-def load(folder: Path, mapped: bool, everything: bool) -> tuple[Tree, str, bool, dict[str, Any]]:
-    """The tree, its metric, whether its targets have a prior, and its manifest.
+def load(folder: Path, mapped: bool, everything: bool) -> tuple[Tree, str, bool, Projection | None, dict[str, Any]]:
+    """The tree, its metric, whether its targets have a prior, what reduces vectors, and its manifest.
 
     Checks everything but the vectors' bytes, and these too where asked.
     """
@@ -202,6 +207,7 @@ def load(folder: Path, mapped: bool, everything: bool) -> tuple[Tree, str, bool,
 
     if rows is None or rows.dtype != DTYPES[manifest["dtype"]] or rows.shape[1:] != (manifest["dimension"],):
         raise fail("its vectors are not what the manifest says")
+    projection = _projection(small.pop(PROJECTION, None), rows.shape[1] - (PRIOR in manifest), fail)
     check_arrays(small, rows, fail)
     offsets, leaves = group_lists(small["leaf_group"], len(small["group_count"]))
     kept = {name: small[array.stored] for name, array in LAYOUT.items() if array.stored is not None}
@@ -212,4 +218,16 @@ def load(folder: Path, mapped: bool, everything: bool) -> tuple[Tree, str, bool,
     tree = Tree(nodes, len(nodes.row_id), manifest["leaf_size"], small[REFERENCE])
     if len(tree.ids) != manifest["targets"] or not tree.ids.are_distinct():
         raise fail("an id stands twice, or some are missing")
-    return tree, manifest["metric"], PRIOR in manifest, manifest
+    return tree, manifest["metric"], PRIOR in manifest, projection, manifest
+
+
+def _projection(matrix: NDArray[Any] | None, dimension: int, fail: Callable[[str], DataError]) -> Projection | None:
+    """What reduces vectors to the ``dimension`` of the rows, if anything does."""
+    if matrix is None:
+        return None
+    if matrix.dtype != np.float32 or matrix.ndim != 2 or len(matrix) != dimension or matrix.shape[1] > MAX_DIMENSION:
+        raise fail("the projection is not one to the dimensions of its vectors")
+    try:
+        return Projection(matrix)
+    except ValueError:
+        raise fail("the projection's rows are not orthonormal") from None

@@ -135,6 +135,14 @@ def test_the_map_holds_each_target_once_and_all_of_the_softmax(run_folder: Path)
     assert np.abs(centre).max() < 1e-3
 
 
+def test_the_map_is_of_the_dimensions_that_the_tree_keeps(dataset: RetrievalDataset, tmp_path: Path) -> None:
+    options = {**OPTIONS["dynamic"], "index_dimension": 6}
+    train(config(tmp_path, negatives_options=options), quiet=True, dataset=dataset)
+    tree = trace_of(tmp_path)["tree"]
+    assert sum(size for _, _, size, _, _ in tree["leaves"]) == 60
+    assert sum(mass for *_, mass, _ in tree["leaves"]) == pytest.approx(1, abs=0.03)
+
+
 class StopAt(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_training_stop = state.global_step >= 14

@@ -46,12 +46,13 @@ def map_of_leaves(
     x = query_vectors(loss.targets.model, queries, query_rows, similarity=loss.similarity, progress=False)
     partition = index.log_partition(x, scale=loss.scale, tolerance=_TOLERANCE)
     log_z = (np.asarray(partition.lower) + np.asarray(partition.upper)) / 2
+    kept = x if index.projection is None else index.projection(x)
     means, masses, examples = [], [], []
     for place in range(len(members)):
         ids = members[place]
         vectors = index.vectors(ids)
         mean = vectors.mean(axis=0)
-        scores = loss.scale * (x.astype(np.float64) @ vectors.T) + index.log_prior(ids)
+        scores = loss.scale * (kept.astype(np.float64) @ vectors.T) + index.log_prior(ids)
         means.append(mean)
         masses.append(float(np.exp(scores - log_z[:, None]).sum(axis=1).mean()))
         nearest = np.argsort(((vectors - mean) ** 2).sum(axis=1), kind="stable")[:EXAMPLES]

@@ -8,14 +8,18 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardwood import evaluation
+from hardwood._divided_ranking import rows_dealt_out
 from hardwood._ragged import RaggedRows
+from hardwood._ranking import best_of
 from hardwood.data import Judgements, RetrievalDataset, TextTable
 from hardwood.encoding import query_vectors, target_vectors
 from hardwood.evaluation import evaluate, evaluate_splits, measure, measure_each, rank_vectors, retrieve
+from hardwood.ranks import Ranks
 from tiny_models import WORDS, make_bert, make_static
 
 
@@ -60,6 +64,26 @@ def test_ranking_is_brute_force_with_ties_by_row(data, n, d, k):
     np.testing.assert_array_equal(scores, want[1])
 
 
+@given(data=st.data(), n=st.integers(1, 60), k=st.integers(1, 70), size=st.integers(1, 4), block=st.integers(1, 20))
+@settings(max_examples=60, deadline=None)
+def test_what_several_processes_rank_is_one_ranking(data, n, k, size, block):
+    """Each ranks the blocks that it is dealt, some of them none; their best are those of all, ties by row."""
+    generator = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    queries, targets = (generator.integers(-2, 3, (count, 3)).astype(np.float32) for count in (5, n))
+    excluded = np.unique(generator.integers(0, [5, n], (data.draw(st.integers(0, 30)), 2)), axis=0)
+    exclude = RaggedRows.from_pairs(excluded[:, 0], excluded[:, 1], 5)
+    of_each = []
+    for number in range(size):
+        dealt = rows_dealt_out(n, block, Ranks(number, size))
+        own = rank_vectors(queries, in_blocks(targets, block, dealt), k, exclude=exclude)
+        of_each.append(tuple(map(torch.from_numpy, own)))
+    rows, scores = best_of(of_each)
+    want = naive_ranking(queries, targets, k, exclude)
+    np.testing.assert_array_equal(rows, want[0])
+    np.testing.assert_array_equal(scores, want[1])
+    assert (rows.dtype, scores.dtype) == (np.int64, np.float32)
+
+
 @pytest.mark.parametrize("d", [1, 2, 7, 40, 100])
 @pytest.mark.parametrize("block", [1, 33, 1000])
 def test_real_vectors_rank_as_by_brute_force_but_for_rounding(d, block):
@@ -89,8 +113,6 @@ def test_small_matrices_of_scores_change_nothing(monkeypatch):
 
 
 def test_autocast_around_it_does_not_round_the_scores():
-    import torch
-
     generator = np.random.default_rng(0)
     queries, targets = (generator.normal(size=(n, 8)).astype(np.float32) for n in (4, 50))
     want = rank_vectors(queries, in_blocks(targets, 20), 10)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sentence_transformers import SentenceTransformer
 from tests.conftest import make_dataset
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
@@ -58,8 +59,15 @@ CASES: dict[str, dict[str, Any]] = {
     "separate towers": {"negatives": "exact", "towers": "separate"},
     "bert": {"negatives": "exact", "bert": True},
     "cached bert": {"negatives": "exact", "bert": True, "mini_batch_size": 5},
+    "lora": {"negatives": "dynamic", "bert": True, "lora": True},
+    "cached lora": {"negatives": "exact", "bert": True, "lora": True, "mini_batch_size": 5},
+    "checkpointed bert": {"negatives": "exact", "bert": True, "checkpointed": True},
+    "checkpointed lora": {"negatives": "exact", "bert": True, "lora": True, "checkpointed": True},
 }
 """Beside these: `hardwood.training.CorpusSoftmaxLoss`'s own options."""
+
+REFUSED: dict[str, dict[str, Any]] = {"bert without search": {"negatives": "exact", "bert": True, "search": False}}
+"""``DistributedDataParallel`` is not to look for unused weights, and BERT's pooler is unused."""
 
 
 def half_asked() -> RetrievalDataset:
@@ -78,10 +86,16 @@ def make_loss(case: dict[str, Any], data: RetrievalDataset, folder: Path) -> Cor
     if hasattr(source, "start_step") and "source" not in case and source.name in ("exact",):
         source = make_source(source.name, start_step=0)
     options.pop("given", None)
+    options.pop("search", None)
     towers = options.pop("towers", "shared")
+    lora, checkpointed = (options.pop(name, False) for name in ("lora", "checkpointed"))
     if options.pop("bert", False):
         options["target_prompt"] = ""  # as the texts of these batches come
         model = load_encoder(str(folder / "bert"), data, device="cpu")
+        if lora:
+            add_lora(model)
+        if checkpointed:
+            model[0].auto_model.gradient_checkpointing_enable()
     else:
         model = load_encoder("static", data, dimension=16, vocabulary_size=300, towers=towers, device="cpu")
     model.train()
@@ -96,13 +110,21 @@ def make_loss(case: dict[str, Any], data: RetrievalDataset, folder: Path) -> Cor
     return kind(model, data, source, **options)
 
 
+def add_lora(model: SentenceTransformer) -> None:
+    """All but the adapter is frozen; the adapter does something from the first step on."""
+    import peft
+
+    torch.manual_seed(1)
+    model.add_adapter(peft.LoraConfig(r=4, lora_alpha=16, target_modules=["query", "value"], init_lora_weights=False))
+
+
 def train(case: dict[str, Any], rank: int, size: int, folder: Path) -> dict[str, np.ndarray]:
     """Two steps of gradient descent on this process's part of each batch."""
     data = half_asked()
     loss = make_loss(case, data, folder)
     model = loss.targets.model
     if size > 1:
-        loss.model = DistributedDataParallel(model, find_unused_parameters=True)
+        loss.model = DistributedDataParallel(model, find_unused_parameters=case.get("search", True))
     pairs = data.training_pairs("train")
     rows = torch.tensor(pairs["label"])
     if given := case.get("given"):
@@ -142,7 +164,7 @@ def main(folder: Path, names: list[str]) -> None:
     distributed.init_process_group("gloo")
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     for name in names:
-        np.savez(folder / f"{name}-{size}-{rank}.npz", **train(CASES[name], rank, size, folder))
+        np.savez(folder / f"{name}-{size}-{rank}.npz", **train((CASES | REFUSED)[name], rank, size, folder))
     distributed.destroy_process_group()
 
 

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from .launch import run
+from .launch import finish, run, start
 from .losses import CASES, NUM_SHARDS, train
 
 Alone = Callable[[str], dict[str, np.ndarray]]
 QUICK = ["exact", "dynamic", "replicated", "few draws", "mixture", "cached", "separate towers"]
+AVAILABLE = [name for name in CASES if "lora" not in name or find_spec("peft") is not None]
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,7 @@ def _check(name: str, of_ranks: list[dict[str, np.ndarray]], alone: dict[str, An
     ("size", "names"),
     [
         (2, QUICK),
-        pytest.param(2, [name for name in CASES if name not in QUICK], marks=pytest.mark.slow),
+        pytest.param(2, [name for name in AVAILABLE if name not in QUICK], marks=pytest.mark.slow),
         pytest.param(3, [*QUICK, "guide", "given"], marks=pytest.mark.slow),
     ],
 )
@@ -65,9 +69,19 @@ def test_several_processes_train_as_one_does(size: int, names: list[str], folder
 def test_the_cases_differ_from_each_other(alone: Alone) -> None:
     # Else they would show nothing: an option that does nothing gives what "exact" gives.
     of_exact = alone("exact")["weights"]
-    same = [name for name in CASES if np.array_equal(alone(name)["weights"], of_exact)]
+    same = [name for name in AVAILABLE if np.array_equal(alone(name)["weights"], of_exact)]
     assert set(same) <= {"exact", "cached"}, same
     assert NUM_SHARDS == 3
+
+
+@pytest.mark.slow
+def test_unused_weights_that_are_not_looked_for_end_all_with_the_way_out(folder: Path) -> None:
+    found = finish(start(2, ["-m", "tests.processes.losses", str(folder), "bert without search"]))
+    assert [code for code, *_ in found] == [1, 1]
+    spoken = [err for _, _, err in found if "Traceback" in err]
+    assert len(spoken) == 1, found
+    assert "passing the keyword argument `find_unused_parameters=True`" in spoken[0]
+    assert "of 2" in spoken[0]
 
 
 def test_weights_that_are_divided_among_processes_are_refused(tmp_path: Path) -> None:

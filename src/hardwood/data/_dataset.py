@@ -27,7 +27,7 @@ from hardwood.data._own import targets_of_same_text
 from hardwood.data._pairs import tables_from_pairs
 from hardwood.data._qrels import find_qrels, read_qrels
 from hardwood.data._table import TextTable
-from hardwood.data._twins import first_rows, text_hashes, with_twins
+from hardwood.data._twins import Twins, first_rows, twins_of, with_twins
 from hardwood.data._write import write_folder
 from hardwood.errors import DataError
 
@@ -287,7 +287,9 @@ class RetrievalDataset:
         Returns:
             ``len(self.queries)`` rows; those of queries without a positive in the split are empty.
         """
-        query_rows, target_rows = with_twins(*self.split(split).pairs(), *self.same_text)
+        query_twins, target_twins, _ = self._by_text
+        same_query = first_rows(query_twins, len(self.queries))
+        query_rows, target_rows = with_twins(*self.split(split).pairs(), same_query, target_twins)
         return RaggedRows.from_pairs(query_rows, target_rows, num_rows=len(self.queries))
 
     def own_documents(self, by: Literal["id", "text"]) -> RaggedRows:
@@ -342,16 +344,17 @@ class RetrievalDataset:
     @property
     def same_text(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """For each query, and for each target, the first row of its text."""
-        return self._by_text[:2]
+        query_twins, target_twins, _ = self._by_text
+        return first_rows(query_twins, len(self.queries)), first_rows(target_twins, len(self.corpus))
 
     @cached_property
-    def _by_text(self) -> tuple[NDArray[np.int64], NDArray[np.int64], RaggedRows]:
-        """What `same_text` has, and the targets of each query's text: from one hash of each text."""
-        queries, targets = text_hashes(self.queries), text_hashes(self.corpus)
+    def _by_text(self) -> tuple[Twins, Twins, RaggedRows]:
+        """The twins of queries and targets, and the targets of each query's text: from one hash of each text."""
+        queries, targets = self.queries.text_hashes(), self.corpus.text_hashes()
         return (
-            first_rows(self.queries, "queries", queries),
-            first_rows(self.corpus, "targets", targets),
-            targets_of_same_text(queries, targets),
+            twins_of(self.queries, "queries", queries),
+            twins_of(self.corpus, "targets", targets),
+            targets_of_same_text(self.queries, self.corpus, queries, targets),
         )
 
     @cached_property

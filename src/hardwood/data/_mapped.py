@@ -173,7 +173,10 @@ def _chunks(path: Path) -> list[pa.RecordBatch]:
     reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
     if reader.schema != _SCHEMA:
         raise ValueError(f"{path} has other columns")
-    return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    chunks = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    for chunk in chunks:
+        chunk.validate()  # without a look at the texts
+    return chunks
 
 
 @contextmanager

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hardwood._ragged import RaggedRows
-from hardwood.data import Judgements, RetrievalDataset, TextTable
-from hardwood.data import _twins as twins_module
-from hardwood.data._twins import MOST, first_rows
+from hardwood.data import Judgements, RetrievalDataset, TextTable, _equal
+from hardwood.data._twins import MOST, first_rows, twins_of
 
 
 def _table(texts: list[str], titles: list[str] | None = None) -> TextTable:
@@ -24,6 +23,10 @@ def _dataset(queries: list[str], targets: list[str], pairs: list[tuple[int, int]
     rows = np.array(pairs, dtype=np.int64)
     judgements = Judgements.from_triples(rows[:, 0], rows[:, 1], np.ones(len(rows), dtype=np.int32))
     return RetrievalDataset(_table(targets), _table(queries), {"train": judgements})
+
+
+def _first(table: TextTable) -> list[int]:
+    return first_rows(twins_of(table, "targets"), len(table)).tolist()
 
 
 def _lists(known: RaggedRows) -> list[list[int]]:
@@ -43,11 +46,11 @@ def test_equal_queries_share_their_positives() -> None:
 
 def test_title_and_text_count_as_encoders_get_them() -> None:
     table = _table(["a hardwood", "Oak a hardwood", "a hardwood"], ["Oak", "", ""])
-    assert first_rows(table, "targets").tolist() == [0, 0, 2]
+    assert _first(table) == [0, 0, 2]
 
 
 def test_a_text_of_very_many_rows_is_not_followed_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(twins_module, "_BATCH_ROWS", 7)
+    monkeypatch.setattr(_equal, "_BLOCK", 7)
     texts = ["N/A"] * (MOST + 1) + ["oak", "oak"]
     dataset = _dataset(["hard", "soft"], texts, [(0, 3), (1, MOST + 1)])
     with pytest.warns(UserWarning, match=r"101 targets have the same text 'N/A' \(the first is 'i0'; 1 such texts\)"):
@@ -56,7 +59,7 @@ def test_a_text_of_very_many_rows_is_not_followed_up(monkeypatch: pytest.MonkeyP
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert _lists(dataset.known_positives()) == _lists(known)  # told once
-        assert first_rows(_table(["N/A"] * MOST), "targets").tolist() == [0] * MOST
+        assert _first(_table(["N/A"] * MOST)) == [0] * MOST
 
 
 _WORDS = st.sampled_from("abcd")

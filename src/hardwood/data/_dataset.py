@@ -16,18 +16,19 @@ from numpy.typing import NDArray
 
 from hardwood import _checks
 from hardwood._ragged import RaggedRows
-from hardwood.data import _read
 from hardwood.data._answers import Answers, read_answers
 from hardwood.data._given import judged_negatives
 from hardwood.data._judgements import Judgements
 from hardwood.data._labels import labelled
 from hardwood.data._left_out import UNJUDGED
 from hardwood.data._lines import find_file
+from hardwood.data._mapped import text_table
 from hardwood.data._own import targets_of_same_text
 from hardwood.data._pairs import tables_from_pairs
 from hardwood.data._qrels import find_qrels, read_qrels
+from hardwood.data._read import check_all_used
 from hardwood.data._table import TextTable
-from hardwood.data._twins import first_rows, text_hashes, with_twins
+from hardwood.data._twins import Twins, first_rows, twins_of, with_twins
 from hardwood.data._write import write_folder
 from hardwood.errors import DataError
 
@@ -76,6 +77,8 @@ class RetrievalDataset:
         splits: Sequence[str] | None = None,
         unjudged: Literal["error", "ignore"] = "error",
         lenient: bool = False,
+        mapped: bool | None = None,
+        cache: str | Path | None = None,
     ) -> RetrievalDataset:
         """Read a BEIR folder: ``corpus.jsonl``, ``queries.jsonl`` and a ``qrels/SPLIT.tsv`` for every split.
 
@@ -86,17 +89,26 @@ class RetrievalDataset:
         header, which may name them in another order; scores of 0 and below are no positives (see
         `training_pairs`). Blank lines, a byte order mark and Windows line ends do no harm.
 
+        A corpus or queries of 256 MiB and more are copied to an Arrow file in a cache folder, which is mapped into
+        memory: the next load takes seconds, texts take no memory of the process's own, and all processes of a machine
+        share them. A copy is held against a hash of the file that it was made of and against a checksum of its own; one
+        that does not fit is made anew.
+
         Args:
             folder: the dataset's folder; its name becomes the dataset's.
             splits: the splits to read; all when None.
             unjudged: whether a query that no split judges is an error (looked for only when all splits are
                 read) or stays in ``queries`` unused.
+            mapped: whether corpus and queries are copied and mapped; None: each if its file is large.
+            cache: the folder for such copies; None: ``$HARDWOOD_CACHE``, or ``~/.cache/hardwood``.
             lenient: leave out what is broken in many public sets, and count it in ``left_out``: empty texts, judgements
                 of queries and targets that are not there, repeats, queries without a score above 0 or any judgement.
                 A positive that is not there counts nevertheless: for measures it is one that was not found.
 
         Raises:
             DataError: for anything wrong with the files, naming file and line.
+            OSError: with ``mapped=True``, if no copy can be written. (By default a warning says so, and the texts are
+                read into memory.)
         """
         _checks.one_of(("error", "ignore"), unjudged, "unjudged")
         if isinstance(splits, str):
@@ -110,8 +122,8 @@ class RetrievalDataset:
         corpus_file, queries_file = find_file(folder, "corpus.jsonl"), find_file(folder, "queries.jsonl")
         qrels = find_qrels(folder, splits)
         left_out: Counter[str] | None = Counter() if lenient else None
-        corpus = _read.read_table(corpus_file, "target", titles=True, left_out=left_out)
-        queries = _read.read_table(queries_file, "query", titles=False, left_out=left_out)
+        corpus = text_table(corpus_file, "target", True, left_out, mapped, cache)
+        queries = text_table(queries_file, "query", False, left_out, mapped, cache)
         judgements = {name: read_qrels(path, queries, corpus, left_out) for name, path in qrels.items()}
         name = folder.resolve().name
         answers = read_answers(folder, queries, left_out)
@@ -120,7 +132,7 @@ class RetrievalDataset:
             used.append(answers.unjudged())
         if left_out is None:
             if splits is None and unjudged == "error":
-                _read.check_all_used(queries, used, queries_file)
+                check_all_used(queries, used, queries_file)
             return cls(corpus, queries, judgements, name, answers=answers)
         if splits is None:
             left_out[UNJUDGED] = len(queries) - len(np.unique(np.concatenate(used)))
@@ -287,7 +299,9 @@ class RetrievalDataset:
         Returns:
             ``len(self.queries)`` rows; those of queries without a positive in the split are empty.
         """
-        query_rows, target_rows = with_twins(*self.split(split).pairs(), *self.same_text)
+        query_twins, target_twins, _ = self._by_text
+        same_query = first_rows(query_twins, len(self.queries))
+        query_rows, target_rows = with_twins(*self.split(split).pairs(), same_query, target_twins)
         return RaggedRows.from_pairs(query_rows, target_rows, num_rows=len(self.queries))
 
     def own_documents(self, by: Literal["id", "text"]) -> RaggedRows:
@@ -342,16 +356,17 @@ class RetrievalDataset:
     @property
     def same_text(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """For each query, and for each target, the first row of its text."""
-        return self._by_text[:2]
+        query_twins, target_twins, _ = self._by_text
+        return first_rows(query_twins, len(self.queries)), first_rows(target_twins, len(self.corpus))
 
     @cached_property
-    def _by_text(self) -> tuple[NDArray[np.int64], NDArray[np.int64], RaggedRows]:
-        """What `same_text` has, and the targets of each query's text: from one hash of each text."""
-        queries, targets = text_hashes(self.queries), text_hashes(self.corpus)
+    def _by_text(self) -> tuple[Twins, Twins, RaggedRows]:
+        """The twins of queries and targets, and the targets of each query's text: from one hash of each text."""
+        queries, targets = self.queries.text_hashes(), self.corpus.text_hashes()
         return (
-            first_rows(self.queries, "queries", queries),
-            first_rows(self.corpus, "targets", targets),
-            targets_of_same_text(queries, targets),
+            twins_of(self.queries, "queries", queries),
+            twins_of(self.corpus, "targets", targets),
+            targets_of_same_text(self.queries, self.corpus, queries, targets),
         )
 
     @cached_property

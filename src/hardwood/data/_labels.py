@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -35,8 +35,8 @@ def labelled(
         raise DataError(f"pairs need a column of queries and one of targets; there are {', '.join(there)}")
     _refuse_wrong_pairs(pairs, [name for name in LABELS if name in there and name not in names])
     texts = text_columns("pairs", pairs, names)
-    tables = [queries.text_array()] + [corpus.text_array()] * (len(names) - 1)
-    rows = [_rows_of(texts[name], table) for name, table in zip(names, tables, strict=True)]
+    tables = [queries] + [corpus] * (len(names) - 1)
+    rows = [table.find_texts(texts[name]) for name, table in zip(names, tables, strict=True)]
     missing = {name: np.flatnonzero(found < 0) for name, found in zip(names, rows, strict=True)}
     if any(len(places) for places in missing.values()):
         counts = ", ".join(f"{len(places):,} of {name!r}" for name, places in missing.items() if len(places))
@@ -75,13 +75,6 @@ def _refuse_wrong_pairs(pairs: datasets.Dataset, labels: Sequence[str]) -> None:
                 f"of {len(numbers):,} pairs {wrong:,} have 0 as {name!r}, so their second text is no positive: keep "
                 f"the rows that have 1, or remove the column {name!r} if it says something else"
             )
-
-
-def _rows_of(texts: pa.ChunkedArray, table: Any) -> np.ndarray:
-    """The first row of a table that has each text, -1 where none has."""
-    everything = table.combine_chunks() if isinstance(table, pa.ChunkedArray) else table
-    found = pc.index_in(texts, value_set=pc.utf8_trim_whitespace(everything))
-    return np.asarray(pc.fill_null(found, -1), dtype=np.int64)
 
 
 def _warn_of_positives(names: Sequence[str], rows: Sequence[np.ndarray], known: RaggedRows) -> None:

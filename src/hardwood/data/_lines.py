@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -13,6 +13,7 @@ from hardwood.errors import DataError
 
 _BOM = b"\xef\xbb\xbf"
 _PIECE_BYTES = 1 << 20
+_LINES_A_REPORT = 4096
 
 MOST_IN_A_LINE = 64 << 20
 """Bytes of one line: far more than any text that an encoder reads, and little enough to hold."""
@@ -31,22 +32,29 @@ def find_file(folder: Path, name: str) -> Path:
     return found[0]
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path, advance: Callable[[int], None] | None = None) -> Iterator[tuple[int, str]]:
     """The lines that aren't blank with their 1-based numbers, without line end and byte order mark.
 
     Only line feeds end a line (a carriage return before one belongs to it): JSON strings may hold the other
     characters that ``str.splitlines`` takes for line ends.
 
+    Args:
+        path: the file.
+        advance: is called now and then with the bytes of the file (packed, if it is) that were read since.
+
     Raises:
         DataError: for a line that isn't UTF-8 or has no end, and a file that can't be read to its end or that unpacks
             to a hundred times its size.
     """
-    number = total = 0
+    number = total = reported = 0
     most = max(SURELY_TEXT, MOST_EXPANSION * path.stat().st_size)
     try:
-        with _opened(path) as handle:
+        with path.open("rb") as file, _unpacked(file, path) as handle:
             while raw := handle.readline(MOST_IN_A_LINE + 1):
                 number += 1
+                if advance is not None and number % _LINES_A_REPORT == 0:
+                    advance(file.tell() - reported)
+                    reported = file.tell()
                 total += len(raw)
                 if len(raw) > MOST_IN_A_LINE:
                     raise DataError(f"this line is longer than {MOST_IN_A_LINE:,} bytes", path, number)
@@ -73,7 +81,7 @@ def text_pieces(path: Path) -> Iterator[str]:
     most = max(SURELY_TEXT, MOST_EXPANSION * path.stat().st_size)
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     try:
-        with _opened(path) as handle:
+        with path.open("rb") as file, _unpacked(file, path) as handle:
             while raw := handle.read(_PIECE_BYTES):
                 total += len(raw)
                 if total > most:
@@ -88,8 +96,8 @@ def text_pieces(path: Path) -> Iterator[str]:
         raise DataError(f"the file can't be read: {error}", path, line) from error
 
 
-def _opened(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb"))
+def _unpacked(file: BinaryIO, path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(file, "rb")) if path.suffix == ".gz" else file
 
 
 def line_of_record(path: Path, record: int) -> int:

@@ -11,26 +11,34 @@ from numpy.typing import NDArray
 
 from hardwood import _checks
 from hardwood._ragged import RaggedRows
+from hardwood.data._equal import are_equal, rows_with
 from hardwood.data._twins import MOST
 
 if TYPE_CHECKING:
     from hardwood.data._dataset import RetrievalDataset
+    from hardwood.data._table import TextTable
 
 LeaveOut = Literal["own-id", "own-text", "nothing"]
 LEAVE_OUT: tuple[str, ...] = get_args(LeaveOut)
 
 
-def targets_of_same_text(queries: NDArray[np.int64], targets: NDArray[np.int64]) -> RaggedRows:
-    """The targets that say what each query says, by `text_hashes` of both; a text of more than `MOST` targets is a
-    filler, of which the query gets none (`first_rows` warns of it)."""
-    order = np.argsort(targets, kind="stable")
-    by_hash = targets[order]
-    starts = np.searchsorted(by_hash, queries, side="left")
-    counts = np.searchsorted(by_hash, queries, side="right") - starts
+def targets_of_same_text(
+    queries: TextTable, corpus: TextTable, query_hashes: NDArray[np.int64], target_hashes: NDArray[np.int64]
+) -> RaggedRows:
+    """The targets that say what each query says; a text of more than `MOST` targets is a filler, of which the query
+    gets none (`twins_of` warns of it). The hashes are `TextTable.text_hashes` of both."""
+    rows = rows_with(target_hashes, np.unique(query_hashes))
+    by_hash = target_hashes[rows]
+    order = np.argsort(by_hash, kind="stable")
+    rows, by_hash = rows[order], by_hash[order]
+    starts = np.searchsorted(by_hash, query_hashes, side="left")
+    counts = np.searchsorted(by_hash, query_hashes, side="right") - starts
     counts[counts > MOST] = 0
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    found = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
-    return RaggedRows(offsets, order[found])
+    found = rows[np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)]
+    query_rows = np.repeat(np.arange(len(queries)), counts)
+    equal = are_equal(queries.text_array, query_rows, corpus.text_array, found)
+    return RaggedRows.from_pairs(query_rows[equal], found[equal], len(queries))
 
 
 def left_out_of_rankings(dataset: RetrievalDataset, splits: Sequence[str], leave_out: LeaveOut) -> list[RaggedRows]:

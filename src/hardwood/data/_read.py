@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,14 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _JSON = json.JSONDecoder(object_pairs_hook=_members)
 
 
-def read_table(path: Path, what: str, titles: bool, left_out: Counter[str] | None = None) -> TextTable:
+def read_table(
+    path: Path,
+    what: str,
+    titles: bool,
+    left_out: Counter[str] | None = None,
+    builder: TextTableBuilder | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> TextTable:
     """A ``corpus.jsonl`` or ``queries.jsonl``.
 
     Args:
@@ -43,11 +50,13 @@ def read_table(path: Path, what: str, titles: bool, left_out: Counter[str] | Non
         what: "target" or "query", for messages.
         titles: whether a row may have a title.
         left_out: counts the rows without a text, which are left out; None: they are errors.
+        builder: makes the table; None: one in memory.
+        advance: see `numbered_lines`.
 
     Raises:
         DataError: naming the line, for every way in which a line can be wrong.
     """
-    builder = TextTableBuilder()
+    builder = TextTableBuilder() if builder is None else builder
     lines: list[int] = []
     rows: list[tuple[str, str, str]] = []
 
@@ -62,7 +71,7 @@ def read_table(path: Path, what: str, titles: bool, left_out: Counter[str] | Non
             rows.clear()
 
     skipped: list[int] = []
-    for place, (number, line) in enumerate(numbered_lines(path)):
+    for place, (number, line) in enumerate(numbered_lines(path, advance)):
         record = _parse_record(line, path, number, titles, lenient=left_out is not None)
         if record is None:
             skipped.append(place)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,13 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from hardwood import _checks
+from hardwood.data._equal import repeats, string_hashes
 from hardwood.errors import DataError
 
 CHUNK_BYTES = 256 << 20  # few chunks make lookups quick; small ones make merging cheap in memory
-_COLUMNS = ("id", "title", "text")
-_TEXT_TYPE = pa.large_string()  # 64-bit offsets: a chunk may hold more than 2 GiB
+COLUMNS = ("id", "title", "text")
+_PIECE_BYTES = 32 << 20  # looked at together where all rows are: what is made of them is as large
+TEXT_TYPE = pa.large_string()  # 64-bit offsets: a chunk may hold more than 2 GiB
 
 
 class TextTable:
@@ -51,7 +53,7 @@ class TextTable:
         builder.add(ids, [""] * len(ids) if titles is None else titles, texts)
         table = builder.finish()
         id_column = table.id_array()
-        for name in _COLUMNS:
+        for name in COLUMNS:
             if (row := _first_true(pc.is_null(table._column(name, None)))) is not None:
                 raise DataError(f"row {row} has no {name}")
         bad = pc.or_(pc.equal(pc.utf8_trim_whitespace(id_column), ""), pc.match_substring_regex(id_column, r"[\t\r\n]"))
@@ -71,7 +73,7 @@ class TextTable:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that ids and texts take."""
+        """Bytes that ids and texts take, in memory or in the file that is mapped."""
         return sum(chunk.nbytes for chunk in self._chunks)
 
     def ids(self, rows: ArrayLike | None = None) -> list[str]:
@@ -84,8 +86,8 @@ class TextTable:
 
     def fields(self, rows: ArrayLike | None = None) -> list[dict[str, str]]:
         """Rows as dictionaries with the keys ``id``, ``title`` and ``text``, as they were read."""
-        columns = (self._column(name, rows).to_pylist() for name in _COLUMNS)
-        return [dict(zip(_COLUMNS, values, strict=True)) for values in zip(*columns, strict=True)]
+        columns = (self._column(name, rows).to_pylist() for name in COLUMNS)
+        return [dict(zip(COLUMNS, values, strict=True)) for values in zip(*columns, strict=True)]
 
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """The rows of the given ids, ``(len(ids),)`` int64.
@@ -95,7 +97,7 @@ class TextTable:
         Raises:
             DataError: naming the first id that the table doesn't have.
         """
-        found = self.find(pa.array(ids, type=_TEXT_TYPE))
+        found = self.find(pa.array(ids, type=TEXT_TYPE))
         if (unknown := np.flatnonzero(found < 0)).size:
             counts = f"{unknown.size:,} of {len(found):,} ids are unknown"
             raise DataError(f"no row has the id {ids[int(unknown[0])]!r} ({counts})")
@@ -103,15 +105,21 @@ class TextTable:
 
     def find(self, ids: Any) -> NDArray[np.int64]:
         """As ``rows``, from an Arrow string array or chunked array; -1 where an id is unknown."""
-        if not len(self):
-            return np.full(len(ids), -1, dtype=np.int64)
-        found = pc.fill_null(pc.index_in(ids, value_set=self.id_array()), -1)
-        return np.asarray(found, dtype=np.int64)
+        return _first_rows(ids, (chunk.column("id") for chunk in self._chunks))
+
+    def find_texts(self, texts: Any) -> NDArray[np.int64]:
+        """The first row with each of ``texts`` (as `texts` gives them), an Arrow string array or chunked array; -1
+        where there is none."""
+        return _first_rows(texts, self.iter_text_arrays())
 
     def iter_texts(self, batch_size: int = 1024) -> Iterator[list[str]]:
         """All texts in row order, ``batch_size`` at a time; only one batch is made into Python strings."""
         _checks.at_least(1, batch_size, "batch_size")
         return (self.texts(rows) for rows in self._batches(batch_size))
+
+    def iter_text_arrays(self) -> Iterator[pa.Array]:
+        """All texts in row order as Arrow arrays, some 32 MiB at a time."""
+        return (_joined(piece.column("title"), piece.column("text")) for piece in self._pieces())
 
     def iter_fields(self, batch_size: int = 1024) -> Iterator[dict[str, str]]:
         """All rows in order as ``fields`` gives them, made ``batch_size`` at a time."""
@@ -120,18 +128,20 @@ class TextTable:
 
     def id_array(self) -> pa.ChunkedArray:
         """All ids, without a copy."""
-        return pa.chunked_array([chunk.column("id") for chunk in self._chunks], type=_TEXT_TYPE)
+        return pa.chunked_array([chunk.column("id") for chunk in self._chunks], type=TEXT_TYPE)
 
     def text_array(self, rows: ArrayLike | None = None) -> pa.Array | pa.ChunkedArray:
         """What ``texts`` gives, as an Arrow array of large strings (chunked for all rows)."""
-        space = pa.scalar(" ", type=_TEXT_TYPE)
-        joined = pc.binary_join_element_wise(self._column("title", rows), self._column("text", rows), space)
-        return pc.utf8_trim_whitespace(joined)
+        return _joined(self._column("title", rows), self._column("text", rows))
+
+    def text_hashes(self) -> NDArray[np.int64]:
+        """A number for each row's text, ``(n,)`` int64, equal for equal texts, in this process alone."""
+        return string_hashes(self.iter_text_arrays(), len(self))
 
     def fingerprint(self) -> str:
         """A hash of all ids, titles and texts in their order: the same for the same rows, however they were read."""
         digest = hashlib.blake2b(digest_size=16)
-        for name in _COLUMNS:
+        for name in COLUMNS:
             columns = [chunk.column(name) for chunk in self._chunks]
             for column in columns:
                 digest.update(np.asarray(pc.binary_length(column), dtype=np.int64).data)
@@ -141,13 +151,19 @@ class TextTable:
 
     def first_duplicate(self) -> tuple[int, int] | None:
         """The first two rows of an id that several rows have, or None where all ids differ."""
-        ids = self.id_array()
-        if pc.count_distinct(ids).as_py() == len(self):
+        hashes = string_hashes((piece.column("id") for piece in self._pieces()), len(self))
+        rows, firsts = repeats(hashes, lambda rows: self._column("id", rows))
+        if not len(rows):
             return None
-        counts = pc.value_counts(ids)
-        repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))[0]
-        first, second = np.flatnonzero(np.asarray(pc.equal(ids, repeated)))[:2]
-        return int(first), int(second)
+        place = np.lexsort((rows, firsts))[0]
+        return int(firsts[place]), int(rows[place])
+
+    def _pieces(self) -> Iterator[pa.RecordBatch]:
+        """All rows, without a copy."""
+        for chunk in self._chunks:
+            length = max(1, len(chunk) * _PIECE_BYTES // max(chunk.nbytes, 1))
+            for start in range(0, len(chunk), length):
+                yield chunk.slice(start, length)
 
     def _batches(self, batch_size: int) -> Iterator[NDArray[np.int64]]:
         for start in range(0, len(self), batch_size):
@@ -155,7 +171,7 @@ class TextTable:
 
     def _column(self, name: str, rows: ArrayLike | None) -> pa.Array | pa.ChunkedArray:
         if rows is None:
-            return pa.chunked_array([chunk.column(name) for chunk in self._chunks], type=_TEXT_TYPE)
+            return pa.chunked_array([chunk.column(name) for chunk in self._chunks], type=TEXT_TYPE)
         wanted = self._checked(rows)
         owners = np.searchsorted(self._starts, wanted, side="right") - 1
         order = np.argsort(owners, kind="stable")
@@ -167,7 +183,7 @@ class TextTable:
             local = pa.array(by_owner[begin:end] - self._starts[owner])
             pieces.append(self._chunks[owner].column(name).take(local))
         if not pieces:
-            return pa.array([], type=_TEXT_TYPE)
+            return pa.array([], type=TEXT_TYPE)
         if len(pieces) == 1:  # the stable sort changed nothing
             return pieces[0]
         back = np.empty(len(order), dtype=np.int64)
@@ -197,7 +213,7 @@ class TextTableBuilder:
     def add(self, ids: Sequence[str], titles: Sequence[str], texts: Sequence[str]) -> None:
         """Append rows; Arrow's own error for values that aren't strings or can't be UTF-8."""
         arrays = [_string_array(column) for column in (ids, titles, texts)]
-        batch = pa.RecordBatch.from_arrays(arrays, names=list(_COLUMNS))
+        batch = pa.RecordBatch.from_arrays(arrays, names=list(COLUMNS))
         self._waiting.append(batch)
         self._waiting_bytes += batch.nbytes
         if self._waiting_bytes >= self._chunk_bytes:
@@ -210,16 +226,39 @@ class TextTableBuilder:
 
     def _merge(self) -> None:
         if self._waiting:
-            arrays = [pa.concat_arrays([batch.column(name) for batch in self._waiting]) for name in _COLUMNS]
-            self._chunks.append(pa.RecordBatch.from_arrays(arrays, names=list(_COLUMNS)))
+            arrays = [pa.concat_arrays([batch.column(name) for batch in self._waiting]) for name in COLUMNS]
+            self._keep(pa.RecordBatch.from_arrays(arrays, names=list(COLUMNS)))
         self._waiting, self._waiting_bytes = [], 0
+
+    def _keep(self, chunk: pa.RecordBatch) -> None:
+        self._chunks.append(chunk)
+
+
+def _joined(titles: Any, texts: Any) -> Any:
+    """Titles and texts as encoders get them."""
+    return pc.utf8_trim_whitespace(pc.binary_join_element_wise(titles, texts, pa.scalar(" ", type=TEXT_TYPE)))
+
+
+def _first_rows(strings: Any, pieces: Iterable[pa.Array]) -> NDArray[np.int64]:
+    """The first row among all ``pieces`` that has each of ``strings``, -1 where none has: by a hash table of what is
+    looked for, since it may be small beside the corpus."""
+    wanted = pc.unique(strings).cast(TEXT_TYPE)
+    found = np.full(len(wanted), -1, dtype=np.int64)
+    start = 0
+    for piece in pieces if len(wanted) else ():
+        places = np.asarray(pc.fill_null(pc.index_in(piece, value_set=wanted), -1))
+        rows = np.flatnonzero(places >= 0)[::-1]  # the first is written last
+        rows = rows[found[places[rows]] < 0]
+        found[places[rows]] = start + rows
+        start += len(piece)
+    return found[np.asarray(pc.index_in(strings.cast(TEXT_TYPE), value_set=wanted), dtype=np.int64)]
 
 
 def _string_array(column: Any) -> pa.Array:
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
         column = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
-    return column.cast(_TEXT_TYPE) if isinstance(column, pa.Array) else pa.array(column, type=_TEXT_TYPE)
+    return column.cast(TEXT_TYPE) if isinstance(column, pa.Array) else pa.array(column, type=TEXT_TYPE)
 
 
 def _bytes_of(column: pa.Array) -> Any:

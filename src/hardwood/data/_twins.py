@@ -8,32 +8,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardwood._ragged import RaggedRows
+from hardwood.data._equal import repeats
 from hardwood.data._table import TextTable
 
 MOST = 100  # rows of one text; of more there would be too many pairs, and it is hardly a text ("N/A")
-_BATCH_ROWS = 8192
+
+Twins = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Rows, and for each an earlier one that says the same."""
 
 
-def text_hashes(table: TextTable) -> NDArray[np.int64]:
-    """A number for each row's text (`TextTable.texts`), ``(n,)`` int64, equal for equal texts of this process alone."""
-    # 64 random bits a text: that two of twenty million different ones agree happens in one corpus of 90,000.
-    return np.fromiter(
-        (hash(text) for texts in table.iter_texts(_BATCH_ROWS) for text in texts), dtype=np.int64, count=len(table)
-    )
-
-
-def first_rows(table: TextTable, what: str, hashes: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-    """For each row the first row that has its text (`TextTable.texts`), ``(n,)`` int64: its own, if no other has it.
+def twins_of(table: TextTable, what: str, hashes: NDArray[np.int64] | None = None) -> Twins:
+    """The rows whose text (`TextTable.texts`) an earlier row has, ascending, and that row, both ``(m,)`` int64.
 
     A text that more than `MOST` rows have is taken for a different one in each, with a warning; ``what`` ("targets",
-    "queries") is for its message. ``hashes`` are the table's `text_hashes`, where they are at hand.
+    "queries") is for its message. ``hashes`` are the table's `TextTable.text_hashes`, where they are at hand.
     """
-    hashes = text_hashes(table) if hashes is None else hashes
-    _, first, group, counts = np.unique(hashes, return_index=True, return_inverse=True, return_counts=True)
-    rows = first[group]
+    rows, firsts = repeats(table.text_hashes() if hashes is None else hashes, table.text_array)
+    distinct, group, counts = np.unique(firsts, return_inverse=True, return_counts=True)
+    counts = counts + 1  # the first itself
     if (too_many := np.flatnonzero(counts > MOST)).size:
         largest = too_many[np.argmax(counts[too_many])]
-        row = int(first[largest])
+        row = int(distinct[largest])
         advice = "give them one id" if what == "queries" else "remove all but one"
         warnings.warn(
             f"{counts[largest]:,} {what} have the same text {_shown(table.texts([row])[0])} (the first is "
@@ -41,7 +36,15 @@ def first_rows(table: TextTable, what: str, hashes: NDArray[np.int64] | None = N
             f"positives are left out of the negatives, so many are not: {advice}",
             stacklevel=2,
         )
-        rows = np.where(counts[group] > MOST, np.arange(len(table)), rows)
+        few = counts[group] <= MOST
+        rows, firsts = rows[few], firsts[few]
+    return rows, firsts
+
+
+def first_rows(twins: Twins, count: int) -> NDArray[np.int64]:
+    """For each of ``count`` rows the first that has its text, ``(count,)`` int64: its own, if no other has it."""
+    rows = np.arange(count)
+    rows[twins[0]] = twins[1]
     return rows
 
 
@@ -49,20 +52,27 @@ def with_twins(
     queries: NDArray[np.int64],
     targets: NDArray[np.int64],
     same_query: NDArray[np.int64],
-    same_target: NDArray[np.int64],
+    target_twins: Twins,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs ``(p,)`` of rows, and those that follow: each of these queries with all targets of its twins among them,
-    and with all twins of these. ``same_query`` and ``same_target`` are of `first_rows`. Repeats are possible."""
+    and with all twins of these. ``same_query`` is of `first_rows`, ``target_twins`` of `twins_of`. Repeats are
+    possible."""
     groups = same_query[queries]
     members = np.unique(queries)
     if len(np.unique(groups)) < len(members):
         shared = RaggedRows.from_pairs(groups, targets, len(same_query)).take(same_query[members])
         queries, targets = members[shared.row_ids()], shared.values
-    if (twins := np.flatnonzero(same_target != np.arange(len(same_target)))).size:
-        texts = RaggedRows.from_pairs(queries, same_target[targets], len(same_query))  # each once a query
+    twins, firsts = target_twins
+    if len(twins):
+        distinct, group = np.unique(firsts, return_inverse=True)  # nothing here is as long as the corpus
+        place = np.searchsorted(twins, targets).clip(max=len(twins) - 1)
+        named = np.where(twins[place] == targets, firsts[place], targets)
+        texts = RaggedRows.from_pairs(queries, named, len(same_query))  # each once a query
         queries, targets = texts.row_ids(), texts.values
-        further = RaggedRows.from_pairs(same_target[twins], twins, len(same_target)).take(targets)
-        queries = np.concatenate([queries, queries[further.row_ids()]])
+        place = np.searchsorted(distinct, targets).clip(max=len(distinct) - 1)
+        with_further = np.flatnonzero(distinct[place] == targets)
+        further = RaggedRows.from_pairs(group, twins, len(distinct)).take(place[with_further])
+        queries = np.concatenate([queries, queries[with_further][further.row_ids()]])
         targets = np.concatenate([targets, further.values])
     return queries, targets
 

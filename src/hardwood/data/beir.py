@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,7 +28,12 @@ _PART = re.compile(r"-\d+-of-\d+$")  # test-00000-of-00001.parquet
 
 
 def read_beir(
-    source: str | Path, *, lenient: bool = False, unjudged: Literal["error", "ignore"] = "error"
+    source: str | Path,
+    *,
+    lenient: bool = False,
+    unjudged: Literal["error", "ignore"] = "error",
+    mapped: bool | None = None,
+    cache: str | Path | None = None,
 ) -> RetrievalDataset:
     """A public set in memory, without the queries that no split judges.
 
@@ -46,13 +51,17 @@ def read_beir(
         source: folder, zip file or name; what exists on the disk goes before the hub.
         lenient: as for `RetrievalDataset.load`.
         unjudged: as for `RetrievalDataset.load`.
+        mapped, cache: as for `RetrievalDataset.load`, where it reads a folder; what is unpacked or downloaded is read
+            into memory.
 
     Raises:
         DataError: for anything wrong with the files, and a name that can't be downloaded.
     """
     with _folder_of(source) as folder:
         try:
-            dataset = RetrievalDataset.load(folder, unjudged=unjudged, lenient=lenient)
+            is_temporary = not folder.is_relative_to(source)  # no copy of it would be found again
+            mapping: dict[str, Any] = {"mapped": False} if is_temporary else {"mapped": mapped, "cache": cache}
+            dataset = RetrievalDataset.load(folder, unjudged=unjudged, lenient=lenient, **mapping)
         except DataError as error:
             if folder == Path(source):
                 raise
@@ -110,7 +119,8 @@ def _unpack(path: Path, folder: Path) -> None:
     """The files of the only set in a zip file, and no others."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [PurePosixPath(name) for name in archive.namelist() if "__MACOSX" not in name]
+            files = [name for name in archive.namelist() if "__MACOSX" not in name and not name.endswith("/")]
+            names = [PurePosixPath(name) for name in files]
             roots = sorted({str(name.parent) for name in names if name.name.removesuffix(".gz") == "corpus.jsonl"})
             if len(roots) != 1:
                 found = f"several sets ({_listed(roots)}); unpack it and give one" if roots else "no corpus.jsonl"

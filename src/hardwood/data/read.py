@@ -44,6 +44,8 @@ def read_dataset(
     lenient: bool = False,
     unjudged: Literal["error", "ignore"] = "error",
     announce: Callable[[str], None] | None = None,
+    mapped: bool | None = None,
+    cache: str | Path | None = None,
 ) -> RetrievalDataset:
     """A dataset from a file, a folder or a name on the Hugging Face hub.
 
@@ -76,6 +78,7 @@ def read_dataset(
             query or positive, too.
         unjudged: see `RetrievalDataset.load`.
         announce: is called with a line for each thing that was guessed or made; by default they go to stderr.
+        mapped, cache: see `RetrievalDataset.load`, which reads BEIR folders; pairs are always read into memory.
 
     Raises:
         DataError: for anything wrong with the data, naming the file; for columns it lists those that there are.
@@ -84,7 +87,7 @@ def read_dataset(
     _checks.share(test_share, "test_share")
     check_source(source)
     say = _to_stderr if announce is None else announce
-    dataset = _read_beir_form(source, lenient, unjudged)
+    dataset = _read_beir_form(source, lenient=lenient, unjudged=unjudged, mapped=mapped, cache=cache)
     if dataset is None:
         dataset = _Pairs(str(source), query, positive, lenient, say).read(corpus, corpus_column)
     else:
@@ -117,19 +120,19 @@ def _is_zip(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() == ".zip"
 
 
-def _read_beir_form(source: str | Path, lenient: bool, unjudged: Literal["error", "ignore"]) -> RetrievalDataset | None:
-    """A set in one of BEIR's forms; None for others."""
+def _read_beir_form(source: str | Path, **settings: Any) -> RetrievalDataset | None:
+    """A set in one of BEIR's forms; None for others. The settings are those of `read_beir`."""
     path = Path(source)
     if path.is_dir():
         if not (path / "qrels").is_dir() and path.with_name(f"{path.resolve().name}-qrels").is_dir():
-            return read_beir(source, lenient=lenient, unjudged=unjudged)
+            return read_beir(source, **settings)
         if any((path / name).exists() for name in ("qrels", "corpus.jsonl", "corpus.jsonl.gz", "queries.jsonl")):
-            return RetrievalDataset.load(source, lenient=lenient, unjudged=unjudged)
+            return RetrievalDataset.load(source, **settings)
         if any(path.glob("*/qrels")):
-            return read_beir(source, lenient=lenient, unjudged=unjudged)
+            return read_beir(source, **settings)
         return None
     if _is_zip(path) or (not path.exists() and str(source).startswith(f"{OWNER}/")):
-        return read_beir(source, lenient=lenient, unjudged=unjudged)
+        return read_beir(source, **settings)
     return None
 
 

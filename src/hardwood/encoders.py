@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from hardwood import _checks
+from hardwood._hub import asked_once, check_model, is_folder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -26,7 +26,6 @@ __all__ = [
 ]
 
 STATIC = "static"
-_HUB_SECONDS = 10
 Towers = Literal["shared", "separate"]
 TOWERS: tuple[str, ...] = get_args(Towers)
 
@@ -74,6 +73,16 @@ def load_encoder(
     if max_length is not None:
         _cut_texts(model, max_length, name)
     return separate_towers(model) if towers == "separate" and not has_router(model) else model
+
+
+def check_encoder_name(name: str) -> None:
+    """Refuse an encoder that can't be had, in seconds and without torch: no such folder, or a hub out of reach.
+
+    Raises:
+        ValueError: with what was tried, and the ways out.
+    """
+    if name != STATIC:
+        check_model(name, "encoder")
 
 
 def check_static_only(name: str, **sizes: int | None) -> None:
@@ -205,49 +214,31 @@ def _prompt(model: SentenceTransformer, names: tuple[str, ...]) -> str | None:
 def _load_sentence_transformer(name: str, *, device: str | None, trust_remote_code: bool) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
 
-    looks_like_path = name.startswith((".", "/", "~")) or Path(name).expanduser().is_dir()
-    path = str(Path(name).expanduser()) if looks_like_path else name
-    if looks_like_path and not Path(path).is_dir():
-        raise ValueError(f"no encoder at {name!r}: there is no such folder")
-    if looks_like_path and not (Path(path) / "modules.json").exists() and (Path(path) / "run.yaml").is_file():
-        inside = Path(name) / "model"
-        raise ValueError(f"{name!r} is the folder of a run: its encoder is {str(inside)!r}")
-    if looks_like_path and (kind := _saved_as(Path(path))) != SentenceTransformer.__name__:
-        raise ValueError(
-            f"the encoder {name!r} was saved by a {kind}, which is no SentenceTransformer: its texts have no single "
-            "dense vector. Give the folder of a SentenceTransformer"
-        )
-    try:
-        if not looks_like_path:
-            ask_hub(name)
-        return SentenceTransformer(path, device=device, trust_remote_code=trust_remote_code)
-    except Exception as error:  # a folder can be wrong in more ways than its loader foresees
-        if not trust_remote_code and "trust_remote_code" in str(error):
+    a_folder = is_folder(name)
+    path = str(Path(name).expanduser()) if a_folder else name
+    with asked_once(name, "encoder"):
+        if a_folder and not (Path(path) / "modules.json").exists() and (Path(path) / "run.yaml").is_file():
+            inside = Path(name) / "model"
+            raise ValueError(f"{name!r} is the folder of a run: its encoder is {str(inside)!r}")
+        if a_folder and (kind := _saved_as(Path(path))) != SentenceTransformer.__name__:
             raise ValueError(
-                f"the encoder {name!r} comes with code of its own, which is not run unless you say so: read it, and if "
-                f"you trust it, pass trust_remote_code=True (--trust-remote-code). The loader said: {error}"
+                f"the encoder {name!r} was saved by a {kind}, which is no SentenceTransformer: its texts have no "
+                "single dense vector. Give the folder of a SentenceTransformer"
+            )
+        try:
+            return SentenceTransformer(path, device=device, trust_remote_code=trust_remote_code)
+        except Exception as error:  # a folder can be wrong in more ways than its loader foresees
+            if not trust_remote_code and "trust_remote_code" in str(error):
+                raise ValueError(
+                    f"the encoder {name!r} comes with code of its own, which is not run unless you say so: read it, "
+                    "and if you trust it, pass trust_remote_code=True (--trust-remote-code). The loader said: "
+                    f"{error}"
+                ) from error
+            raise ValueError(
+                f"could not load the encoder {name!r}: give 'static', a local sentence-transformers folder, or the "
+                "name of a model on the hub (needs a connection, or a copy in the cache). The loader said: "
+                f"{error}"
             ) from error
-        raise ValueError(
-            f"could not load the encoder {name!r}: give 'static', a local sentence-transformers folder, or the name of "
-            f"a model on the hub (needs a connection, or a copy in the cache). The loader said: {error}"
-        ) from error
-
-
-def ask_hub(name: str) -> None:
-    """Ask the hub for a model once, unless it is in the cache: without a connection a loader would ask for minutes.
-
-    Raises:
-        Exception: from the hub's client: it can't be reached, or won't answer.
-    """
-    from huggingface_hub import HfApi, constants, try_to_load_from_cache
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    repository = name if "/" in name else f"sentence-transformers/{name}"
-    cached = (try_to_load_from_cache(repository, file) for file in ("modules.json", "config.json"))
-    if constants.HF_HUB_OFFLINE or any(isinstance(path, str) for path in cached):
-        return
-    with suppress(RepositoryNotFoundError):  # the loader knows other names
-        HfApi().model_info(repository, timeout=_HUB_SECONDS)
 
 
 def _saved_as(folder: Path) -> str:

@@ -200,8 +200,11 @@ def check(
     train_split: Annotated[str, typer.Option(help="Split that others are held against.")] = "train",
 ) -> None:
     """What is there, and what to mend: exit code 0 if nothing, 1 with findings, 2 if the data can't be read."""
+    from hardwood._hub import asked_once, check_model, is_folder
     from hardwood.data import check_dataset, read_dataset
 
+    if tokenizer is not None:
+        check_model(tokenizer, "tokenizer")
     dataset = read_dataset(
         data,
         query=query,
@@ -215,7 +218,8 @@ def check(
     if tokenizer is not None:
         from transformers import AutoTokenizer
 
-        encode = AutoTokenizer.from_pretrained(tokenizer)
+        with asked_once(tokenizer, "tokenizer"):
+            encode = AutoTokenizer.from_pretrained(Path(tokenizer).expanduser() if is_folder(tokenizer) else tokenizer)
 
         def count_tokens(texts: list[str]) -> list[int]:
             return [len(ids) for ids in encode(texts)["input_ids"]]

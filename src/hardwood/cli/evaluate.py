@@ -50,11 +50,12 @@ def evaluate(
     from hardwood._files import check_writable, written_whole
     from hardwood.data import read_dataset
     from hardwood.data.read import TEST_SHARE
-    from hardwood.encoders import check_device, load_encoder
+    from hardwood.encoders import check_device, check_encoder_name, load_encoder
     from hardwood.evaluation import evaluate_splits
 
     splits = split or ["test"]
     check_device(device)
+    check_encoder_name(model)
     if output is not None:
         check_writable(output)
     dataset = read_dataset(

@@ -49,7 +49,7 @@ def mine(
     """Write a model's hard negatives for other trainers."""
     from hardwood.cli.evaluate import print_left_out
     from hardwood.data import read_dataset
-    from hardwood.encoders import check_device, load_encoder
+    from hardwood.encoders import check_device, check_encoder_name, load_encoder
     from hardwood.mining import FORMATS, mine, write_negatives
     from hardwood.mining._mine import check_mining
     from hardwood.negatives.margin import MarginFilter
@@ -58,6 +58,7 @@ def mine(
     check_mining(num_negatives, skip_top, depth, seed, sampling=sampling)
     MarginFilter(margin, relative_margin)
     check_device(device)
+    check_encoder_name(model)
     dataset = read_dataset(
         data,
         query=query,

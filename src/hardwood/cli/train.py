@@ -154,6 +154,7 @@ def train(
     if resume and config is None and output is not None:
         options["config"] = _run_file(output)
     run_config = _run_config(options, refuse=True)
+    _check_models(run_config)
     from hardwood.cli.evaluate import print_left_out, print_measures
     from hardwood.training import train as train_run
     from hardwood.training._folder import BESIDE_SPLITS, is_first_process
@@ -239,6 +240,7 @@ def compare(
 
     check_plan(sources, seeds)
     base = _run_config(options)
+    _check_models(base)
     from hardwood.cli.evaluate import print_left_out
     from hardwood.comparison import compare as compare_runs
     from hardwood.comparison import markdown_table
@@ -303,6 +305,16 @@ def _run_config(options: dict[str, Any], *, refuse: bool = False) -> Any:
         return run
     except ValueError as error:
         raise ValueError(f"{config}: {error}" if config is not None else str(error)) from error
+
+
+def _check_models(config: Any) -> None:
+    """Refuse an encoder or guide that can't be had before torch is loaded and the data is read."""
+    from hardwood._hub import check_model
+    from hardwood.encoders import check_encoder_name
+
+    check_encoder_name(config.encoder)
+    if config.guide is not None:
+        check_model(config.guide, "guide")
 
 
 def _run_file(output: Path) -> Path:

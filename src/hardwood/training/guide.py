@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from hardwood import _checks
-from hardwood.encoders import ask_hub
+from hardwood._hub import asked_once, is_folder
 from hardwood.encoding import query_vectors, similarity_of, target_vectors
 from hardwood.negatives import MarginFilter
 from hardwood.training._fingerprint import weights_fingerprint
@@ -165,28 +165,24 @@ def load_guide(
     """
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
-    looks_like_path = name.startswith((".", "/", "~")) or Path(name).expanduser().is_dir()
-    path = str(Path(name).expanduser()) if looks_like_path else name
-    if looks_like_path and not Path(path).is_dir():
-        raise ValueError(f"no guide at {name!r}: there is no such folder")
+    path = str(Path(name).expanduser()) if is_folder(name) else name
     kinds: dict[str, type[SentenceTransformer] | type[CrossEncoder]] = {
         kind.__name__: kind for kind in (SentenceTransformer, CrossEncoder)
     }
-    try:
-        if not looks_like_path:
-            ask_hub(name)
-        kind = _kind_of(path)
-        if kind in kinds:
-            return kinds[kind](path, device=device, trust_remote_code=trust_remote_code)
-    except Exception as error:  # a folder can be wrong in more ways than its loader foresees
-        advice = (
-            "it comes with code of its own, which is not run unless you say so: read it, and if you trust it, pass "
-            "trust_remote_code=True (--trust-remote-code)"
-            if not trust_remote_code and "trust_remote_code" in str(error)
-            else "give the folder of a SentenceTransformer or a CrossEncoder, or the name of one on the hub (needs a "
-            "connection, or a copy in the cache)"
-        )
-        raise ValueError(f"could not load the guide {name!r}: {advice}. The loader said: {error}") from error
+    with asked_once(name, "guide"):
+        try:
+            kind = _kind_of(path)
+            if kind in kinds:
+                return kinds[kind](path, device=device, trust_remote_code=trust_remote_code)
+        except Exception as error:  # a folder can be wrong in more ways than its loader foresees
+            advice = (
+                "it comes with code of its own, which is not run unless you say so: read it, and if you trust it, "
+                "pass trust_remote_code=True (--trust-remote-code)"
+                if not trust_remote_code and "trust_remote_code" in str(error)
+                else "give the folder of a SentenceTransformer or a CrossEncoder, or the name of one on the hub (needs "
+                "a connection, or a copy in the cache)"
+            )
+            raise ValueError(f"could not load the guide {name!r}: {advice}. The loader said: {error}") from error
     raise ValueError(f"the guide {name!r} is a {kind}: give a SentenceTransformer or a CrossEncoder")
 
 

@@ -383,8 +383,8 @@ def splits_to_measure(config: RunConfig, data: RetrievalDataset) -> list[str]:
     if config.evaluate_every is not None and config.curve_split not in data.splits:
         raise ValueError(
             f"evaluate_every={config.evaluate_every} measures on the split {config.curve_split!r}, and {data.name} has "
-            f"{', '.join(data.splits)}: leave it out, or hold such a split out with hardwood data convert DATA "
-            f"--output FOLDER and hardwood data split FOLDER --name {config.curve_split} --output NEW"
+            f"{', '.join(data.splits)}: leave it out, or hold such a split out with hardwood data split DATA "
+            f"--test-share 0.1 --name {config.curve_split} --output NEW"
         )
     splits = config.evaluation_splits
     answered = {} if data.answers is None else data.answers.splits

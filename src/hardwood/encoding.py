@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hardwood import _checks
+from hardwood._waiting import end_sign
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -210,6 +211,7 @@ def progress_bar(description: str, total: int, show: bool | None = None) -> Iter
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
+    end_sign()
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(description, total=total, rate="")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hardwood._files import folder_written_whole, written_whole
 from hardwood._processors import set_threads
+from hardwood._waiting import waiting
 from hardwood.encoders import check_device, document_prompt, has_router, is_static, load_encoder, query_prompt
 from hardwood.evaluation import evaluate_splits
 from hardwood.negatives.cost import added_up, reset_peaks
@@ -105,7 +106,8 @@ def train(
             set_threads(config.threads)  # the tree's
         reset_peaks()
         set_seed(config.seed)
-        data = config.read_data() if dataset is None else dataset
+        with waiting(f"Reading {config.data}", show=not quiet):
+            data = config.read_data() if dataset is None else dataset
         splits = splits_to_measure(config, data)
         model = load_encoder(
             config.encoder,
@@ -188,7 +190,8 @@ def _trained(
             trace.write(output)
         _write_outputs(output, model, metrics, history, config)
         if trace is not None:
-            try_to_write_report(output)
+            with waiting("Writing report.html", show=not quiet):
+                try_to_write_report(output)
     ranks.together()
     return RunResult(model, metrics, history)
 
@@ -272,6 +275,7 @@ def make_trainer(
     evaluator = None
     if config.evaluate_every is not None:
         evaluator = RetrievalEvaluator(data, config.curve_split, config.leave_out)
+        evaluator.shows_waiting = not quiet
     pairs = data.training_pairs(config.train_split, config.given_negatives)
     trainer = SentenceTransformerTrainer(
         model=model,

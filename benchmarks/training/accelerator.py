@@ -34,7 +34,7 @@ from transformers import TrainerCallback, set_seed
 from hardwood.data import RetrievalDataset, TextTable, read_taxa
 from hardwood.negatives.cost import peak_host_bytes, reset_peaks
 from hardwood.training import RunConfig
-from hardwood.training.run import make_loss, make_trainer
+from hardwood.training.assembly import make_loss, make_trainer
 from hardwood.tree import TargetIndex
 
 FROM_THE_SET = 600_000

@@ -29,9 +29,10 @@ from hardwood.negatives import Draw, Request, UniformNegatives
 from hardwood.negatives.cost import reset_peaks
 from hardwood.training import CorpusSoftmaxLoss, RunConfig
 from hardwood.training._candidates import Candidates, unique
+from hardwood.training._folder import CHECKPOINTS
 from hardwood.training._weights import Strategy
+from hardwood.training.assembly import make_trainer
 from hardwood.training.config import read_settings
-from hardwood.training.run import CHECKPOINTS, make_trainer
 
 
 class WholeSoftmaxLoss(CorpusSoftmaxLoss):

@@ -22,7 +22,7 @@ from transformers import set_seed
 from hardwood.data import Judgements, RetrievalDataset, TextTable, read_hpo
 from hardwood.encoders import load_encoder
 from hardwood.training import RunConfig
-from hardwood.training.run import make_loss, make_trainer
+from hardwood.training.assembly import make_loss, make_trainer
 from hardwood.tree import warmup
 
 SOURCES = ("exact", "dynamic")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from hardwood._waiting import end_sign
+
 
 @contextmanager
 def progress_bar(description: str, total: int, show: bool | None = None) -> Iterator[Callable[[int], None]]:
@@ -30,6 +32,7 @@ def progress_bar(description: str, total: int, show: bool | None = None) -> Iter
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
+    end_sign()
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(description, total=total, rate="")
 

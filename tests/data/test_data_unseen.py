@@ -156,3 +156,22 @@ def test_command(make_folder: Callable[[dict], Path], tmp_path: Path) -> None:
     )
     assert itself.exit_code == 2
     assert "stays as it is" in itself.output
+
+
+def test_command_takes_a_table_of_pairs(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from hardwood.cli.app import app
+
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("ask,say,more\n" + "".join(f"query {i},target {i // 2},x\n" for i in range(40)), encoding="utf-8")
+    words = ["data", "split", str(pairs), "--query", "ask", "--positive", "say", "--count", "3"]
+    for more, sizes in (
+        ([], {"test_unseen": 6, "train": 34}),
+        (["--test-share", "0.1", "--name", "dev"], {"dev": 6, "test": 4, "train": 30}),
+    ):
+        answer = CliRunner().invoke(app, [*words, *more, "--output", str(tmp_path / f"new-{len(sizes)}")])
+        assert answer.exit_code == 0, answer.output
+        made = RetrievalDataset.load(tmp_path / f"new-{len(sizes)}")
+        assert {name: len(split) for name, split in made.splits.items()} == sizes
+        assert len(made.corpus) == 20

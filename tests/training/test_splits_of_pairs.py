@@ -56,11 +56,10 @@ def test_the_way_out_that_is_named_where_no_curve_can_be_measured(pairs: Path, t
     for command in (["train"], ["compare", "--negatives", "uniform"]):
         said = run(*command, pairs, *measured, code=2)
         assert "evaluate_every=1 measures on the split 'dev', and pairs has" in said
-    convert, split = (re.search(f"hardwood data {name} \\S+ (.*?)--output", said) for name in ("convert", "split"))
-    assert convert is not None
+    split = re.search(r"hardwood data split \S+ (.*?)--output", said)
     assert split is not None
-    run("data", "convert", pairs, *convert[1].split(), "--output", tmp_path / "whole")
-    run("data", "split", tmp_path / "whole", *split[1].split(), "--output", tmp_path / "split")
+    run("data", "split", pairs, *split[1].split(), "--output", tmp_path / "split")
+    assert set(RetrievalDataset.load(tmp_path / "split").splits) == {"train", "dev", "test"}
     run("train", tmp_path / "split", *measured)
     curve = json.loads((output / "log.json").read_text())
     assert [record["step"] for record in curve if "eval_dev_mrr@10" in record] == [1, 2]

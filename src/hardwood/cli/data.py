@@ -241,8 +241,19 @@ def check(
 @app.command()
 @user_errors
 def split(
-    data: Annotated[Path, typer.Argument(help="BEIR folder; stays as it is.")],
+    data: Source,
     output: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
+    query: Query = None,
+    positive: Positive = None,
+    corpus: Corpus = None,
+    corpus_column: CorpusColumn = None,
+    test_share: Annotated[
+        float,
+        typer.Option(
+            help="Targets held out as a test too, where the data has a training split alone.",
+            rich_help_panel="Pairs of texts",
+        ),
+    ] = 0.0,
     share: Annotated[float | None, typer.Option(help="Of the targets with a training query. [0.1]")] = None,
     count: Annotated[int | None, typer.Option(help="Targets to hold out, instead of a share.")] = None,
     name: Annotated[str, typer.Option(help="Of the new split.")] = "test_unseen",
@@ -254,11 +265,21 @@ def split(
 ) -> None:
     """Make a test of unseen targets: some leave training, with every query that names them."""
     from hardwood.cli.evaluate import print_left_out
-    from hardwood.data import RetrievalDataset, split_unseen
+    from hardwood.data import read_dataset, split_unseen
 
-    dataset = RetrievalDataset.load(data, unjudged="ignore" if ignore_unjudged else "error", lenient=lenient)
+    dataset = read_dataset(
+        data,
+        query=query,
+        positive=positive,
+        corpus=corpus,
+        corpus_column=corpus_column,
+        test_share=test_share,
+        train_split=train_split,
+        unjudged="ignore" if ignore_unjudged else "error",
+        lenient=lenient,
+    )
     made = split_unseen(dataset, share, count, seed, train_split=train_split, name=name)
-    if output.resolve() == data.resolve():
+    if output.resolve() == Path(data).resolve():
         raise ValueError(f"the output folder {output} is the dataset itself: choose another, and it stays as it is")
     made.save(output, overwrite=overwrite)
     print_left_out(dataset.left_out)

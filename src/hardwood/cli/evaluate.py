@@ -48,6 +48,7 @@ def evaluate(
 ) -> None:
     """Measure a model by exact retrieval over the whole corpus, in bounded memory."""
     from hardwood._files import check_writable, written_whole
+    from hardwood._waiting import waiting
     from hardwood.data import read_dataset
     from hardwood.data.read import TEST_SHARE
     from hardwood.encoders import check_device, check_encoder_name, load_encoder
@@ -58,17 +59,18 @@ def evaluate(
     check_encoder_name(model)
     if output is not None:
         check_writable(output)
-    dataset = read_dataset(
-        data,
-        query=query,
-        positive=positive,
-        corpus=corpus,
-        corpus_column=corpus_column,
-        test_share=0 if "test" not in splits else TEST_SHARE if test_share is None else test_share,
-        train_split=train_split or "train",
-        unjudged="ignore" if ignore_unjudged else "error",
-        lenient=lenient,
-    )
+    with waiting(f"Reading {data}", show=not quiet):
+        dataset = read_dataset(
+            data,
+            query=query,
+            positive=positive,
+            corpus=corpus,
+            corpus_column=corpus_column,
+            test_share=0 if "test" not in splits else TEST_SHARE if test_share is None else test_share,
+            train_split=train_split or "train",
+            unjudged="ignore" if ignore_unjudged else "error",
+            lenient=lenient,
+        )
     answered = {} if dataset.answers is None else dataset.answers.splits
     for name in splits if train_split is None else [*splits, train_split]:
         if name not in answered:

@@ -47,6 +47,7 @@ def mine(
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:
     """Write a model's hard negatives for other trainers."""
+    from hardwood._waiting import waiting
     from hardwood.cli.evaluate import print_left_out
     from hardwood.data import read_dataset
     from hardwood.encoders import check_device, check_encoder_name, load_encoder
@@ -59,16 +60,17 @@ def mine(
     MarginFilter(margin, relative_margin)
     check_device(device)
     check_encoder_name(model)
-    dataset = read_dataset(
-        data,
-        query=query,
-        positive=positive,
-        corpus=corpus,
-        corpus_column=corpus_column,
-        test_share=0,  # a test is for measuring: all pairs get negatives
-        unjudged="ignore" if ignore_unjudged else "error",
-        lenient=lenient,
-    )
+    with waiting(f"Reading {data}", show=not quiet):
+        dataset = read_dataset(
+            data,
+            query=query,
+            positive=positive,
+            corpus=corpus,
+            corpus_column=corpus_column,
+            test_share=0,  # a test is for measuring: all pairs get negatives
+            unjudged="ignore" if ignore_unjudged else "error",
+            lenient=lenient,
+        )
     from hardwood.ranks import join  # loads torch: not before the settings are known to be good
 
     ranks = join(device)
@@ -92,7 +94,8 @@ def mine(
     if not ranks.is_first:
         return
     print_left_out(dataset.left_out)
-    written = write_negatives(mined, dataset, output, form, scores=scores, overwrite=overwrite)  # type: ignore[arg-type]
+    with waiting(f"Writing {output}", show=not quiet):
+        written = write_negatives(mined, dataset, output, form, scores=scores, overwrite=overwrite)  # type: ignore[arg-type]
     dropped = f"; {written.dropped:,} with too few negatives left out" if written.dropped else ""
     console = Console()
     console.print(f"{output}: {written.rows:,} rows{dropped}", highlight=False)

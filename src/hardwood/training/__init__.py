@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from hardwood._lazy import lazily
 
 if TYPE_CHECKING:
+    from hardwood.training.assembly import encoder_arguments
     from hardwood.training.cached_loss import CachedCorpusSoftmaxLoss
     from hardwood.training.callback import NegativesCallback
     from hardwood.training.checkpoints import last_checkpoint
     from hardwood.training.config import RunConfig
     from hardwood.training.evaluator import RetrievalEvaluator
     from hardwood.training.guide import Guide
-    from hardwood.training.run import RunResult, encoder_arguments, train
+    from hardwood.training.run import RunResult, train
     from hardwood.training.softmax_loss import CorpusSoftmaxLoss
     from hardwood.training.teacher import Teacher, TeacherScores
 
@@ -47,7 +48,7 @@ __getattr__, __dir__ = lazily(
         "RunResult": "hardwood.training.run",
         "Teacher": "hardwood.training.teacher",
         "TeacherScores": "hardwood.training.teacher",
-        "encoder_arguments": "hardwood.training.run",
+        "encoder_arguments": "hardwood.training.assembly",
         "last_checkpoint": "hardwood.training.checkpoints",
         "train": "hardwood.training.run",
     },

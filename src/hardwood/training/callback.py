@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from hardwood._checkpoint_tensors import read_state, write_state
 from hardwood._files import sync_all
+from hardwood._waiting import waiting
 from hardwood.errors import DataError
 from hardwood.negatives.cost import added_up
 from hardwood.negatives.sharded import ShardedNegatives, shard_folder
@@ -111,7 +112,9 @@ class NegativesCallback(TrainerCallback):
             if self.trace is not None:
                 self.trace.start(self.loss, state.max_steps, state.global_step)
             if state.global_step > 0:
-                self._load(self.resume_from or _checkpoint(args, state.global_step))
+                checkpoint = self.resume_from or _checkpoint(args, state.global_step)
+                with waiting(f"Reading the negatives of {checkpoint}", show=not args.disable_tqdm):
+                    self._load(checkpoint)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -127,7 +130,11 @@ class NegativesCallback(TrainerCallback):
         if state.is_world_process_zero:  # what an earlier run has left there is written over if this step is saved
             unseal(_checkpoint(args, state.global_step + 1))
         drew = self.loss.source.is_ready(state.global_step - 1)
-        self.loss.begin_step(state.global_step)
+        with waiting(
+            f"Renewing {self.loss.source.name} negatives before step {state.global_step + 1}",
+            show=not args.disable_tqdm,
+        ):
+            self.loss.begin_step(state.global_step)
         if not drew and self.loss.source.is_ready(state.global_step):
             compare_anew(args, state, kwargs.get("lr_scheduler"))
         if self.trace is not None:  # which asks the source, so on all processes
@@ -148,7 +155,8 @@ class NegativesCallback(TrainerCallback):
     ) -> None:
         """What the source has under way is done, or its error raised; a run without this callback counts for itself."""
         training_ended(self.loss.targets.model)
-        self.loss.source.finish()
+        with waiting(f"Finishing {self.loss.source.name} negatives", show=not args.disable_tqdm):
+            self.loss.source.finish()
         self.loss._steps_are_announced = False
         if self.trace is not None and state.is_world_process_zero:
             self.trace.finish(state.log_history)
@@ -156,8 +164,10 @@ class NegativesCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Put the source's state beside the trainer's own files, and declare the checkpoint whole."""
         if self._together[0] is self:  # the first one does it for all
-            with self.loss.meet_ranks().during(f"while saving {_checkpoint(args, state.global_step)}"):
-                self._save(_checkpoint(args, state.global_step))
+            checkpoint = _checkpoint(args, state.global_step)
+            saving = waiting(f"Saving the negatives of {checkpoint}", show=not args.disable_tqdm)
+            with self.loss.meet_ranks().during(f"while saving {checkpoint}"), saving:
+                self._save(checkpoint)
 
     def _save(self, checkpoint: Path) -> None:
         """Each process writes what it holds; the first one seals the checkpoint when all have said what they wrote."""

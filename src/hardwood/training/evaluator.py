@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
 
+from hardwood._waiting import waiting
 from hardwood.evaluation import evaluate
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class RetrievalEvaluator(SentenceEvaluator):
         self.dataset = dataset
         self.split = split
         self.leave_out = leave_out
+        self.shows_waiting = True
         self.name = split if name is None else name
         self.primary_metric = f"{self.name}_mrr@10"
         self._base: WeakKeyDictionary[Any, tuple[RetrievalEvaluator, dict[str, float]]] = WeakKeyDictionary()
@@ -48,7 +50,8 @@ class RetrievalEvaluator(SentenceEvaluator):
     def __call__(self, model: Any, output_path: str | None = None, epoch: float = -1, steps: int = -1) -> dict:
         """Measures by name, such as ``"dev_mrr@10"``; ``output_path`` is not written to."""
         was_training = model.training
-        measures = evaluate(model, self.dataset, self.split, leave_out=self.leave_out, progress=False)
+        with waiting(f"Measuring on {self.split}", show=self.shows_waiting):
+            measures = evaluate(model, self.dataset, self.split, leave_out=self.leave_out, progress=False)
         model.train(was_training)
         return self.store(model, measures, epoch, steps)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from hardwood._files import folder_written_whole, written_whole
 from hardwood._processors import set_threads
-from hardwood.encoders import check_device, document_prompt, has_router, is_static, load_encoder, query_prompt
+from hardwood._waiting import waiting
+from hardwood.encoders import check_device, load_encoder
 from hardwood.evaluation import evaluate_splits
 from hardwood.negatives.cost import added_up, reset_peaks
 from hardwood.ranks import Ranks, join
 from hardwood.report import Trace
 from hardwood.report.run import try_to_write_report
-from hardwood.training._columns import text_columns
 from hardwood.training._folder import (
     BESIDE_SPLITS,
-    CHECKPOINTS,
     METRICS,
     begin,
     checkpoint_to_resume,
@@ -29,13 +27,11 @@ from hardwood.training._folder import (
     refuse_restart,
     what_is_kept_is_noted,
 )
-from hardwood.training.cached_loss import CachedCorpusSoftmaxLoss
-from hardwood.training.callback import NegativesCallback
+from hardwood.training.assembly import make_loss, make_trainer
 from hardwood.training.checkpoints import STATE_FOLDER
 from hardwood.training.config import RunConfig
 from hardwood.training.evaluator import RetrievalEvaluator
 from hardwood.training.figure import training_curve
-from hardwood.training.guide import Guide, load_guide
 from hardwood.training.softmax_loss import CorpusSoftmaxLoss
 
 if TYPE_CHECKING:
@@ -44,9 +40,6 @@ if TYPE_CHECKING:
     from hardwood.data import RetrievalDataset
 
 SUSPECTS = "suspected_false_negatives.jsonl"
-STATIC_LEARNING_RATE, LEARNING_RATE = 0.2, 2e-5
-"""Of static embeddings, and of all other encoders, where none is given."""
-_PAIR_COLUMNS = ("anchor", "positive", "label")
 
 
 @dataclass(frozen=True)
@@ -105,7 +98,8 @@ def train(
             set_threads(config.threads)  # the tree's
         reset_peaks()
         set_seed(config.seed)
-        data = config.read_data() if dataset is None else dataset
+        with waiting(f"Reading {config.data}", show=not quiet):
+            data = config.read_data() if dataset is None else dataset
         splits = splits_to_measure(config, data)
         model = load_encoder(
             config.encoder,
@@ -188,7 +182,8 @@ def _trained(
             trace.write(output)
         _write_outputs(output, model, metrics, history, config)
         if trace is not None:
-            try_to_write_report(output)
+            with waiting("Writing report.html", show=not quiet):
+                try_to_write_report(output)
     ranks.together()
     return RunResult(model, metrics, history)
 
@@ -214,144 +209,6 @@ def _store_in_card(
             evaluator = RetrievalEvaluator(data, split, config.leave_out)
         of_card = {name: value for name, value in of_split.items() if name != "queries"}  # alike, so in one table
         evaluator.store(trainer.model, of_card, trainer.state.epoch or 0, trainer.state.global_step)
-
-
-def make_loss(model: SentenceTransformer, data: RetrievalDataset, config: RunConfig) -> CorpusSoftmaxLoss:
-    """The loss with this run's source of negatives."""
-    options: dict[str, Any] = {
-        "num_negatives": config.num_negatives,
-        "scale": config.scale,
-        "weighting": config.weighting,
-        "unasked_prior": config.unasked_prior,
-        "unasked_push": config.unasked_push,
-        "margin": config.make_margin(),
-        "split": config.train_split,
-        "seed": config.seed,
-        "encode_batch_size": config.encode_batch_size,
-        "uniform_negatives": config.uniform_negatives,
-        "hardest": config.hardest,
-        "symmetric": config.symmetric,
-        "matryoshka_dims": config.matryoshka_dims,
-        "matryoshka_weights": config.matryoshka_weights,
-        "guide": _guide(config, str(model.device)),
-        "teacher": config.make_teacher(),
-        "shards": config.shards,
-        "num_shards": config.num_shards,
-    }
-    if config.mini_batch_size is None:
-        return CorpusSoftmaxLoss(model, data, config.make_source(), **options)
-    options["mini_batch_size"] = config.mini_batch_size
-    return CachedCorpusSoftmaxLoss(model, data, config.make_source(), **options)
-
-
-def _guide(config: RunConfig, device: str) -> Guide | None:
-    """This run's guide, on the device of the model in training."""
-    if config.guide is None:
-        return None
-    model = load_guide(config.guide, device=device, trust_remote_code=config.trust_remote_code)
-    return Guide(model, margin=config.guide_margin, within=config.guide_within)
-
-
-def make_trainer(
-    model: SentenceTransformer,
-    data: RetrievalDataset,
-    loss: CorpusSoftmaxLoss,
-    config: RunConfig,
-    *,
-    quiet: bool = False,
-    resume_from: Path | None = None,
-    trace: Trace | None = None,
-) -> SentenceTransformerTrainer:
-    """A plain ``SentenceTransformerTrainer`` with this run's arguments."""
-    from sentence_transformers import SentenceTransformerTrainer
-
-    callback = NegativesCallback(loss, resume_from=resume_from, trace=trace)
-    callback.global_batch = config.batch_size * loss.meet_ranks().size
-    if resume_from is not None:
-        callback.check(resume_from)
-    evaluator = None
-    if config.evaluate_every is not None:
-        evaluator = RetrievalEvaluator(data, config.curve_split, config.leave_out)
-    pairs = data.training_pairs(config.train_split, config.given_negatives)
-    trainer = SentenceTransformerTrainer(
-        model=model,
-        # Several processes leave out an epoch's last, incomplete batch (sentence-transformers), so a run over as many
-        # shards does too, whatever the number of its processes is.
-        args=_training_arguments(model, config, quiet, pairs.column_names, drop_last=callback.num_shards > 1),
-        train_dataset=pairs,
-        loss=loss,
-        evaluator=evaluator,
-        callbacks=[callback],
-    )
-    if quiet:
-        from transformers import PrinterCallback
-
-        trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def _training_arguments(
-    model: SentenceTransformer,
-    config: RunConfig,
-    quiet: bool,
-    columns: Iterable[str] = _PAIR_COLUMNS,
-    drop_last: bool = False,
-) -> Any:
-    from sentence_transformers import SentenceTransformerTrainingArguments
-
-    length: dict[str, Any] = (
-        {"max_steps": config.steps} if config.steps is not None else {"num_train_epochs": config.epochs or 1.0}
-    )
-    return SentenceTransformerTrainingArguments(
-        output_dir=str(Path(config.output) / CHECKPOINTS),
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation,
-        learning_rate=config.learning_rate or (STATIC_LEARNING_RATE if is_static(model) else LEARNING_RATE),
-        lr_scheduler_type=config.scheduler,
-        warmup_steps=config.warmup_ratio,  # a share of the steps when below 1
-        bf16=config.precision == "bfloat16",
-        fp16=config.precision == "float16",
-        seed=config.seed,
-        eval_strategy="no" if config.evaluate_every is None else "steps",
-        eval_steps=config.evaluate_every,
-        save_strategy="no" if config.save_every is None else "steps",
-        save_steps=config.save_every or 500,
-        save_total_limit=2,
-        logging_steps=10,
-        report_to=config.report_to or "none",
-        disable_tqdm=quiet,
-        use_cpu=model.device.type == "cpu",
-        dataloader_pin_memory=False,
-        dataloader_drop_last=drop_last,
-        **length,
-        **encoder_arguments(model, columns),
-    )
-
-
-def encoder_arguments(model: SentenceTransformer, columns: Iterable[str] = _PAIR_COLUMNS) -> dict[str, Any]:
-    """What ``SentenceTransformerTrainingArguments`` must know of a model, by the columns of the training pairs.
-
-    Args:
-        model: its prompts and towers count.
-        columns: of the pairs (``pairs.column_names``) if they are not those of ``training_pairs()``: renamed ones, or
-            given negatives beside. The first column of texts has queries, all others have targets.
-
-    Returns:
-        ``{"prompts", "router_mapping"}``, to be passed on by ``**``; without it a trainer puts no prompts before
-        queries and positives, and knows no way through a ``Router``.
-
-    Raises:
-        ValueError: fewer than two columns of texts.
-    """
-    names = list(columns)
-    query, *targets = text_columns(names) or [""]
-    if not targets:
-        raise ValueError(f"pairs have a column of queries and one of targets, got {', '.join(names) or 'no column'}")
-    prompts = {query: query_prompt(model), **dict.fromkeys(targets, document_prompt(model))}
-    return {
-        "prompts": {column: prompt for column, prompt in prompts.items() if prompt} or None,
-        "router_mapping": {query: "query", **dict.fromkeys(targets, "document")} if has_router(model) else None,
-    }
 
 
 def _device(wanted: str | None) -> str:
@@ -383,8 +240,8 @@ def splits_to_measure(config: RunConfig, data: RetrievalDataset) -> list[str]:
     if config.evaluate_every is not None and config.curve_split not in data.splits:
         raise ValueError(
             f"evaluate_every={config.evaluate_every} measures on the split {config.curve_split!r}, and {data.name} has "
-            f"{', '.join(data.splits)}: leave it out, or hold such a split out with hardwood data convert DATA "
-            f"--output FOLDER and hardwood data split FOLDER --name {config.curve_split} --output NEW"
+            f"{', '.join(data.splits)}: leave it out, or hold such a split out with hardwood data split DATA "
+            f"--test-share 0.1 --name {config.curve_split} --output NEW"
         )
     splits = config.evaluation_splits
     answered = {} if data.answers is None else data.answers.splits

@@ -71,3 +71,9 @@ def test_lookups_go_over_all_pieces_and_give_the_first_row() -> None:
     assert table.find(_strings(["t3", "none"])).tolist() == [3, -1]
     assert table.find(_strings([])).tolist() == []
     assert TextTable([]).find(_strings(["t3"])).tolist() == [-1]
+
+
+def test_of_several_rows_in_one_piece_the_first_is_found() -> None:
+    assert _in_chunks(["ash", "oak", "oak"]).find_texts(_strings(["oak"])).tolist() == [1]
+    one_piece = TextTable.from_columns(["a", "b", "c"], ["ash", "oak", "oak"])
+    assert one_piece.find_texts(_strings(["oak"])).tolist() == [1]

@@ -150,8 +150,10 @@ class TrueEncodings:
 
     @classmethod
     def from_state(cls, state: dict[str, torch.Tensor]) -> TrueEncodings:
-        """What `state_dict` gave (further names are passed over). The encodings are kept, and written to: a copy would be
-        the peak of the host's memory."""
+        """What `state_dict` gave (further names are passed over).
+
+        The encodings are kept, and written to: with a copy of them the host's memory would be at its peak.
+        """
         stored, landmarks = state["encodings"], state["landmarks"].numpy().copy()
         made = cls(np.zeros((0, stored.shape[1]), dtype=np.float32), landmarks[:0])
         made._stored, made.landmarks = stored, landmarks

@@ -7,7 +7,7 @@ import warnings
 import datasets
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardwood._ragged import RaggedRows
@@ -54,6 +54,7 @@ def test_a_filler_is_nobodys_own() -> None:
         assert lists(data.never_negatives("train")) == [[0]]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abcd"), min_size=1), st.lists(st.sampled_from("abcd"), min_size=1))
 def test_own_texts_are_those_of_a_naive_search(queries: list[str], targets: list[str]) -> None:
     texts = [{f"{side}{row}": text for row, text in enumerate(some)} for side, some in (("q", queries), ("t", targets))]

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardwood._ragged import RaggedRows
@@ -65,6 +65,7 @@ def test_a_text_of_very_many_rows_is_not_followed_up(monkeypatch: pytest.MonkeyP
 _WORDS = st.sampled_from("abcd")
 
 
+@settings(deadline=None)
 @given(
     queries=st.lists(_WORDS, min_size=1, max_size=8),
     targets=st.lists(_WORDS, min_size=1, max_size=8),

@@ -33,9 +33,9 @@ COLOURS = {
 Row = dict[str, Any]
 
 
-def parser(demoduleion: str | None) -> argparse.ArgumentParser:
+def parser(description: str | None) -> argparse.ArgumentParser:
     """The options every benchmark has."""
-    made = argparse.ArgumentParser(demoduleion=demoduleion, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     made.add_argument("--quick", action="store_true", help="small sizes: a look in well under a minute")
     made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for us and for every peer")
     made.add_argument("--repeats", type=int, default=7, help="timings of each, interleaved; the median counts")

@@ -17,11 +17,13 @@ from typing import Any
 from benchmarks import _study
 from benchmarks._report import ROOT
 from benchmarks.stress import soak
-from benchmarks.tree import sample, search
+from benchmarks.training import drift
+from benchmarks.tree import build, error, growth, sample, search
 
 from hardwood.comparison.figure import comparison_figure
 
 RESULTS = ROOT / "benchmarks" / "results"
+IMAGES = ROOT / "docs" / "images"
 COMPARISON = ROOT / "docs" / "results" / "comparison.md"
 
 
@@ -38,6 +40,15 @@ def figures(output: Path | None) -> dict[str, Callable[[], None]]:
             found[path.stem] = partial(sample.draw_figure, arguments, rows, path.stem)
         elif path.stem == "tree_search_taxa_128":
             found[path.stem] = partial(search.draw_figure, arguments, path.stem, rows)
+        elif path.stem.startswith("tree_error"):
+            found[path.stem] = partial(error.draw_figure, arguments, path.stem, rows)
+        elif path.stem == "tree_growth":
+            found[path.stem] = partial(growth.draw_figure, arguments, rows)
+        elif path.stem == "tree_build":
+            found[path.stem] = partial(build.draw_figure, arguments, rows, content["quality"])
+        elif path.stem in ("drift", "drift-transformer"):
+            image = (output or IMAGES) / f"{path.stem}.png"
+            found[path.stem] = partial(drift.draw, content["models"], content["settings"]["intervals"], image)
         elif name == "soak":
             calls = sum(content["calls"].values())
             found["soak-rss"] = partial(soak.draw_figure, arguments, rows, calls, content["differences"])
@@ -60,7 +71,7 @@ def _comparison(output: Path | None) -> None:
                 "cost": {name: _spread(cell) for name, cell in costs.items()},
             }
         )
-    path = (output or ROOT / "docs" / "images") / "comparison.png"
+    path = (output or IMAGES) / "comparison.png"
     comparison_figure(summary, "test", path)
     print(f"written: {path}")
 

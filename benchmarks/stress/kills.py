@@ -77,8 +77,8 @@ class Train(Part):
 
         from hardwood import TargetIndex
         from hardwood.training import RunConfig
+        from hardwood.training._yaml import read_settings
         from hardwood.training.checkpoints import read_seal
-        from hardwood.training.config import read_settings
 
         run = folder / "run"
         if (run / "run.yaml").exists():

@@ -31,8 +31,8 @@ from hardwood.training import CorpusSoftmaxLoss, RunConfig
 from hardwood.training._candidates import Candidates, unique
 from hardwood.training._folder import CHECKPOINTS
 from hardwood.training._weights import Strategy
+from hardwood.training._yaml import read_settings
 from hardwood.training.assembly import make_trainer
-from hardwood.training.config import read_settings
 
 
 class WholeSoftmaxLoss(CorpusSoftmaxLoss):

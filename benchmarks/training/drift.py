@@ -25,6 +25,7 @@ from benchmarks._study import PLAIN_SOFTMAX
 from numpy.typing import NDArray
 from transformers import TrainerCallback
 
+from hardwood._palette import colour_of
 from hardwood.data import RetrievalDataset, read_hpo
 from hardwood.drift import DRIFT_MODELS, CorrectorDrift, NystromDrift, make_drift
 from hardwood.encoders import STATIC, load_encoder
@@ -176,12 +177,21 @@ def sensitivity(taken: Snapshots, settings: argparse.Namespace) -> dict[str, Any
     }
 
 
+COLOURS = {
+    "stale": colour_of("in-batch"),
+    "linear": colour_of("uniform"),
+    "nystrom": colour_of("dynamic"),
+    "corrector": colour_of("pool"),
+    "online": colour_of("cache"),
+}
+"""Of drift models; the one that the dynamic source takes has its colour."""
+
+
 def draw(records: list[dict[str, Any]], intervals: list[int], path: Path) -> None:
     """Cosine against steps, a panel a start, a colour a model, fainter with fewer landmarks."""
     from matplotlib.figure import Figure
 
     starts = list(dict.fromkeys(record["start"] for record in records))
-    names = list(dict.fromkeys(record["model"] for record in records))
     counts = sorted({record["landmarks"] for record in records} - {0})
     figure = Figure(figsize=(1.5 + 4.5 * len(starts), 4), layout="constrained")
     panels = figure.subplots(1, len(starts), squeeze=False)[0]
@@ -194,7 +204,7 @@ def draw(records: list[dict[str, Any]], intervals: list[int], path: Path) -> Non
                 marker="o",
                 markersize=3,
                 linestyle="--" if record["model"] in ("stale", "online") else "-",
-                color=f"C{names.index(record['model'])}",
+                color=COLOURS.get(record["model"], colour_of(record["model"])),
                 alpha=(1 + counts.index(count)) / len(counts) if count else 1.0,
                 label=f"{record['model']}, {count} landmarks" if count else record["model"],
             )

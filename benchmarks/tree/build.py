@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from benchmarks._report import Row, emit, figure, finish, parser, set_threads, table, timed, watch
+from benchmarks._report import COLOURS, Row, emit, figure, finish, parser, set_threads, table, timed, watch
 from benchmarks.tree import _ours
 from benchmarks.tree._data import Array, Clusters, unit
 from benchmarks.tree._peers import empty_ivf, relative_error, truth
+
+from hardwood._palette import colour_of
 
 if TYPE_CHECKING:
     from hardwood import TargetIndex
 
 WRITTEN = 65_536
 SCALES = (20.0, 50.0)
+STATES = (colour_of("in-batch"), COLOURS["Hardwood"], colour_of("dynamic", dark=True))
+"""Of an index whose vectors were written and not repaired, one repaired, and a fresh build."""
 
 
 def options() -> argparse.Namespace:
@@ -204,12 +208,12 @@ def draw_figure(arguments: argparse.Namespace, rows: list[Row], quality: dict[st
     """Time of everything; quality after drift, beside a fresh build's."""
     with figure(arguments, "tree_build", panels=2) as axes:
         names = [row["what"] for row in rows][::-1]
-        colours = ["#1b7837" if name.startswith("Hardwood") else "#2166ac" for name in names]
+        colours = [COLOURS["Hardwood" if name.startswith("Hardwood") else "IVF-Flat"] for name in names]
         axes[0].barh(names, [row["seconds"] for row in rows][::-1], color=colours)
         axes[0].set(xscale="log", xlabel=f"seconds ({arguments.n:,} × {arguments.dim})")
         axes[0].tick_params(axis="y", labelsize=7)
         cases = [case for case in quality["fresh build"] if case.startswith("E[y]")]
-        for at, (state, colour) in enumerate(zip(quality, ("#bbbbbb", "#1b7837", "#a6dba0"), strict=True)):
+        for at, (state, colour) in enumerate(zip(quality, STATES, strict=True)):
             places = np.arange(len(cases)) + 0.27 * (at - 1)
             axes[1].bar(places, [quality[state][case] for case in cases], 0.25, label=state, color=colour)
         axes[1].set_xticks(range(len(cases)), [case[6:].replace(", ", "\n") for case in cases], fontsize=7)

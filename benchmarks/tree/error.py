@@ -6,10 +6,12 @@ import argparse
 from typing import TYPE_CHECKING
 
 import numpy as np
-from benchmarks._report import Row, curve, figure, finish, log_ticks, parser, set_threads
+from benchmarks._report import COLOURS, Row, curve, figure, finish, log_ticks, parser, set_threads
 from benchmarks.tree import _ours
 from benchmarks.tree._data import load
 from benchmarks.tree._peers import FlatClusters, Truth, relative_error, truth
+
+from hardwood._palette import colour_of
 
 if TYPE_CHECKING:
     from _data import Array
@@ -146,7 +148,9 @@ def draw_figure(arguments: argparse.Namespace, name: str, rows: list[Row]) -> No
 
 
 def _colours() -> list[str]:
-    return ["#2166ac", "#1b7837", "#7fbf7b", "#762a83", "#b2182b"]
+    """Of the flat index, and of ours by leaf size."""
+    ours = (COLOURS["Hardwood"], colour_of("dynamic", dark=True))
+    return [COLOURS["flat clusters"], *ours, colour_of("periodic"), colour_of("cache")]
 
 
 if __name__ == "__main__":

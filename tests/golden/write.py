@@ -5,7 +5,8 @@
 
 The kinds: ``index/NAME`` (an index, by `write_index.py`), ``dataset`` (a BEIR folder) and ``run`` (a run of the dynamic
 source with a checkpoint). Once a release has written them they are never written again: `tests/test_golden.py` and
-`tests/tree/test_golden.py` read them with the code of today. When a format changes, add a folder beside the old ones.
+`tests/tree/store/test_golden.py` read them with the code of today. When a format changes, add a folder beside the old
+ones.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Write a golden index: a small saved index, and beside it what was read from it on the day it was written.
 
 `python tests/golden/write_index.py tests/golden/index/NAME --dtype float32 --metric dot` makes the folder NAME and
-NAME.json. Once committed, neither is written again: `tests/tree/test_golden.py` reads them with the code of today. When
-the format changes, add a folder beside the old ones.
+NAME.json. Once committed, neither is written again: `tests/tree/store/test_golden.py` reads them with the code of
+today. When the format changes, add a folder beside the old ones.
 """
 
 from __future__ import annotations

@@ -13,11 +13,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 
+from exact_softmax import NUM_TARGETS, batch_of, gradient_of
 from hardwood.data import RetrievalDataset
 from hardwood.encoders import load_encoder
 from hardwood.training import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss
-
-from .test_softmax_loss import NUM_TARGETS, batch_of, gradient_of
 
 ALL_DRAWN: dict[str, Any] = {"num_negatives": NUM_TARGETS, "scale": 5.0}
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from hardwood.training import RunConfig
-from hardwood.training.config import read_settings, versions
+from hardwood.training._yaml import read_settings
+from hardwood.training.config import versions
 
 
 def test_round_trip(tmp_path: Path) -> None:

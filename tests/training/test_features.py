@@ -11,13 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exact_softmax import batch_of, gradient_of
 from hardwood.data import RetrievalDataset
 from hardwood.encoders import load_encoder
 from hardwood.negatives import make_source
 from hardwood.training import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss, _features
 from hardwood.training._features import _cheapest, pieces_of
-
-from .test_softmax_loss import batch_of, gradient_of
 
 
 def _padded(lengths: list[int], left: bool = False) -> dict:

@@ -12,12 +12,11 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
+from exact_softmax import NUM_TARGETS, exact_loss, gradient_of
 from hardwood.data import RetrievalDataset
 from hardwood.errors import DataError
 from hardwood.negatives import make_source
 from hardwood.training import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss, NegativesCallback
-
-from .test_softmax_loss import NUM_TARGETS, exact_loss, gradient_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning", "ignore:.*lr_scheduler.step.*:UserWarning")
 

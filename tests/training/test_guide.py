@@ -13,6 +13,7 @@ import pytest
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
+from exact_softmax import NUM_TARGETS, batch_of, gradient_of
 from hardwood.data import RetrievalDataset
 from hardwood.negatives import make_source
 from hardwood.training import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss, Guide, RunConfig, _judge, train
@@ -20,7 +21,6 @@ from hardwood.training.guide import load_guide
 from tiny_models import make_cross_encoder
 
 from .test_resume import _train_in_parts
-from .test_softmax_loss import NUM_TARGETS, batch_of, gradient_of
 from .test_trainer import config, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning", "ignore:.*lr_scheduler.step.*:UserWarning")

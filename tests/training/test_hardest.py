@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from exact_softmax import batch_of
 from hardwood import losses
 from hardwood.cli.app import app
 from hardwood.data import RetrievalDataset
@@ -20,7 +21,6 @@ from hardwood.training._candidates import Candidates
 from hardwood.training._hardest import softer_draws
 
 from .test_mixture import _exact_z, _log_z_by_seed, _moved
-from .test_softmax_loss import batch_of
 
 
 def test_what_no_query_keeps_is_dropped() -> None:

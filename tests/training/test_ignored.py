@@ -22,7 +22,7 @@ from hardwood.mining import mine
 from hardwood.negatives import MarginFilter
 from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RunConfig
 from hardwood.training._same_model import check_same_model
-from hardwood.training.config import read_settings
+from hardwood.training._yaml import read_settings
 
 
 def batch_of(model: Any, dataset: RetrievalDataset, rows: range) -> tuple[list[dict[str, Any]], torch.Tensor]:

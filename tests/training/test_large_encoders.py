@@ -18,14 +18,13 @@ from sentence_transformers import (
 )
 from transformers import TrainerCallback, set_seed
 
+from exact_softmax import NUM_TARGETS, batch_of, gradient_of
 from hardwood import encoder_arguments, evaluate
 from hardwood.data import RetrievalDataset
 from hardwood.encoding import target_vectors
 from hardwood.negatives import DynamicNegatives, RefreshPolicy
 from hardwood.training import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss, NegativesCallback
 from tiny_models import make_qwen
-
-from .test_softmax_loss import NUM_TARGETS, batch_of, gradient_of
 
 pytestmark = [
     pytest.mark.slow,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from exact_softmax import NUM_TARGETS, batch_of, exact_loss, gradient_of
 from hardwood import losses
 from hardwood.data import RetrievalDataset
 from hardwood.negatives import SOURCES, Draw, make_source
@@ -17,7 +18,6 @@ from hardwood.training._candidates import Candidates
 from hardwood.training._weights import Strategy, tempering_of, weigh_draws
 
 from .conftest import small_run
-from .test_softmax_loss import NUM_TARGETS, batch_of, exact_loss, gradient_of
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "in-batch": {},

@@ -11,13 +11,13 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
+from exact_softmax import batch_of
 from hardwood.data import RetrievalDataset
 from hardwood.negatives import make_source
 from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, encoder_arguments
 from hardwood.training._columns import prompts_for, text_columns
 
 from ..tiny_models import make_static as static_of_words
-from .test_softmax_loss import batch_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning", "ignore:.*lr_scheduler.step.*:UserWarning")
 

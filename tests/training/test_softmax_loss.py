@@ -11,59 +11,11 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from exact_softmax import NUM_TARGETS, batch_of, exact_loss, gradient_of
 from hardwood.data import RetrievalDataset
 from hardwood.encoders import document_prompt, load_encoder, query_prompt
 from hardwood.negatives import MarginFilter, make_source
 from hardwood.training import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss
-from hardwood.training._limits import DEFAULT_UNASKED_PRIOR, DEFAULT_UNASKED_PUSH
-
-NUM_TARGETS = 60
-
-
-def batch_of(
-    model: SentenceTransformer, dataset: RetrievalDataset, rows: range, split: str = "train"
-) -> tuple[list[dict[str, Any]], torch.Tensor]:
-    """Features and labels of training pairs, as the trainer's collator makes them."""
-    pairs = dataset.training_pairs(split)[list(rows)]
-    prompts = {"anchor": query_prompt(model), "positive": document_prompt(model)}
-    features = [model.preprocess(pairs[column], prompt=prompt) for column, prompt in prompts.items()]
-    return features, torch.tensor(pairs["label"])
-
-
-def exact_loss(
-    model: SentenceTransformer,
-    dataset: RetrievalDataset,
-    labels: torch.Tensor,
-    scale: float,
-    unasked_prior: float = DEFAULT_UNASKED_PRIOR,
-    split: str = "train",
-    unasked_push: float = DEFAULT_UNASKED_PUSH,
-) -> torch.Tensor:
-    """The naive twin: encode everything, mask the other known positives, weigh by the prior, cross entropy."""
-
-    def embed(texts: list[str]) -> torch.Tensor:
-        return torch.nn.functional.normalize(model(model.preprocess(texts))["sentence_embedding"], dim=1)
-
-    known = dataset.known_positives(split)
-    asked = {target for positives in known for target in positives}
-    pushed = torch.tensor([[1.0 if i in asked else unasked_push] for i in range(len(dataset.corpus))])
-    targets = embed(dataset.corpus.texts())
-    targets = pushed * targets + (1 - pushed) * targets.detach()
-    scores = scale * embed(dataset.queries.texts(labels[:, 0])) @ targets.T
-    prior = torch.tensor([1.0 if target in asked else unasked_prior for target in range(len(dataset.corpus))])
-    mask = torch.zeros_like(scores, dtype=torch.bool)
-    for row, (query, positive) in enumerate(labels.tolist()):
-        mask[row, known[query]] = True
-        mask[row, positive] = False
-    # The positive of a query counts 1, asked for by the split or not.
-    weighted = scores + prior.log().where(torch.arange(len(prior)) != labels[:, 1:], 0.0)
-    return torch.nn.functional.cross_entropy(weighted.masked_fill(mask, -torch.inf), labels[:, 1])
-
-
-def gradient_of(model: SentenceTransformer, loss: torch.Tensor) -> torch.Tensor:
-    model.zero_grad()
-    loss.backward()
-    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
 @pytest.mark.parametrize("weighting", ["shared", "tempered", "own", "uncorrected"])
@@ -80,100 +32,6 @@ def test_with_every_target_drawn_it_is_the_full_softmax(
     total = components["log_partition"] + components["positive_score"]
     torch.testing.assert_close(total, exact, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(gradient_of(model, total), gradient_of(model, exact), atol=1e-6, rtol=1e-4)
-
-
-@pytest.mark.parametrize("source", ["uniform", "exact", "dynamic"])
-@pytest.mark.parametrize("unasked_prior", [1.0, 0.3, 0.01])
-def test_the_prior_weighs_what_no_training_query_asks_for(
-    source: str, unasked_prior: float, make_static: Callable, dataset: RetrievalDataset
-) -> None:
-    model = make_static()
-    options = {"start_step": 0} if source == "exact" else {}
-    loss = CorpusSoftmaxLoss(
-        model,
-        dataset,
-        make_source(source, **options),
-        num_negatives=NUM_TARGETS,
-        scale=7.0,
-        weighting="shared",
-        unasked_prior=unasked_prior,
-        unasked_push=1.0,
-        split="dev",  # which asks for few of the targets
-    )
-    loss.begin_step(0)
-    features, labels = batch_of(model, dataset, range(0, 15, 2), "dev")
-    total = sum(loss(features, labels).values())
-    exact = exact_loss(model, dataset, labels, 7.0, unasked_prior, "dev", unasked_push=1.0)
-    torch.testing.assert_close(total, exact, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(gradient_of(model, total), gradient_of(model, exact), atol=1e-6, rtol=1e-4)
-    plain = exact_loss(model, dataset, labels, 7.0, 1.0, "dev")
-    assert (plain - exact > 1e-3) == (unasked_prior < 1)  # there are such targets, and they count
-
-
-@pytest.mark.parametrize("kind", [CorpusSoftmaxLoss, CachedCorpusSoftmaxLoss])
-@pytest.mark.parametrize("push", [0.0, 0.25, 1.0])
-def test_targets_that_no_training_query_asks_for_are_moved_by_a_share_of_the_gradient(
-    kind: type[CorpusSoftmaxLoss], push: float, make_static: Callable, dataset: RetrievalDataset
-) -> None:
-    model = make_static()
-    options = {} if kind is CorpusSoftmaxLoss else {"mini_batch_size": 7}
-    loss = kind(model, dataset, "uniform", num_negatives=NUM_TARGETS, split="dev", unasked_push=push, **options)
-    features, labels = batch_of(model, dataset, range(0, 15, 2), "dev")
-    total = sum(loss(features, labels).values())
-    exact = exact_loss(model, dataset, labels, 20.0, DEFAULT_UNASKED_PRIOR, "dev", unasked_push=push)
-    torch.testing.assert_close(total, exact, atol=1e-5, rtol=1e-5)
-    gradient = gradient_of(model, total)
-    torch.testing.assert_close(gradient, gradient_of(model, exact), atol=1e-6, rtol=1e-4)
-    all_moved = exact_loss(model, dataset, labels, 20.0, DEFAULT_UNASKED_PRIOR, "dev", unasked_push=1.0)
-    assert torch.allclose(gradient, gradient_of(model, all_moved), atol=1e-6) == (push == 1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("weighting", ["own", "shared"])
-@pytest.mark.parametrize("source", ["uniform", "exact"])
-def test_with_a_prior_few_draws_estimate_its_softmax(
-    source: str, weighting: str, make_static: Callable, dataset: RetrievalDataset
-) -> None:
-    # Null: exp(log_z) has the mean Z. One pair a batch, 400 seeds; at 4.5 standard errors: 7e-6.
-    model = make_static()
-    features, labels = batch_of(model, dataset, range(5, 6), "dev")
-    estimates = []
-    for seed in range(400):
-        made = make_source(source, **({"start_step": 0} if source == "exact" else {}))
-        options = {"num_negatives": 6, "scale": 2.0, "seed": seed, "weighting": weighting, "unasked_prior": 0.2}
-        loss = CorpusSoftmaxLoss(model, dataset, made, split="dev", **options)
-        loss.begin_step(0)
-        estimates.append(loss(features, labels)["log_partition"].detach().exp())
-    values = torch.stack(estimates)
-    log_z = exact_loss(model, dataset, labels, 2.0, 0.2, "dev") - loss(features, labels)["positive_score"]
-    assert abs(values.mean() - log_z.exp()) < 4.5 * values.std() / 20 + 1e-4 * log_z.exp()
-
-
-def test_what_the_batch_brings_along_counts_and_is_moved_asked_for_or_not(
-    make_static: Callable, dataset: RetrievalDataset
-) -> None:
-    pairs = dataset.training_pairs("train")[list(range(20))]
-    negatives = [(target + 7) % NUM_TARGETS for _, target in pairs["label"]]
-    labels = torch.tensor([[*label, negative] for label, negative in zip(pairs["label"], negatives, strict=True)])
-    found = []
-    for prior, push in ((0.1, 0.0), (1.0, 1.0)):
-        model = make_static()
-        texts = [pairs["anchor"], pairs["positive"], dataset.corpus.texts(negatives)]
-        options = {"split": "dev", "unasked_prior": prior, "unasked_push": push}
-        loss = CorpusSoftmaxLoss(model, dataset, "in-batch", **options)  # dev asks for few of these
-        total = sum(loss([model.preprocess(column) for column in texts], labels).values())
-        found.append((total.detach(), gradient_of(model, total)))
-    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
-    assert found[0][1].abs().max() > 1e-3
-
-
-def test_an_unasked_prior_out_of_range_is_an_error(make_static: Callable, dataset: RetrievalDataset) -> None:
-    for value in (0.0, -1.0, 1e-50, 1.5, float("nan")):
-        with pytest.raises(ValueError, match="unasked_prior must be above 0 and at most 1, got"):
-            CorpusSoftmaxLoss(make_static(), dataset, unasked_prior=value)
-    for value in (-0.1, 1.5, float("nan")):
-        with pytest.raises(ValueError, match="unasked_push must be from 0 to 1, got"):
-            CorpusSoftmaxLoss(make_static(), dataset, unasked_push=value)
 
 
 def test_draws_are_weighed_as_their_source_says_unless_told_otherwise(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from exact_softmax import batch_of, gradient_of
 from hardwood.data import RetrievalDataset
 from hardwood.training import (
     CachedCorpusSoftmaxLoss,
@@ -25,7 +26,6 @@ from hardwood.training.teacher import margin_error, soft_target_divergence
 
 from .test_given_negatives import _batch, with_negatives
 from .test_guide import PLAIN, similarities
-from .test_softmax_loss import batch_of, gradient_of
 from .test_trainer import config
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning", "ignore:.*lr_scheduler.step.*:UserWarning")

@@ -11,11 +11,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import AdaptiveLayerLoss, Matryoshka2dLoss, MatryoshkaLoss
 
+from exact_softmax import NUM_TARGETS, batch_of, exact_loss, gradient_of
 from hardwood.data import RetrievalDataset
 from hardwood.negatives import make_source
 from hardwood.training import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss
-
-from .test_softmax_loss import NUM_TARGETS, batch_of, exact_loss, gradient_of
 
 
 @pytest.mark.parametrize("kind", [CorpusSoftmaxLoss, CachedCorpusSoftmaxLoss])

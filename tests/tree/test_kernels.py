@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from test_cache import kernel_modules
 
 from hardwood import TargetIndex, warmup
 from hardwood.tree.arrays import bfloat16, bounds, products, statistics
@@ -22,6 +21,8 @@ from hardwood.tree.read import (
     sample,
     sample_without,
 )
+
+from .compiled.test_cache import kernel_modules
 
 KERNELS = kernel_modules()
 

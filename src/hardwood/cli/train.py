@@ -263,7 +263,8 @@ def _run_config(options: dict[str, Any], *, refuse: bool = False) -> Any:
     """Options of the command line over those of the run file over the defaults; ``refuse`` those without effect."""
     from hardwood.data.read import check_source
     from hardwood.training._unused import refuse_unused
-    from hardwood.training.config import STATIC, STATIC_SIZES, RunConfig, read_settings
+    from hardwood.training._yaml import read_settings
+    from hardwood.training.config import STATIC, STATIC_SIZES, RunConfig
 
     config = options.pop("config")
     settings = {} if config is None else read_settings(config)

@@ -9,8 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hardwood._files import named_if_not_writable, sweep
+from hardwood.training._yaml import read_settings
 from hardwood.training.checkpoints import last_checkpoint, read_seal, remove_cut_short
-from hardwood.training.config import RunConfig, read_settings
+from hardwood.training.config import RunConfig
 from hardwood.training.resume_rules import MAY_DIFFER
 
 CHECKPOINTS, RUN_FILE, METRICS = "checkpoints", "run.yaml", "metrics.json"

@@ -25,6 +25,23 @@ def _distinct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _distinct_mapping)
 
 
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML run file.
+
+    Raises:
+        ValueError: no such file, no YAML, or no mapping.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no run file {path}")
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ValueError(
+            f"{path} must hold settings by name, such as 'negatives: dynamic', got {type(content).__name__}"
+        )
+    return content
+
+
 def read_yaml(path: Path) -> Any:
     """The one document in a YAML file, of plain values.
 

@@ -335,6 +335,8 @@ class RunConfig:
         Raises:
             ValueError: as `read_settings` and `from_mapping`; it names the file.
         """
+        from hardwood.training._yaml import read_settings
+
         settings = read_settings(path)
         try:
             return cls.from_mapping(settings)
@@ -370,25 +372,6 @@ class RunConfig:
                 raise ValueError(f"{f.name} must be of type {allowed}, got {repr(value)[:200]}")
             if isinstance(value, int) and abs(value) >= 2**63:
                 raise ValueError(f"{f.name} is a number of {value.bit_length()} bits; 63 are the most")
-
-
-def read_settings(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML run file.
-
-    Raises:
-        ValueError: no such file, no YAML, or no mapping.
-    """
-    from hardwood.training._yaml import read_yaml
-
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"there is no run file {path}")
-    content = read_yaml(path)
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ValueError(
-            f"{path} must hold settings by name, such as 'negatives: dynamic', got {type(content).__name__}"
-        )
-    return content
 
 
 def versions() -> dict[str, str]:

@@ -6,12 +6,13 @@ import naive
 import numpy as np
 import pytest
 from scipy import stats
-from test_sample import assert_distribution
-from test_spill import CHANGES
 
 from hardwood import TargetIndex
 from hardwood.tree.arrays.nodes import NO_SKETCH, Sketch
 from hardwood.tree.read.sketch import LEAST
+
+from ..change.test_spill import CHANGES
+from .test_sample import assert_distribution
 
 
 @pytest.fixture(params=["float32", "bfloat16"])

@@ -15,7 +15,7 @@ import pytest
 
 from hardwood import TargetIndex
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 FOLDERS = sorted(path.parent for path in (GOLDEN / "index").glob("*/manifest.json"))
 
 

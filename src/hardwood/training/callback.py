@@ -20,6 +20,7 @@ from hardwood.ranks import Ranks
 from hardwood.training._announced import announce, training_ended
 from hardwood.training._best_model import compare_anew
 from hardwood.training._fingerprint import weights_fingerprint
+from hardwood.training._last_step import refuse_step_beyond
 from hardwood.training._one_batch import refuse_sharded_weights
 from hardwood.training.checkpoints import (
     LOSSES,
@@ -122,6 +123,7 @@ class NegativesCallback(TrainerCallback):
                 f"the checkpoint has the state of {self._num_resumed} of the trainer's losses, and this run has a "
                 f"NegativesCallback for {len(self._together)}: resume with the losses that it was made with"
             )
+        refuse_step_beyond(state)
         self._step_began = time.perf_counter()
         self._before, self._encoded_before = dict(self.loss.cost.seconds), self.loss.cost.texts_encoded
         if state.is_world_process_zero:  # what an earlier run has left there is written over if this step is saved

@@ -82,7 +82,7 @@ def test_a_run_that_was_broken_off_after_its_last_step_makes_none_beyond_it(
     # The fifth step is in mid-epoch, and the constant schedule would move the weights in a sixth.
     settings = config(
         tmp_path / "run",
-        **{"negatives": "dynamic", "negatives_options": OPTIONS["dynamic"], "scheduler": "constant"},
+        **{"negatives": "exact", "negatives_options": OPTIONS["exact"], "scheduler": "constant"},
         **{"steps": 5, "save_every": 5, "batch_size": 8},
     )
     train(settings, quiet=True, dataset=dataset)

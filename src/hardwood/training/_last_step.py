@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerState
 
+from hardwood.training.callback import NegativesCallback
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformerTrainer
 
@@ -34,19 +36,11 @@ def train_on(trainer: SentenceTransformerTrainer, checkpoint: Path | None) -> No
     state.is_local_process_zero = trainer.is_local_process_zero()
     trainer.state = state
     trainer._load_from_checkpoint(str(checkpoint))
-    trainer.callback_handler.train_dataloader = batches
-    for event in (trainer.callback_handler.on_train_begin, trainer.callback_handler.on_train_end):
-        trainer.control = event(trainer.args, state, trainer.control)
-
-
-def refuse_step_beyond(state: Any) -> None:
-    """``ValueError`` where a trainer begins a step beyond its last."""
-    if 0 < state.max_steps <= state.global_step:
-        raise ValueError(
-            f"the checkpoint is of step {state.global_step}, the last of {state.max_steps}, and the trainer would make "
-            "one more (it looks for its end after a step alone): load the model in the checkpoint, which is that of "
-            "the end, or resume with more steps"
-        )
+    # Of all callbacks ours alone has something to load: others expect an optimiser.
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, NegativesCallback):
+            callback.on_train_begin(trainer.args, state, trainer.control, train_dataloader=batches)
+            callback.on_train_end(trainer.args, state, trainer.control)
 
 
 def _steps_of(arguments: Any, batches: int) -> int:

@@ -20,7 +20,6 @@ from hardwood.ranks import Ranks
 from hardwood.training._announced import announce, training_ended
 from hardwood.training._best_model import compare_anew
 from hardwood.training._fingerprint import weights_fingerprint
-from hardwood.training._last_step import refuse_step_beyond
 from hardwood.training._one_batch import refuse_sharded_weights
 from hardwood.training.checkpoints import (
     LOSSES,
@@ -123,7 +122,7 @@ class NegativesCallback(TrainerCallback):
                 f"the checkpoint has the state of {self._num_resumed} of the trainer's losses, and this run has a "
                 f"NegativesCallback for {len(self._together)}: resume with the losses that it was made with"
             )
-        refuse_step_beyond(state)
+        _refuse_step_beyond(state)
         self._step_began = time.perf_counter()
         self._before, self._encoded_before = dict(self.loss.cost.seconds), self.loss.cost.texts_encoded
         if state.is_world_process_zero:  # what an earlier run has left there is written over if this step is saved
@@ -359,3 +358,13 @@ def _check_weights(model: torch.nn.Module, checkpoint: Path) -> None:
                 f"{checkpoint.name.removeprefix('checkpoint-')} steps, and this checkpoint is not kept. Lower the "
                 "learning rate"
             )
+
+
+def _refuse_step_beyond(state: TrainerState) -> None:
+    """``ValueError`` where a trainer begins a step beyond its last."""
+    if 0 < state.max_steps <= state.global_step:
+        raise ValueError(
+            f"the checkpoint is of step {state.global_step}, the last of {state.max_steps}, and the trainer would make "
+            "one more (it looks for its end after a step alone): load the model in the checkpoint, which is that of "
+            "the end, or resume with more steps"
+        )

@@ -172,6 +172,15 @@ def test_the_highest_scores_of_the_corpus_are_not_those_of_its_shards(name: str)
         ShardedNegatives(source, Ranks.alone(), 2)
 
 
+@pytest.mark.parametrize(
+    ("asked", "num_shards", "opened"),
+    [(128, 1, 128), (128, 2, 91), (128, 4, 64), (128, 8, 46), (128, 64, 32), (400, 4, 200), (20, 1, 20), (20, 8, 20)],
+)
+def test_trees_of_shards_open_what_it_takes_to_draw_like_one_tree(asked: int, num_shards: int, opened: int) -> None:
+    """Found by measurement: ``python -m benchmarks.processes.shards``, docs/lab/sources.md."""
+    assert make_source("dynamic", probes=asked).for_shard(0, num_shards).probes == opened
+
+
 def test_a_corpus_that_can_not_be_divided_is_refused() -> None:
     with pytest.raises(ValueError, match="at most 2, or start the run anew"):
         Partition(10, num_shards=2, num_ranks=3)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from sentence_transformers import SentenceTransformerTrainer
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from transformers import TrainerCallback
 
 from hardwood._checkpoint_tensors import read_state
@@ -73,6 +75,49 @@ def test_a_resumed_run_ends_like_an_unbroken_one(
     train(config(tmp_path / "whole", **options), quiet=True, dataset=dataset)
     _train_in_parts(config(tmp_path / "broken", **options), 7, dataset, monkeypatch)
     _assert_ended_alike(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_run_that_was_broken_off_after_its_last_step_makes_none_beyond_it(
+    dataset: RetrievalDataset, tmp_path: Path
+) -> None:
+    # The fifth step is in mid-epoch, and the constant schedule would move the weights in a sixth.
+    settings = config(
+        tmp_path / "run",
+        **{"negatives": "exact", "negatives_options": OPTIONS["exact"], "scheduler": "constant"},
+        **{"steps": 5, "save_every": 5, "batch_size": 8},
+    )
+    train(settings, quiet=True, dataset=dataset)
+    whole, metrics = weights(tmp_path / "run"), json.loads((tmp_path / "run" / "metrics.json").read_text())
+    (tmp_path / "run" / "metrics.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "model")
+    resumed = train(settings, resume=True, quiet=True, dataset=dataset).metrics
+    assert torch.equal(weights(tmp_path / "run"), whole)
+    assert resumed["training"]["steps"] == 5
+    assert resumed["test"] == metrics["test"]
+    for name in ("targets_reencoded", "texts_encoded"):
+        assert resumed["cost"][name] == metrics["cost"][name]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["checkpoint-5"]
+    # More steps go on from there.
+    longer = train(replace(settings, steps=7), resume=True, quiet=True, dataset=dataset)
+    assert longer.metrics["training"]["steps"] == 7
+
+
+def test_a_step_beyond_the_last_is_refused(make_static: Callable, dataset: RetrievalDataset, tmp_path: Path) -> None:
+    """A script that resumes with the trainer itself would make one from the checkpoint of the last step."""
+
+    def trainer() -> SentenceTransformerTrainer:
+        model = make_static()
+        loss = CorpusSoftmaxLoss(model, dataset, "uniform")
+        arguments = SentenceTransformerTrainingArguments(
+            str(tmp_path), max_steps=2, save_steps=2, per_device_train_batch_size=8, use_cpu=True, disable_tqdm=True,
+            report_to="none",
+        )  # fmt: skip
+        pairs, callbacks = dataset.training_pairs(), [NegativesCallback(loss)]
+        return SentenceTransformerTrainer(model, arguments, pairs, loss=loss, callbacks=callbacks)
+
+    trainer().train()
+    with pytest.raises(ValueError, match="of step 2, the last of 2, and the trainer would make one more"):
+        trainer().train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
 @pytest.mark.parametrize("drift", ["nystrom", pytest.param("corrector", marks=pytest.mark.slow)])

@@ -125,6 +125,7 @@ class NegativesCallback(TrainerCallback):
                 f"the checkpoint has the state of {self._num_resumed} of the trainer's losses, and this run has a "
                 f"NegativesCallback for {len(self._together)}: resume with the losses that it was made with"
             )
+        _refuse_step_beyond(state)
         self._step_began = time.perf_counter()
         self._before, self._encoded_before = dict(self.loss.cost.seconds), self.loss.cost.texts_encoded
         if state.is_world_process_zero:  # what an earlier run has left there is written over if this step is saved
@@ -367,3 +368,13 @@ def _check_weights(model: torch.nn.Module, checkpoint: Path) -> None:
                 f"{checkpoint.name.removeprefix('checkpoint-')} steps, and this checkpoint is not kept. Lower the "
                 "learning rate"
             )
+
+
+def _refuse_step_beyond(state: TrainerState) -> None:
+    """``ValueError`` where a trainer begins a step beyond its last."""
+    if 0 < state.max_steps <= state.global_step:
+        raise ValueError(
+            f"the checkpoint is of step {state.global_step}, the last of {state.max_steps}, and the trainer would make "
+            "one more (it looks for its end after a step alone): load the model in the checkpoint, which is that of "
+            "the end, or resume with more steps"
+        )

@@ -27,6 +27,7 @@ from hardwood.training._folder import (
     refuse_restart,
     what_is_kept_is_noted,
 )
+from hardwood.training._last_step import train_on
 from hardwood.training.assembly import make_loss, make_trainer
 from hardwood.training.checkpoints import STATE_FOLDER
 from hardwood.training.config import RunConfig
@@ -162,7 +163,7 @@ def _trained(
     if trace is not None and config.report_base and not trace.has_base(checkpoint and checkpoint / STATE_FOLDER):
         trace.measure("base", measured)
     began = time.perf_counter()
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    train_on(trainer, checkpoint)
     seconds = time.perf_counter() - began - (0.0 if trace is None else trace.seconds_in_training)
     # The trainer leaves its autocast around the model's forward: measure what is saved, as it will be loaded.
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)

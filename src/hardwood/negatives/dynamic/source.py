@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -74,7 +75,9 @@ class DynamicNegatives(NegativeSource):
         landmarks: targets encoded in a refresh, spread evenly over the tree's leaves.
         write_back: whether fresh encodings are written into the tree.
         probes: leaves opened for each query. More than `TargetIndex` takes by default: of 200,000 targets MRR@10
-            was better by 0.003 than with 32, for twice the time of a draw (docs/lab/sources.md).
+            was better by 0.003 than with 32, for twice the time of a draw (docs/lab/sources.md). Where the corpus is
+            divided into V shards, each opens ``probes / sqrt(V)`` in its own tree, and at least 32 (or as many as
+            ``probes``): the proposal is then about as near to the softmax as that of one tree.
         leaf_size: targets in a leaf, on average.
         index: folder of a saved `hardwood.tree.TargetIndex` to begin with instead of encoding the corpus. Its ids are
             rows of the corpus and its vectors are taken for the model's encodings at ``start_step``; dtype and (unless
@@ -161,8 +164,9 @@ class DynamicNegatives(NegativeSource):
         parts = {
             "landmarks": max(1, part_of(self.landmarks, number, num_shards)),
             "refresh": dataclasses.replace(self.refresh, reencode=part_of(self.refresh.reencode, number, num_shards)),
-            # A shard's tree is smaller, but its shape is as rough: fewer opened leaves than these cost quality.
-            "probes": max(min(self.probes, _LEAST_PROBES), -(-self.probes // num_shards)),
+            # V trees that open as many leaves in all draw from something further off the softmax than one: each takes
+            # its share of a query's leaves whether the best are there or not (docs/lab/sources.md).
+            "probes": max(min(self.probes, _LEAST_PROBES), math.ceil(self.probes / math.sqrt(num_shards))),
         }
         return DynamicNegatives(**{**self._arguments(), **parts})
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hardwood.tree.arrays.bfloat16 import decoded, encode
 from hardwood.tree.arrays.bounds import SPREAD
 from hardwood.tree.arrays.ids import IdMap
-from hardwood.tree.arrays.nodes import NO_SKETCH, NO_SPILL, Floats, Ints, Nodes, group_lists, resized
+from hardwood.tree.arrays.nodes import LAYOUT, NO_SKETCH, NO_SPILL, Floats, Ints, Nodes, group_lists, resized
 from hardwood.tree.arrays.statistics import recompute
 from hardwood.tree.change.kernels import drop_rows, move_leaves
 from hardwood.tree.compiled.threads import split_work
@@ -40,6 +40,12 @@ class Tree:
         self.leaf_half, self.group_half = half_squares(nodes.leaf_mean), self._group_half(slice(None))
         self.spill, self.sketch = NO_SPILL, NO_SKETCH
         self._dead: list[int] = np.flatnonzero(nodes.leaf_group < 0).tolist()
+        self._longer: Nodes | None = (
+            None  # of whose leaf arrays those of `nodes` are the beginning, once they have grown
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_longer": None}
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -263,9 +269,22 @@ class Tree:
         if len(old) == count:
             return old
         fresh, L = count - len(old), len(self.nodes.leaf_count)
-        self.nodes = resized(self.nodes, "L", used=L, size=L + fresh)
+        self._lengthen(L + fresh)
         self.leaf_half = np.concatenate([self.leaf_half, np.zeros(fresh, dtype=np.float32)])
         return [*old, *range(L, L + fresh)]
+
+    def _lengthen(self, size: int) -> None:
+        """Leaf arrays of ``size`` leaves: the beginning of longer ones. Copied for each leaf that splits, they would make
+        a refresh of twenty million targets last hours."""
+        leaves, longer = len(self.nodes.leaf_count), self._longer
+        names = [name for name, array in LAYOUT.items() if array.shape[0] == "L"]
+        if (
+            longer is None
+            or len(longer.leaf_count) < size
+            or any(getattr(self.nodes, name).base is not getattr(longer, name) for name in names)
+        ):
+            self._longer = longer = resized(self.nodes, "L", used=leaves, size=size + size // 8)
+        self.nodes = self.nodes._replace(**{name: getattr(longer, name)[:size] for name in names})
 
     def settle(self, touched: Ints, threads: int) -> None:
         """After rows of the ``touched`` leaves (each once) changed: drops empty leaves, relists the groups' leaves

@@ -274,8 +274,10 @@ class Tree:
         return [*old, *range(L, L + fresh)]
 
     def _lengthen(self, size: int) -> None:
-        """Leaf arrays of ``size`` leaves, the beginning of longer ones: copied for each leaf that splits, they would make
-        a refresh of twenty million targets last hours."""
+        """Leaf arrays of ``size`` leaves, the beginning of longer ones.
+
+        Copied for each leaf that splits, they would make a refresh of twenty million targets last hours.
+        """
         leaves, longer = len(self.nodes.leaf_count), self._longer
         names = [name for name, array in LAYOUT.items() if array.shape[0] == "L"]
         if (

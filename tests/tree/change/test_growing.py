@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -37,3 +39,15 @@ def test_leaf_arrays_are_copied_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     query = np.ones((3, 8), dtype=np.float32)
     np.testing.assert_array_equal(index.sample(query, 9, seed=2).ids, again.sample(query, 9, seed=2).ids)
     assert not np.shares_memory(index._tree.nodes.leaf_mean, again._tree.nodes.leaf_mean)
+
+
+def test_rows_that_were_replaced_are_let_go_of() -> None:
+    rng = np.random.default_rng(0)
+    index = TargetIndex.build(rng.normal(size=(500, 8)), leaf_size=4, progress=False)
+    seen = []
+    for begin in range(500, 4_500, 100):  # leaves split and their arrays grow; rows are used up, and move
+        index.add(rng.normal(size=(100, 8)), np.arange(begin, begin + 100))
+        seen.append(weakref.ref(index._tree.nodes.rows))
+        gc.collect()
+        assert {id(rows()) for rows in seen if rows() is not None} == {id(index._tree.nodes.rows)}
+    assert any(rows() is None for rows in seen)

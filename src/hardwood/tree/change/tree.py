@@ -40,12 +40,12 @@ class Tree:
         self.leaf_half, self.group_half = half_squares(nodes.leaf_mean), self._group_half(slice(None))
         self.spill, self.sketch = NO_SPILL, NO_SKETCH
         self._dead: list[int] = np.flatnonzero(nodes.leaf_group < 0).tolist()
-        self._longer: Nodes | None = (
-            None  # of whose leaf arrays those of `nodes` are the beginning, once they have grown
-        )
+        # Arrays by name of which those of leaves are the beginning, once they have grown; no whole `Nodes`, which would
+        # keep rows that have been replaced.
+        self._longer: dict[str, NDArray[Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_longer": None}
+        return self.__dict__ | {"_longer": {}}
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -278,15 +278,12 @@ class Tree:
 
         Copied for each leaf that splits, they would make a refresh of twenty million targets last hours.
         """
-        leaves, longer = len(self.nodes.leaf_count), self._longer
         names = [name for name, array in LAYOUT.items() if array.shape[0] == "L"]
-        if (
-            longer is None
-            or len(longer.leaf_count) < size
-            or any(getattr(self.nodes, name).base is not getattr(longer, name) for name in names)
-        ):
-            self._longer = longer = resized(self.nodes, "L", used=leaves, size=size + size // 8)
-        self.nodes = self.nodes._replace(**{name: getattr(longer, name)[:size] for name in names})
+        kept = self._longer
+        if not kept or len(kept[names[0]]) < size or any(getattr(self.nodes, n).base is not kept[n] for n in names):
+            grown = resized(self.nodes, "L", used=len(self.nodes.leaf_count), size=size + size // 8)
+            self._longer = kept = {name: getattr(grown, name) for name in names}
+        self.nodes = self.nodes._replace(**{name: kept[name][:size] for name in names})
 
     def settle(self, touched: Ints, threads: int) -> None:
         """After rows of the ``touched`` leaves (each once) changed: drops empty leaves, relists the groups' leaves

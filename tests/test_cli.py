@@ -262,7 +262,7 @@ def test_the_demo_set(tmp_path: Path) -> None:
         (["train", "DATA", "--output", "out", "--resume"], "nothing to resume"),
         (["train", "DATA", "--output", "out", "--evaluate-every", "2", "--config", "none.yaml"], "no run file"),
         (["evaluate", "./no-model", "DATA"], "no encoder at './no-model'"),
-        (["evaluate", "./no-model", "DATA", "--split", "exam"], "'exam'"),
+        (["evaluate", ".", "DATA", "--split", "exam"], "'exam'"),  # before the model is loaded
         (["mine", "./no-model", "DATA", "--output", "x.jsonl", "--format", "csv"], "--format must be one of"),
         (["compare", "DATA", "--output", "out", "--negatives", "exact,exact"], "name each source to compare once"),
         (["compare", "DATA", "--output", "out", "--seeds", "0"], "the number of seeds must be at least 1, got 0"),

@@ -156,9 +156,9 @@ def test_a_run_file_cannot_allow_code(command: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [command, "--config", str(settings)])
     assert done.exit_code == 2
     assert "add --trust-remote-code" in done.output
-    if command == "train":  # it goes on, and there is no data
+    if command == "train":  # it goes on, and there is no such model
         allowed = CliRunner().invoke(app, [command, "--config", str(settings), "--trust-remote-code"])
-        assert "corpus.jsonl" in allowed.output
+        assert "could not load the encoder 'somebody/model'" in allowed.output
 
 
 def test_a_comparison_passes_the_permission_on_and_imports_nothing_from_the_current_folder(

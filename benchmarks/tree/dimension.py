@@ -7,7 +7,7 @@ as means over the queries, the total variation between the softmax of reduced sc
 effective sample size (Kish, 1965) of eight draws from the first that are weighed for the second, as a share of eight.
 No tree is involved: both softmaxes are exact. The maps are
 
-- *principal*: the leading directions of the targets (`hardwood.tree.projection.Projection`);
+- *principal*: the leading directions of the targets (`hardwood.tree.Projection`);
 - *weighted by queries*: the bilinear form of each rank that is nearest to the inner product for these queries and
   targets, the best that any linear map can do for them;
 - *Nyström*: the span of as many targets chosen at random (Monath et al., AISTATS 2023, with the linear kernel);
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from hardwood.data import RetrievalDataset
 from hardwood.encoders import load_encoder
 from hardwood.encoding import query_vectors, target_vectors
-from hardwood.tree.projection import Projection
+from hardwood.tree.arrays.projection import Projection
 
 DRAWS, EFFECTIVE_RUNS, BLOCK = 8, 32, 50
 FITTED = 2000

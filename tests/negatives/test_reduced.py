@@ -11,7 +11,7 @@ import torch
 
 from hardwood.negatives import Cost, DynamicNegatives, make_source
 from hardwood.tree import TargetIndex
-from hardwood.tree.projection import Projection
+from hardwood.tree.arrays.projection import Projection
 
 from .conftest import ArrayTargets
 from .test_dynamic import BATCH, DIMENSION, NUM_TARGETS, MovingCorpus, request

@@ -11,7 +11,7 @@ import torch
 
 from hardwood.errors import DataError
 from hardwood.tree import TargetIndex
-from hardwood.tree.projection import Projection, moments
+from hardwood.tree.arrays.projection import Projection, moments
 
 N, FULL, KEPT = 600, 24, 6
 

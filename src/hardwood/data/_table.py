@@ -104,7 +104,7 @@ class TextTable:
         return found
 
     def find(self, ids: Any) -> NDArray[np.int64]:
-        """As ``rows``, from an Arrow string array or chunked array; -1 where an id is unknown."""
+        """As ``rows``, from strings or an Arrow array of them, chunked or not; -1 where an id is unknown."""
         return _first_rows(ids, (chunk.column("id") for chunk in self._chunks))
 
     def find_texts(self, texts: Any) -> NDArray[np.int64]:
@@ -242,6 +242,7 @@ def _joined(titles: Any, texts: Any) -> Any:
 def _first_rows(strings: Any, pieces: Iterable[pa.Array]) -> NDArray[np.int64]:
     """The first row among all ``pieces`` that has each of ``strings``, -1 where none has: by a hash table of what is
     looked for, since it may be small beside the corpus."""
+    strings = strings if isinstance(strings, (pa.Array, pa.ChunkedArray)) else pa.array(strings, type=TEXT_TYPE)
     wanted = pc.unique(strings).cast(TEXT_TYPE)
     found = np.full(len(wanted), -1, dtype=np.int64)
     start = 0

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from hardwood._processors import set_threads
 from hardwood.tree._warmup import warmup
+from hardwood.tree.arrays.projection import Projection
 from hardwood.tree.index import TargetIndex
 from hardwood.tree.results import Draw, Hits, LogPartition
 
-__all__ = ["Draw", "Hits", "LogPartition", "TargetIndex", "set_threads", "warmup"]
+__all__ = ["Draw", "Hits", "LogPartition", "Projection", "TargetIndex", "set_threads", "warmup"]

@@ -11,9 +11,9 @@ import numpy as np
 
 from hardwood.tree import _inputs
 from hardwood.tree.arrays.nodes import Floats, Ints
+from hardwood.tree.arrays.projection import SAMPLE, Projection, check_dimension
 from hardwood.tree.change.tree import Tree
 from hardwood.tree.construct.layout import Source, build
-from hardwood.tree.projection import SAMPLE, Projection, check_dimension
 
 
 def make(

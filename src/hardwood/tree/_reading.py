@@ -20,8 +20,8 @@ from hardwood.tree.results import Draw, Hits, LogPartition
 
 if TYPE_CHECKING:
     from hardwood._ragged import RaggedRows
+    from hardwood.tree.arrays.projection import Projection
     from hardwood.tree.change.tree import Tree
-    from hardwood.tree.projection import Projection
 
     Exclude = RaggedRows | Sequence[Any] | None
 

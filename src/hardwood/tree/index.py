@@ -18,7 +18,7 @@ from hardwood.tree.arrays.prior import SPREAD, with_column, with_prior
 from hardwood.tree.change.repair import repair
 
 if TYPE_CHECKING:
-    from hardwood.tree.projection import Projection
+    from hardwood.tree.arrays.projection import Projection
 
 
 class TargetIndex(ReadableIndex):

@@ -13,7 +13,7 @@ from hardwood.negatives.agreement import Found
 from hardwood.negatives.records import Floats, Targets, encoded_rows
 
 if TYPE_CHECKING:
-    from hardwood.tree.projection import Projection
+    from hardwood.tree.arrays.projection import Projection
 
 _SAMPLE = 8192
 """Targets that are encoded, of all shards together, to find the dimensions that are kept; more where a model has a
@@ -69,7 +69,7 @@ def fitted_projection(targets: Targets, dimension: int, seed: int) -> Generator[
         dimension: how many to keep.
         seed: of the sample.
     """
-    from hardwood.tree.projection import Projection, moments
+    from hardwood.tree.arrays.projection import Projection, moments
 
     wanted = min(targets.num_targets, max(_SAMPLE, 4 * targets.dimension))
     rows = np.sort(np.random.default_rng([seed, 1]).choice(targets.num_targets, wanted, replace=False))

@@ -43,7 +43,7 @@ from hardwood.negatives.records import (
 
 if TYPE_CHECKING:
     from hardwood.tree import TargetIndex
-    from hardwood.tree.projection import Projection
+    from hardwood.tree.arrays.projection import Projection
 
 _INDEX_FOLDER = "index"
 _LEAST_PROBES = 32
@@ -83,7 +83,7 @@ class DynamicNegatives(NegativeSource):
             rows of the corpus and its vectors are taken for the model's encodings at ``start_step``; dtype and (unless
             its targets have another prior) leaf size are its own.
         index_dimension: how many of the model's dimensions tree and true encodings keep, by a
-            `hardwood.tree.projection.Projection` fitted on a sample when the corpus is encoded. What is drawn has known
+            `hardwood.tree.Projection` fitted on a sample when the corpus is encoded. What is drawn has known
             probabilities as ever, and its fresh scores are whole: weights are unbiased, and vary more. ``None``: all.
         index_dtype: how the tree keeps vectors, ``"float32"`` or ``"bfloat16"``.
         true_dtype: how true encodings are kept, likewise.
@@ -140,7 +140,7 @@ class DynamicNegatives(NegativeSource):
 
     def attach(self, targets: Targets, cost: Cost) -> None:
         if self.index_dimension is not None:
-            from hardwood.tree.projection import check_dimension
+            from hardwood.tree.arrays.projection import check_dimension
 
             check_dimension(self.index_dimension, targets.dimension, "index_dimension")
         super().attach(targets, cost)

@@ -24,8 +24,8 @@ from hardwood.errors import DataError
 from hardwood.tree._inputs import DTYPES, MAX_DIMENSION, METRICS
 from hardwood.tree.arrays.nodes import LAYOUT, Nodes, group_lists
 from hardwood.tree.arrays.prior import SPREAD
+from hardwood.tree.arrays.projection import Projection
 from hardwood.tree.change.tree import Tree
-from hardwood.tree.projection import Projection
 from hardwood.tree.store.validate import REFERENCE, TYPES, check_arrays, check_vectors, read_header
 
 FORMAT, VERSION = "hardwood.tree", 1

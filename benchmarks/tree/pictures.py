@@ -5,7 +5,7 @@ python -m benchmarks.tree.pictures docs/images
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import matplotlib as mpl
@@ -66,7 +66,9 @@ def closing(path: Path) -> None:
 
 def main() -> None:
     """Writes both pictures into the folder given."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("docs/images"))
+    folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     balls(folder)
     closing(folder)

@@ -23,7 +23,6 @@ from hardwood.negatives import (
     UniformNegatives,
     log_prior_of,
     make_source,
-    seen_mask,
 )
 from hardwood.negatives.sharded import ShardedNegatives, divided
 from hardwood.ranks import Ranks
@@ -34,9 +33,9 @@ from hardwood.training._citation import CITATION
 from hardwood.training._columns import sets_of
 from hardwood.training._draws import candidate_weights, strategies_of
 from hardwood.training._embedding import EncodingModule, Features
+from hardwood.training._exclusions import Exclusions
 from hardwood.training._features import check_finite, check_scores, text_columns_of
 from hardwood.training._fingerprint import data_fingerprint
-from hardwood.training._hardest import softer_draws
 from hardwood.training._judge import Judge
 from hardwood.training._limits import (
     DEFAULT_UNASKED_PRIOR,
@@ -47,7 +46,7 @@ from hardwood.training._limits import (
     check_hardest,
     check_shards,
 )
-from hardwood.training._margin_watch import MarginWatch, check_margin
+from hardwood.training._margin_watch import check_margin
 from hardwood.training._one_batch import (
     as_one_pass,
     batch_of_all,
@@ -184,7 +183,6 @@ class CorpusSoftmaxLoss(EncodingModule):
         self.seed = seed
         self.similarity = similarity_of(model)
         check_margin(self.margin, self.similarity)
-        self._margin_watch = MarginWatch()
         self.cost = Cost()
         self.source = make_source(negatives) if isinstance(negatives, str) else negatives
         self.shards, self.num_shards = check_shards(shards, num_shards), num_shards
@@ -219,6 +217,7 @@ class CorpusSoftmaxLoss(EncodingModule):
         self._teaching = Teaching.of(teacher, second, scale)
         self._arrivals = ArrivalCheck(self._target_features, dataset.corpus)
         self.suspects = SuspectedNegatives(len(dataset.corpus))
+        self._exclusions = Exclusions(self.margin, self.judge, self.suspects, hardest)
         self._queries = dataset.queries
         self._known = dataset.never_negatives(split)
         self._known_in_evaluation = dataset.never_negatives(*dataset.splits)
@@ -378,13 +377,9 @@ class CorpusSoftmaxLoss(EncodingModule):
         check_finite(given, given_rows, self.targets.corpus, "target", self._step)
         known = self._known if is_training else self._known_in_evaluation
         positives = given[: len(query_rows)]
+        positive_rows = np.ascontiguousarray(target_rows[:, 0])
         request = self._request(
-            queries.detach(),
-            positives.detach(),
-            query_rows,
-            np.ascontiguousarray(target_rows[:, 0]),
-            known,
-            is_training,
+            queries.detach(), positives.detach(), positive_rows, known.take(query_rows), is_training
         )
         strategies = strategies_of(
             self.source,
@@ -400,10 +395,8 @@ class CorpusSoftmaxLoss(EncodingModule):
             self.cost.texts_encoded += len(query_rows) + len(given_rows) + len(candidates.drawn)
             # Last of all: a source that writes these into its index must not change the proposal under the weights.
             self.source.observe(request, strategies[0].draw, candidates.ids, candidates.encodings.detach())
-        dropped = {"dropped_by_margin": self._margin_watch.dropped} if self.margin else {}
-        for second in (self.judge, self._teaching):
-            dropped |= {} if second is None else second.figures()
-        return terms, self.source.diagnostics() | dropped
+        figures = self.source.diagnostics() | self._exclusions.figures()
+        return terms, figures | ({} if self._teaching is None else self._teaching.figures())
 
     def _begin_step(self, step: int) -> None:
         self._step = step
@@ -412,13 +405,7 @@ class CorpusSoftmaxLoss(EncodingModule):
             self.source.begin_step(step)
 
     def _request(
-        self,
-        queries: Tensor,
-        positives: Tensor,
-        query_rows: np.ndarray,
-        positive_rows: np.ndarray,
-        known: RaggedRows,
-        is_training: bool,
+        self, queries: Tensor, positives: Tensor, positive_rows: np.ndarray, known: RaggedRows, is_training: bool
     ) -> Request:
         queries, positives = queries.float(), positives.float()
         position = (self._step, self._micro_step) if is_training else (0, 2**32 - 1)
@@ -428,7 +415,7 @@ class CorpusSoftmaxLoss(EncodingModule):
             positives=torch.from_numpy(positive_rows).to(queries.device),
             num_negatives=self.num_negatives,
             scale=self.scale,
-            exclude=with_own(known.take(query_rows), positive_rows),
+            exclude=with_own(known, positive_rows),
             ceiling=self.margin.ceiling((queries * positives).sum(dim=1)),
             seed=mix(self.seed, *position, 0),
         )
@@ -460,32 +447,15 @@ class CorpusSoftmaxLoss(EncodingModule):
         log_prior = log_prior_of(self.targets, candidates.drawn)
         options: dict[str, Any] = {"weighting": self.weighting, "source": self.source, "log_prior": log_prior}
         log_weights, weights = candidate_weights(candidates, drawing, scores, **options)
-        # What is known to be right for a query, the query itself, or too near its positive, does not count against it.
-        excluded = seen_mask(request.exclude, candidates.ids)
-        if is_training:
-            self.suspects.observe_scores(query_rows, candidates, scores.detach(), excluded)
-        if request.ceiling is not None:
-            dropped = scores.detach() > self.scale * request.ceiling[:, None]
-            if is_training:
-                usable = ~excluded & torch.isfinite(log_weights)
-                self._margin_watch.observe(usable, dropped, was_drawn=bool(drawing))
-            excluded |= dropped
-        known, judged = seen_mask(request.exclude, request.positives), None
-        if self.judge is not None:
-            usable = ~excluded & torch.isfinite(log_weights)
-            judged = self.judge.judge(query_rows, candidates, scores.detach() / self.scale, usable)
-            excluded, known = excluded | judged.rejected, known | judged.rejected[:, candidates.positive_columns]
-        log_weights = log_weights.masked_fill(excluded, -torch.inf)
-        if self.hardest is not None and is_training:
-            draws = [strategy.draw for strategy in strategies]
-            usable = torch.isfinite(log_weights)
-            softer = softer_draws(draws, candidates, scores.detach(), usable, self.hardest)
-            log_weights = log_weights.masked_fill(softer, -torch.inf)
+        counted = self._exclusions.apply(
+            log_weights, scores.detach(), candidates, request, strategies, query_rows, is_training=is_training
+        )
+        log_weights = counted.log_weights
         # In evaluation the estimate stays without bias.
         is_tempered = self.weighting == "tempered" and is_training
         if is_tempered and weights is not None and drawing[0] is strategies[0]:
             log_weights = log_weights + tempering_of(weights, drawing, candidates, scores.detach(), log_weights)
-        both = known if self.symmetric else None
-        taught = None if self._teaching is None else self._teaching.term(query_rows, candidates, judged)
+        both = counted.known if self.symmetric else None
+        taught = None if self._teaching is None else self._teaching.term(query_rows, candidates, counted.judged)
         options = {"scale": self.scale, "similarity": self.similarity, "taught": taught}
         return terms_at_widths(self.widths, queries, candidates, scores, log_weights, both, **options)

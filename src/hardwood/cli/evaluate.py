@@ -10,67 +10,44 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hardwood.cli._data_options import (
-    Corpus,
-    CorpusColumn,
-    IgnoreUnjudged,
-    Lenient,
-    Positive,
-    Query,
-    Source,
-    TestShare,
-)
+from hardwood.cli._data_options import DataOptions, Source, TestShare
 from hardwood.cli._errors import user_errors
+from hardwood.cli._groups import grouped
+from hardwood.cli._model_options import ModelOptions, Trained
 
 
 @user_errors
+@grouped
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Sentence-transformers model: a folder, or a name on the hub.")],
+    *,
+    model: Trained,
     data: Source,
     split: Annotated[list[str] | None, typer.Option(help="Split to measure; repeatable.")] = None,
     train_split: Annotated[
         str | None, typer.Option(help="Split whose targets count as seen. \\[train, if there is one]")
     ] = None,
-    query: Query = None,
-    positive: Positive = None,
-    corpus: Corpus = None,
-    corpus_column: CorpusColumn = None,
+    options: DataOptions,
     test_share: TestShare = None,
     output: Annotated[Path | None, typer.Option(help="Also write the measures to this JSON file.")] = None,
     leave_out: Annotated[
         str, typer.Option(help="Of each query's ranking: own-id (the target with its id), own-text or nothing.")
     ] = "own-id",
-    ignore_unjudged: IgnoreUnjudged = False,
-    lenient: Lenient = False,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda; default: what there is.")] = None,
+    loading: ModelOptions,
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:
     """Measure a model by exact retrieval over the whole corpus, in bounded memory."""
     from hardwood._files import check_writable, written_whole
     from hardwood._waiting import waiting
-    from hardwood.data import read_dataset
     from hardwood.data.read import TEST_SHARE
-    from hardwood.encoders import check_device, check_encoder_name, load_encoder
     from hardwood.evaluation import evaluate_splits
 
     splits = split or ["test"]
-    check_device(device)
-    check_encoder_name(model)
+    loading.check(model)
     if output is not None:
         check_writable(output)
     with waiting(f"Reading {data}", show=not quiet):
-        dataset = read_dataset(
-            data,
-            query=query,
-            positive=positive,
-            corpus=corpus,
-            corpus_column=corpus_column,
-            test_share=0 if "test" not in splits else TEST_SHARE if test_share is None else test_share,
-            train_split=train_split or "train",
-            unjudged="ignore" if ignore_unjudged else "error",
-            lenient=lenient,
-        )
+        share = 0 if "test" not in splits else TEST_SHARE if test_share is None else test_share
+        dataset = options.read(data, test_share=share, train_split=train_split or "train")
     answered = {} if dataset.answers is None else dataset.answers.splits
     for name in splits if train_split is None else [*splits, train_split]:
         if name not in answered:
@@ -79,8 +56,8 @@ def evaluate(
         raise ValueError("a split 'left_out' has the name of the counts of what --lenient left out: rename it")
     from hardwood.ranks import join  # loads torch: not before the settings are known to be good
 
-    ranks = join(device)
-    encoder = load_encoder(model, device=device, trust_remote_code=trust_remote_code)
+    ranks = join(loading.device)
+    encoder = loading.load(model)
     settings: dict[str, Any] = {"train_split": train_split or "train", "leave_out": leave_out, "ranks": ranks}
     settings["progress"] = not quiet and ranks.is_first
     with ranks.during("in an evaluation"):

@@ -9,19 +9,20 @@ import typer
 from rich.console import Console
 
 from hardwood import _checks
-from hardwood.cli._data_options import Corpus, CorpusColumn, IgnoreUnjudged, Lenient, Positive, Query, Source
+from hardwood.cli._data_options import DataOptions, Source
 from hardwood.cli._errors import user_errors
+from hardwood.cli._groups import grouped
+from hardwood.cli._model_options import ModelOptions, Trained
 
 
 @user_errors
+@grouped
 def mine(
-    model: Annotated[str, typer.Argument(help="Sentence-transformers model: a folder, or a name on the hub.")],
+    *,
+    model: Trained,
     data: Source,
     output: Annotated[Path, typer.Option(help="File to write; for triplets a name without .jsonl is a folder.")],
-    query: Query = None,
-    positive: Positive = None,
-    corpus: Corpus = None,
-    corpus_column: CorpusColumn = None,
+    options: DataOptions,
     num_negatives: Annotated[int, typer.Option(help="Negatives a query.")] = 8,
     form: Annotated[
         str,
@@ -40,17 +41,12 @@ def mine(
     seed: Annotated[int, typer.Option(help="Of random sampling.")] = 0,
     scores: Annotated[bool, typer.Option(help="Write similarities.")] = True,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
-    ignore_unjudged: IgnoreUnjudged = False,
-    lenient: Lenient = False,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda; default: what there is.")] = None,
+    loading: ModelOptions,
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:
     """Write a model's hard negatives for other trainers."""
     from hardwood._waiting import waiting
     from hardwood.cli.evaluate import print_left_out
-    from hardwood.data import read_dataset
-    from hardwood.encoders import check_device, check_encoder_name, load_encoder
     from hardwood.mining import FORMATS, mine, write_negatives
     from hardwood.mining._mine import check_mining
     from hardwood.negatives.margin import MarginFilter
@@ -58,23 +54,13 @@ def mine(
     _checks.one_of(FORMATS, form, "--format")
     check_mining(num_negatives, skip_top, depth, seed, sampling=sampling)
     MarginFilter(margin, relative_margin)
-    check_device(device)
-    check_encoder_name(model)
+    loading.check(model)
     with waiting(f"Reading {data}", show=not quiet):
-        dataset = read_dataset(
-            data,
-            query=query,
-            positive=positive,
-            corpus=corpus,
-            corpus_column=corpus_column,
-            test_share=0,  # a test is for measuring: all pairs get negatives
-            unjudged="ignore" if ignore_unjudged else "error",
-            lenient=lenient,
-        )
+        dataset = options.read(data, test_share=0)  # a test is for measuring: all pairs get negatives
     from hardwood.ranks import join  # loads torch: not before the settings are known to be good
 
-    ranks = join(device)
-    encoder = load_encoder(model, device=device, trust_remote_code=trust_remote_code)
+    ranks = join(loading.device)
+    encoder = loading.load(model)
     with ranks.during("while mining"):
         mined = mine(
             encoder,

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from hardwood.cli._data_options import (
-    Corpus,
-    CorpusColumn,
-    IgnoreUnjudged,
-    Lenient,
-    Positive,
-    Query,
-    Source,
-    TestShare,
-)
+from hardwood.cli._data_options import DataOptions, Source, TestShare
 from hardwood.cli._errors import user_errors
+from hardwood.cli._groups import grouped
 
 
 @user_errors
@@ -36,42 +28,28 @@ def report(
 
 
 @user_errors
+@grouped
 def clean(
+    *,
     data: Source,
     decisions: Annotated[Path, typer.Argument(help="decisions.jsonl, as a report exports it.", show_default=False)],
     output: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
-    query: Query = None,
-    positive: Positive = None,
-    corpus: Corpus = None,
-    corpus_column: CorpusColumn = None,
+    options: DataOptions,
     test_share: TestShare = None,
     train_split: Annotated[str, typer.Option(help="Split of decisions that name none.")] = "train",
-    ignore_unjudged: IgnoreUnjudged = False,
-    lenient: Lenient = False,
     overwrite: Annotated[bool, typer.Option(help="Replace what the folder holds.")] = False,
 ) -> None:
     """Add the positives found among suspected false negatives: a new dataset folder."""
     from hardwood.cli.data import print_dataset
     from hardwood.cli.evaluate import print_left_out
-    from hardwood.data import read_dataset
     from hardwood.data.read import TEST_SHARE
     from hardwood.report import add_decisions, read_decisions
 
     if output.exists() and Path(data).exists() and output.resolve() == Path(data).resolve():
         raise ValueError(f"the output folder {output} is the dataset itself: choose another, and it stays as it is")
     found = read_decisions(decisions)
-    unjudged: Literal["error", "ignore"] = "ignore" if ignore_unjudged else "error"
-    dataset = read_dataset(
-        data,
-        query=query,
-        positive=positive,
-        corpus=corpus,
-        corpus_column=corpus_column,
-        test_share=TEST_SHARE if test_share is None else test_share,  # as the run that the report is of
-        train_split=train_split,
-        unjudged=unjudged,
-        lenient=lenient,
-    )
+    share = TEST_SHARE if test_share is None else test_share  # as the run that the report is of
+    dataset = options.read(data, test_share=share, train_split=train_split)
     cleaned = add_decisions(dataset, found, train_split=train_split, where=decisions)
     cleaned.dataset.save(output, overwrite=overwrite)
     print_left_out(dataset.left_out)

@@ -8,85 +8,20 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from hardwood.cli._data_options import (
-    Corpus,
-    CorpusColumn,
-    IgnoreUnjudged,
-    Lenient,
-    Positive,
-    Query,
-    TestShare,
-)
 from hardwood.cli._errors import user_errors
-from hardwood.cli._train_options import (
-    NEGATIVES,
-    Accumulation,
-    BatchSize,
-    CacheSize,
-    Config,
-    Data,
-    Device,
-    Dimension,
-    EncodeBatchSize,
-    Encoder,
-    Epochs,
-    EvaluateEvery,
-    GivenNegatives,
-    GuideMargin,
-    GuideModel,
-    GuideWithin,
-    Hardest,
-    LearningRate,
-    LeaveOut,
-    Margin,
-    MatryoshkaDim,
-    MaxLength,
-    MiniBatchSize,
-    NumNegatives,
-    NumShards,
-    Output,
-    Precision,
-    Quiet,
-    RefreshEvery,
-    RefreshSize,
-    RelativeMargin,
-    Report,
-    ReportBase,
-    ReportTexts,
-    ReportTo,
-    SaveEvery,
-    Scale,
-    Seed,
-    ShardsOf,
-    SourceOption,
-    StartStep,
-    Steps,
-    Symmetric,
-    TeacherOf,
-    TeacherTemperature,
-    TeacherWeight,
-    Threads,
-    Towers,
-    TrustRemoteCode,
-    UnaskedPrior,
-    UnaskedPush,
-    UniformNegatives,
-    Weighting,
-)
+from hardwood.cli._groups import grouped
+from hardwood.cli._train_options import NEGATIVES, TRAINING, Config, Data, Output, RunOptions
 
 _SWITCHES = ("report", "report_base", "report_texts")  # on by default, so that "off" is something given
 
 
 @user_errors
+@grouped
 def train(
+    *,
     data: Data = None,
     config: Config = None,
     output: Output = None,
-    query: Query = None,
-    positive: Positive = None,
-    corpus: Corpus = None,
-    corpus_column: CorpusColumn = None,
-    test_share: TestShare = None,
     negatives: Annotated[
         str | None,
         typer.Option(
@@ -94,62 +29,50 @@ def train(
             rich_help_panel=NEGATIVES,
         ),
     ] = None,
-    num_negatives: NumNegatives = None,
-    given_negatives: GivenNegatives = None,
-    uniform_negatives: UniformNegatives = None,
-    hardest: Hardest = None,
-    refresh_every: RefreshEvery = None,
-    start_step: StartStep = None,
-    cache_size: CacheSize = None,
-    refresh_size: RefreshSize = None,
-    source_option: SourceOption = None,
-    margin: Margin = None,
-    relative_margin: RelativeMargin = None,
-    guide: GuideModel = None,
-    guide_margin: GuideMargin = None,
-    guide_within: GuideWithin = None,
-    teacher: TeacherOf = None,
-    teacher_weight: TeacherWeight = None,
-    teacher_temperature: TeacherTemperature = None,
-    weighting: Weighting = None,
-    unasked_prior: UnaskedPrior = None,
-    unasked_push: UnaskedPush = None,
-    encoder: Encoder = None,
-    towers: Towers = None,
-    dimension: Dimension = None,
-    max_length: MaxLength = None,
-    trust_remote_code: TrustRemoteCode = False,
-    batch_size: BatchSize = None,
-    steps: Steps = None,
-    epochs: Epochs = None,
-    scale: Scale = None,
-    symmetric: Symmetric = False,
-    matryoshka_dim: MatryoshkaDim = None,
-    learning_rate: LearningRate = None,
-    gradient_accumulation: Accumulation = None,
-    mini_batch_size: MiniBatchSize = None,
-    encode_batch_size: EncodeBatchSize = None,
-    precision: Precision = None,
-    seed: Seed = None,
-    evaluate_every: EvaluateEvery = None,
-    save_every: SaveEvery = None,
-    report_to: ReportTo = None,
-    report: Report = None,
-    report_base: ReportBase = None,
-    report_texts: ReportTexts = None,
-    leave_out: LeaveOut = None,
-    ignore_unjudged: IgnoreUnjudged = False,
-    lenient: Lenient = False,
-    device: Device = None,
-    threads: Threads = None,
-    shards: ShardsOf = None,
-    num_shards: NumShards = None,
+    run: RunOptions,
+    refresh_every: Annotated[
+        int | None,
+        typer.Option(help="Steps between two encodings of the corpus, or two pools.", rich_help_panel=NEGATIVES),
+    ] = None,
+    start_step: Annotated[
+        int | None, typer.Option(help="First step with drawn negatives; before: in-batch.", rich_help_panel=NEGATIVES)
+    ] = None,
+    cache_size: Annotated[int | None, typer.Option(help="Targets in the cache.", rich_help_panel=NEGATIVES)] = None,
+    refresh_size: Annotated[
+        int | None, typer.Option(help="Targets renewed a step in it.", rich_help_panel=NEGATIVES)
+    ] = None,
+    source_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Any other option of the source, as NAME=VALUE, such as write_back=false; repeatable.",
+            rich_help_panel=NEGATIVES,
+        ),
+    ] = None,
+    save_every: Annotated[
+        int | None, typer.Option(help="Steps between two checkpoints.", rich_help_panel=TRAINING)
+    ] = None,
+    report_to: Annotated[
+        list[str] | None, typer.Option(help="tensorboard, wandb, …; repeatable.", rich_help_panel=TRAINING)
+    ] = None,
+    shards: Annotated[
+        str | None,
+        typer.Option(
+            "--shards",
+            help="Of several processes: divided, each keeps a part of the corpus; replicated, a copy. \\[divided]",
+            rich_help_panel=NEGATIVES,
+        ),
+    ] = None,
+    num_shards: Annotated[
+        int | None,
+        typer.Option(help="Parts of the corpus; draws depend on it. [one a process]", rich_help_panel=NEGATIVES),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the folder from its last checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Remove what the folder holds.")] = False,
-    quiet: Quiet = False,
+    quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:
     """Train an encoder and measure it: writes model, metrics, run file and training curve."""
     options = {**locals()}
+    options |= vars(options.pop("run"))
     run_flags = {name: options.pop(name) for name in ("resume", "overwrite", "quiet")}
     if resume and config is None and output is not None:
         options["config"] = _run_file(output)
@@ -176,70 +99,25 @@ def train(
 
 
 @user_errors
+@grouped
 def compare(
+    *,
     data: Data = None,
     config: Config = None,
     output: Output = None,
-    query: Query = None,
-    positive: Positive = None,
-    corpus: Corpus = None,
-    corpus_column: CorpusColumn = None,
-    test_share: TestShare = None,
     negatives: Annotated[
         str, typer.Option(help="Sources, separated by commas.", rich_help_panel=NEGATIVES)
     ] = "in-batch,uniform,static,periodic,cache,exact,dynamic",
     seeds: Annotated[int, typer.Option(help="Runs a source and budget.")] = 3,
     split: Annotated[str, typer.Option(help="Split of the figure, and first in the table.")] = "test",
-    num_negatives: NumNegatives = None,
-    given_negatives: GivenNegatives = None,
-    uniform_negatives: UniformNegatives = None,
-    hardest: Hardest = None,
-    margin: Margin = None,
-    relative_margin: RelativeMargin = None,
-    guide: GuideModel = None,
-    guide_margin: GuideMargin = None,
-    guide_within: GuideWithin = None,
-    teacher: TeacherOf = None,
-    teacher_weight: TeacherWeight = None,
-    teacher_temperature: TeacherTemperature = None,
-    weighting: Weighting = None,
-    unasked_prior: UnaskedPrior = None,
-    unasked_push: UnaskedPush = None,
-    encoder: Encoder = None,
-    towers: Towers = None,
-    dimension: Dimension = None,
-    max_length: MaxLength = None,
-    trust_remote_code: TrustRemoteCode = False,
-    batch_size: BatchSize = None,
-    steps: Steps = None,
-    epochs: Epochs = None,
-    scale: Scale = None,
-    symmetric: Symmetric = False,
-    matryoshka_dim: MatryoshkaDim = None,
-    learning_rate: LearningRate = None,
-    gradient_accumulation: Accumulation = None,
-    mini_batch_size: MiniBatchSize = None,
-    encode_batch_size: EncodeBatchSize = None,
-    precision: Precision = None,
-    seed: Seed = None,
-    evaluate_every: EvaluateEvery = None,
-    report: Report = None,
-    report_base: ReportBase = None,
-    report_texts: ReportTexts = None,
-    leave_out: LeaveOut = None,
-    ignore_unjudged: IgnoreUnjudged = False,
-    lenient: Lenient = False,
-    device: Device = None,
-    threads: Threads = None,
+    run: RunOptions,
 ) -> None:
     """Train every source of negatives on the same data, steps and seeds, and report quality beside cost."""
-    options = {**locals()}
-    sources = [name.strip() for name in options.pop("negatives").split(",") if name.strip()]
-    del options["seeds"], options["split"]
+    sources = [name.strip() for name in negatives.split(",") if name.strip()]
     from hardwood.comparison.plan import check_plan
 
     check_plan(sources, seeds)
-    base = _run_config(options)
+    base = _run_config({"data": data, "config": config, "output": output, **vars(run)})
     _check_models(base)
     from hardwood.cli.evaluate import print_left_out
     from hardwood.comparison import compare as compare_runs

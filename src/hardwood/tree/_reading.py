@@ -128,6 +128,8 @@ class ReadableIndex:
             ValueError: for ``k < 1``, ``scale <= 0``, NaN, wrong dimension, an empty index, more draws
                 without replacement than targets, a query that excludes every target.
         """
+        from hardwood.tree.read.question import Question
+
         beta, stream = _inputs.positive(scale, "scale"), _inputs.seed_of(seed)
         x, size = self._queries(queries, beta), _checks.count(k, "k")
         opens, wanted = _checks.count(probes, "probes"), bool(bounds)
@@ -140,8 +142,8 @@ class ReadableIndex:
         with self._lock.reading():
             nodes, gamma, sketch = self._ready(), rounding(self._width), self._tree.sketch
             offsets, hidden = self._excluded_rows(lists, 1 if replace else size)
-            inside = self._groups(opens)
-            asked = (nodes, sketch, x, beta, opens, inside, offsets, hidden, stream, first_query, gamma, wanted)
+            question = Question(x, beta, opens, self._groups(opens), offsets, hidden, gamma)
+            asked = (nodes, sketch, question, stream, first_query, wanted)
             if replace:
                 from hardwood.tree.read.sample import draw_replace
 
@@ -219,6 +221,7 @@ class ReadableIndex:
             KeyError: for ids that are not in the index.
         """
         from hardwood.tree.read.proposal import leaf_masses, proposal
+        from hardwood.tree.read.question import Question
 
         beta = _inputs.positive(scale, "scale")
         x = self._queries(queries, beta)
@@ -233,28 +236,9 @@ class ReadableIndex:
             where = where.reshape(-1)
             masses = np.zeros((len(x), len(leaves)))
             self._run(lambda a, b: leaf_masses(nodes, sketch, x, beta, leaves, a, b, masses), len(leaves))
-            inside = self._groups(opens)
-            self._run(
-                lambda a, b: proposal(
-                    nodes,
-                    sketch,
-                    x,
-                    beta,
-                    opens,
-                    inside,
-                    offsets,
-                    hidden,
-                    rows,
-                    where,
-                    leaves,
-                    masses,
-                    gamma,
-                    a,
-                    b,
-                    out,
-                ),
-                len(x),
-            )
+            question = Question(x, beta, opens, self._groups(opens), offsets, hidden, gamma)
+            asked = (nodes, sketch, question, rows, where, leaves, masses)
+            self._run(lambda a, b: proposal(*asked, a, b, out), len(x))
         return _inputs.like(queries, out)
 
     def search(self, queries: Any, k: int, *, probes: int = PROBES) -> Hits:
@@ -338,6 +322,7 @@ class ReadableIndex:
             ValueError: as `sample`.
         """
         from hardwood.tree.read.expectation import expect
+        from hardwood.tree.read.question import Question
 
         beta = _inputs.positive(scale, "scale")
         x = self._queries(queries, beta)
@@ -346,8 +331,8 @@ class ReadableIndex:
         with self._lock.reading():
             nodes, gamma = self._ready(), rounding(self._width)
             offsets, hidden = self._excluded_rows(lists, 1)
-            inside = self._groups(opens)
-            self._run(lambda a, b: expect(nodes, x, beta, opens, inside, offsets, hidden, gamma, a, b, out), len(x))
+            question = Question(x, beta, opens, self._groups(opens), offsets, hidden, gamma)
+            self._run(lambda a, b: expect(nodes, question, a, b, out), len(x))
         return _inputs.like(queries, np.ascontiguousarray(out[:, : self.dimension]))
 
     # Inside

@@ -8,7 +8,7 @@ import pytest
 
 from hardwood import TargetIndex
 from hardwood.tree.change.tree import AROUND, MANY
-from hardwood.tree.construct import assign
+from hardwood.tree.construct import assign, leaves
 
 
 @pytest.mark.parametrize(("n", "d"), [(1, 3), (5, 1), (203, 9)])
@@ -100,3 +100,32 @@ def test_groups_around_are_the_nearest_with_targets(n, leaf_size, gone):
     moved = y[index.ids[many]] + np.float32(0.01)
     here = tree.nodes.row_leaf[rows].astype(np.int64)
     assert (tree.nodes.leaf_group[tree.place(moved, here, 1)] >= 0).all()
+
+
+def test_regions_reach_every_group():
+    centres = naive.clusters(500, 6, spread=1.0)
+    half = 0.5 * (centres**2).sum(axis=1)
+    regions, around = leaves.regions_of(centres, half, np.random.default_rng(0))
+    assert set(around.ravel()) == set(range(500))  # else its leaves would stay empty
+    assert (np.diff(around) > 0).all()
+    gaps = ((regions[:, None].astype(np.float64) - centres) ** 2).sum(axis=2)
+    home = gaps.argmin(axis=0)
+    for region, mine in enumerate(around):  # its own, and of the others the nearest
+        own, rest = np.flatnonzero(home == region), np.setdiff1d(mine, np.flatnonzero(home == region))
+        assert np.isin(own, mine).all()
+        others = np.setdiff1d(np.arange(500), mine)
+        assert gaps[region, rest].max(initial=0.0) <= gaps[region, others].min() + 1e-5
+
+
+def test_many_groups_are_looked_for_by_region(monkeypatch):
+    """Leaves are nearly as tight as where each target is compared with all groups; and any number of threads finds the
+    same ones."""
+    y = naive.clusters(6000, 16, spread=0.6)
+    monkeypatch.setattr(leaves, "LEAVES_A_GROUP", 4)
+    whole = TargetIndex.build(y, leaf_size=8, progress=False)
+    monkeypatch.setattr(leaves, "MOST_COMPARED", 40)
+    one, two = (TargetIndex.build(y, leaf_size=8, threads=threads, progress=False) for threads in (1, 2))
+    np.testing.assert_array_equal(one._tree.nodes.row_id, two._tree.nodes.row_id)
+    one.check()
+    assert one.stats()["mean_spread"] < 1.03 * whole.stats()["mean_spread"]
+    assert one.stats()["leaves"] > 0.97 * whole.stats()["leaves"]

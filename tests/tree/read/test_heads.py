@@ -9,6 +9,7 @@ import pytest
 from hardwood import TargetIndex
 from hardwood.tree.arrays.bounds import rounding
 from hardwood.tree.arrays.nodes import BLOCK
+from hardwood.tree.read.question import Question
 from hardwood.tree.read.survey import MOST_SHARED, SHARED, forced_leaves, shares_leaves, survey
 
 
@@ -24,11 +25,9 @@ def queries():
 
 def block_of(index, queries, probes, exclude):
     """What the kernels see of all these queries at once."""
-    with_lists = index._excluded_rows(exclude, 1)
-    x = index._queries(queries)
-    return survey(
-        index._tree.nodes, x, 20.0, index._groups(probes), probes, *with_lists, rounding(index.dimension), 0, len(x)
-    )
+    lists, x = index._excluded_rows(exclude, 1), index._queries(queries)
+    question = Question(x, 20.0, probes, index._groups(probes), *lists, rounding(index.dimension))
+    return survey(index._tree.nodes, question, 0, len(x))
 
 
 def test_leaves_scored_for_many_queries_at_once_or_one_by_one(index, queries):

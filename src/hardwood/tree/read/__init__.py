@@ -11,15 +11,16 @@ What kernels take, by the names that they all use (``B`` queries, ``d`` dimensio
 
     nodes               the tree, see `arrays.nodes.Nodes`
     sketch, spill       see `arrays.nodes`; empty where there is none
-    queries             (B, d) float32
-    scale               β > 0 in s = β x·y
-    probes              leaves that each query opens
-    groups              groups whose leaves each query looks at
-    excluded_offsets    (B + 1,) and
-    excluded_rows       int64: query b excludes the rows excluded_rows[excluded_offsets[b] : excluded_offsets[b + 1]],
+    question            `question.Question`, which has these:
+      queries           (B, d) float32
+      scale             β > 0 in s = β x·y
+      probes            leaves that each query opens
+      groups            groups whose leaves each query looks at
+      excluded_offsets  (B + 1,) and
+      excluded_rows     int64: query b excludes the rows excluded_rows[excluded_offsets[b] : excluded_offsets[b + 1]],
                         which ascend; ``excluded`` is one query's part
+      gamma             relative error of a float32 score, see `arrays.bounds.rounding`
     seed, first         random numbers of query b depend on (seed, first + b); ``stream`` is one query's key
-    gamma               relative error of a float32 score, see `arrays.bounds.rounding`
     certify             whether bounds are wanted too
     begin, end          the queries (or leaves) that this call does: one thread's part
     unit, beta_norm     (d,) x / ‖x‖ in float32 and β‖x‖ of one query

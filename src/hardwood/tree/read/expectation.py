@@ -8,19 +8,20 @@ from hardwood.tree.arrays.bounds import RADIUS, REACH, SPREAD
 from hardwood.tree.arrays.nodes import BLOCK
 from hardwood.tree.compiled.numeric import decode, dot, jit
 from hardwood.tree.read.cut import explore
+from hardwood.tree.read.question import excluded_by
 from hardwood.tree.read.survey import survey
 
 
 @jit
-def expect(nodes, queries, scale, probes, groups, excluded_offsets, excluded_rows, gamma, begin, end, out):  # type: ignore[no-untyped-def]
+def expect(nodes, question, begin, end, out):  # type: ignore[no-untyped-def]
     """``E_P[y]`` for queries ``begin <= b < end`` into ``out`` (B, d): opened targets exactly, an unopened
     node by the mean of its targets tilted by the query, ``μ + β Σ x``: together the gradient of ``log Ẑ`` by
     ``βx``."""
-    d = queries.shape[1]
+    d = question.queries.shape[1]
     total, push = np.empty(d), np.empty(d)
     for low in range(begin, end, BLOCK):
         high = min(low + BLOCK, end)
-        block = survey(nodes, queries, scale, groups, probes, excluded_offsets, excluded_rows, gamma, low, high)
+        block = survey(nodes, question, low, high)
         for b in range(low, high):
             unit, beta_norm, near, far = (
                 block.unit[b - low],
@@ -28,15 +29,8 @@ def expect(nodes, queries, scale, probes, groups, excluded_offsets, excluded_row
                 block.share[b - low, 0],
                 block.share[b - low, 1],
             )
-            cut = explore(
-                nodes,
-                block,
-                b - low,
-                probes,
-                excluded_rows[excluded_offsets[b] : excluded_offsets[b + 1]],
-                gamma,
-                False,
-            )
+            excluded = excluded_by(question, b)
+            cut = explore(nodes, block, b - low, question.probes, excluded, question.gamma, False)
             opened, n_tail = cut.opened, cut.in_view
             total[:] = 0.0
             for t in range(opened):

@@ -10,6 +10,7 @@ from hardwood.tree.compiled.numeric import dot, jit, widest
 from hardwood.tree.compiled.numeric import unit as to_unit
 from hardwood.tree.read.cut import explore
 from hardwood.tree.read.masses import children, leaf_estimate, score_leaf
+from hardwood.tree.read.question import excluded_by
 from hardwood.tree.read.sketch import decides, sketch_leaf, sketch_score
 from hardwood.tree.read.survey import survey
 
@@ -18,17 +19,11 @@ from hardwood.tree.read.survey import survey
 def proposal(  # type: ignore[no-untyped-def]
     nodes,
     sketch,
-    queries,
-    scale,
-    probes,
-    groups,
-    excluded_offsets,
-    excluded_rows,
+    question,
     rows,
     home,
     leaves,
     mass,
-    gamma,
     begin,
     end,
     out,
@@ -44,11 +39,11 @@ def proposal(  # type: ignore[no-untyped-def]
     inner = np.empty(L)
     for low in range(begin, end, BLOCK):
         high = min(low + BLOCK, end)
-        block = survey(nodes, queries, scale, groups, probes, excluded_offsets, excluded_rows, gamma, low, high)
+        block = survey(nodes, question, low, high)
         for b in range(low, high):
             unit, beta_norm, share = block.unit[b - low], block.beta_norm[b - low], block.share[b - low, 0]
-            excluded = excluded_rows[excluded_offsets[b] : excluded_offsets[b + 1]]
-            cut = explore(nodes, block, b - low, probes, excluded, gamma, False)
+            excluded = excluded_by(question, b)
+            cut = explore(nodes, block, b - low, question.probes, excluded, question.gamma, False)
             opened, n_tail = cut.opened, cut.in_view
             log_z = cut.log_z
             for t in range(n_tail):

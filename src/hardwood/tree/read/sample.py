@@ -11,6 +11,7 @@ from hardwood.tree.arrays.products import products
 from hardwood.tree.compiled.numeric import dot, jit, mix, uniform, widest
 from hardwood.tree.read.cut import Cut, explore
 from hardwood.tree.read.masses import columns_of, largest, masses, score_leaf, span
+from hardwood.tree.read.question import excluded_by
 from hardwood.tree.read.sketch import decides, sketch_leaf
 from hardwood.tree.read.survey import Block, survey
 
@@ -40,15 +41,9 @@ def pick(weight, n, u):  # type: ignore[no-untyped-def]
 def draw_replace(  # type: ignore[no-untyped-def]
     nodes,
     sketch,
-    queries,
-    scale,
-    probes,
-    groups,
-    excluded_offsets,
-    excluded_rows,
+    question,
     seed,
     first,
-    gamma,
     certify,
     begin,
     end,
@@ -63,11 +58,11 @@ def draw_replace(  # type: ignore[no-untyped-def]
     k = rows.shape[1]
     for low in range(begin, end, BLOCK):
         high = min(low + BLOCK, end)
-        block = survey(nodes, queries, scale, groups, probes, excluded_offsets, excluded_rows, gamma, low, high)
+        block = survey(nodes, question, low, high)
         node, base = np.empty((high - low, k), np.int64), np.empty((high - low, k))
         for b in range(low, high):
-            q, excluded = b - low, excluded_rows[excluded_offsets[b] : excluded_offsets[b + 1]]
-            cut = explore(nodes, block, q, probes, excluded, gamma, certify)
+            q, excluded = b - low, excluded_by(question, b)
+            cut = explore(nodes, block, q, question.probes, excluded, question.gamma, certify)
             mark(cut, certify, marks[b])
             node[q] = NOTHING
             if cut.log_z == -np.inf:

@@ -14,6 +14,7 @@ from hardwood.tree.compiled.numeric import dot, gumbel, jit, mix, widest
 from hardwood.tree.read.cut import Cut, explore
 from hardwood.tree.read.heap import pop, push
 from hardwood.tree.read.masses import children, largest, score_leaf
+from hardwood.tree.read.question import excluded_by
 from hardwood.tree.read.sample import mark
 from hardwood.tree.read.sketch import decides, sketch_leaf
 from hardwood.tree.read.survey import survey
@@ -42,15 +43,9 @@ def truncated(values, n, roof):  # type: ignore[no-untyped-def]
 def draw_without(  # type: ignore[no-untyped-def]
     nodes,
     sketch,
-    queries,
-    scale,
-    probes,
-    groups,
-    excluded_offsets,
-    excluded_rows,
+    question,
     seed,
     first,
-    gamma,
     certify,
     begin,
     end,
@@ -71,10 +66,10 @@ def draw_without(  # type: ignore[no-untyped-def]
     wide = max(fan, widest(nodes.leaf_count))
     for low in range(begin, end, BLOCK):
         high = min(low + BLOCK, end)
-        block = survey(nodes, queries, scale, groups, probes, excluded_offsets, excluded_rows, gamma, low, high)
+        block = survey(nodes, question, low, high)
         for b in range(low, high):
-            excluded = excluded_rows[excluded_offsets[b] : excluded_offsets[b + 1]]
-            cut = explore(nodes, block, b - low, probes, excluded, gamma, certify)
+            excluded = excluded_by(question, b)
+            cut = explore(nodes, block, b - low, question.probes, excluded, question.gamma, certify)
             mark(cut, certify, marks[b])
             if cut.log_z == -np.inf:
                 continue

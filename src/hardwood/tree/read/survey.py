@@ -12,6 +12,7 @@ from hardwood.tree.compiled.numeric import first_from, jit, widest
 from hardwood.tree.compiled.numeric import unit as to_unit
 from hardwood.tree.compiled.select import top
 from hardwood.tree.read.masses import along, columns_of, span
+from hardwood.tree.read.question import Question, excluded_by
 
 SHARED = 1.0
 """Score leaves once for the whole block when its queries open at least this many leaves per live leaf
@@ -58,13 +59,14 @@ class Block(NamedTuple):
 
 
 @jit
-def survey(nodes: Nodes, queries, scale, groups, probes, excluded_offsets, excluded_rows, gamma, begin, end):  # type: ignore[no-untyped-def]
+def survey(nodes: Nodes, question: Question, begin, end):  # type: ignore[no-untyped-def]
     """The `Block` of queries ``begin <= b < end``: each looks into the ``groups`` groups of largest estimated mass
     and those that hold an excluded row, and will open ``probes`` leaves."""
-    Q, G = end - begin, nodes.group_count.shape[0]
+    Q, G, gamma = end - begin, nodes.group_count.shape[0], question.gamma
+    queries, excluded_offsets = question.queries, question.excluded_offsets
     unit, beta_norm, share = np.empty((Q, queries.shape[1]), np.float32), np.empty(Q), np.empty((Q, 2))
     for q in range(Q):
-        beta_norm[q] = scale * to_unit(queries[begin + q], unit[q])
+        beta_norm[q] = question.scale * to_unit(queries[begin + q], unit[q])
         share[q, 0] = along(unit[q], nodes.leaf_covariance, nodes.even_variance[0])
         share[q, 1] = along(unit[q], nodes.group_covariance, nodes.even_variance[1])
     group_dot = group_products(nodes, unit)
@@ -83,7 +85,7 @@ def survey(nodes: Nodes, queries, scale, groups, probes, excluded_offsets, exclu
         span(
             stats, group_dot[q], G, beta_norm[q], share[q, 1], gamma, group_log[q], group_low[q], group_high[q], True
         )  # fmt: skip
-        mine, n = order[q], min(groups, live)
+        mine, n = order[q], min(question.groups, live)
         for i in range(live):
             logs[i] = group_log[q, living[i]]
         top(logs, live, n, chosen)
@@ -95,10 +97,8 @@ def survey(nodes: Nodes, queries, scale, groups, probes, excluded_offsets, exclu
             else:
                 mine[rest] = living[i]
                 rest += 1
-        hidden = forced_leaves(
-            nodes, excluded_rows[excluded_offsets[begin + q] : excluded_offsets[begin + q + 1]], forced
-        )
-        opened += min(max(probes, hidden), nodes.group_leaves.shape[0])
+        hidden = forced_leaves(nodes, excluded_by(question, begin + q), forced)
+        opened += min(max(question.probes, hidden), nodes.group_leaves.shape[0])
         if hidden > 0:
             needed[:] = False
             for f in range(hidden):
@@ -114,7 +114,7 @@ def survey(nodes: Nodes, queries, scale, groups, probes, excluded_offsets, exclu
     block = Block(unit, beta_norm, share, group_log, group_low, group_high, order, inside, live, leaf_dot, heads)
     if not shares_leaves(nodes, opened):
         return block
-    heads = shared_heads(nodes, block, probes, opened, excluded_offsets[begin : end + 1], excluded_rows)
+    heads = shared_heads(nodes, block, question, begin, opened)
     return Block(unit, beta_norm, share, group_log, group_low, group_high, order, inside, live, leaf_dot, heads)
 
 
@@ -127,9 +127,9 @@ def shares_leaves(nodes, opened):  # type: ignore[no-untyped-def]
 
 
 @jit
-def shared_heads(nodes, block, probes, opened, excluded_offsets, excluded_rows):  # type: ignore[no-untyped-def]
-    """The `Heads` of the block, whose queries open ``opened`` leaves together at most. Leaf by leaf over all of them,
-    so that a leaf that several open comes from memory once."""
+def shared_heads(nodes, block, question, begin, opened):  # type: ignore[no-untyped-def]
+    """The `Heads` of the block of the queries from ``begin`` on, which open ``opened`` leaves together at most. Leaf by
+    leaf over all of them, so that a leaf that several open comes from memory once."""
     Q, leaf_count, L = block.beta_norm.shape[0], nodes.leaf_count, nodes.leaf_count.shape[0]
     # Every opening: where in the view, of which leaf, by which query, and where its products go.
     pick, leaf_of = np.empty(opened, np.int64), np.empty(opened, np.int64)
@@ -139,9 +139,8 @@ def shared_heads(nodes, block, probes, opened, excluded_offsets, excluded_rows):
     for q in range(Q):
         pick_at[q], dot_at[q] = openings, total
         node, middle, _, _, seen = view(nodes, block, q, 0.0, False)
-        for place in most_massive(
-            nodes, node, middle, seen, probes, excluded_rows[excluded_offsets[q] : excluded_offsets[q + 1]]
-        ):
+        excluded = excluded_by(question, begin + q)
+        for place in most_massive(nodes, node, middle, seen, question.probes, excluded):
             leaf = node[place]
             pick[openings], leaf_of[openings], who[openings], at[openings] = place, leaf, q, total
             openings += 1

@@ -9,6 +9,7 @@ Building, growing, saving and checking go by `LAYOUT`, which is made from the fi
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -130,6 +131,24 @@ def resized(nodes: Nodes, axis: str, used: int, size: int) -> Nodes:
             if array.blank:  # memory that is never touched costs nothing
                 longer[name][used:] = array.blank
     return nodes._replace(**longer)
+
+
+def resized_rows(nodes: Nodes, used: int, size: int) -> Nodes:
+    """`resized` for rows, in place: arrays that own their memory are those of ``nodes`` too, and longer or shorter.
+
+    A second copy of the rows of twenty million targets would be the peak of a run's memory; the system moves pages
+    instead. No view of these arrays may be in use, here or in another thread.
+    """
+    for name, array in LAYOUT.items():
+        old = getattr(nodes, name)
+        if array.shape[0] == "R" and old.flags.owndata:
+            before = len(old)
+            with suppress(ValueError):  # what numpy can't resize is copied
+                old.resize((size, *old.shape[1:]), refcheck=False)
+                old[used : None if array.blank else before] = array.blank  # what is new is nought already
+    if len(nodes.row_id) == len(nodes.rows) == len(nodes.row_leaf) == size:
+        return nodes
+    return resized(nodes, "R", used, size)
 
 
 def group_lists(leaf_group: Ints, groups: int) -> tuple[Ints, Ints]:

@@ -10,17 +10,30 @@ from numpy.typing import NDArray
 from hardwood.tree.arrays.bfloat16 import decoded, encode
 from hardwood.tree.arrays.bounds import SPREAD
 from hardwood.tree.arrays.ids import IdMap
-from hardwood.tree.arrays.nodes import LAYOUT, NO_SKETCH, NO_SPILL, Floats, Ints, Nodes, group_lists, resized
+from hardwood.tree.arrays.nodes import (
+    LAYOUT,
+    NO_SKETCH,
+    NO_SPILL,
+    Floats,
+    Ints,
+    Nodes,
+    group_lists,
+    resized,
+    resized_rows,
+)
 from hardwood.tree.arrays.statistics import recompute
 from hardwood.tree.change.kernels import drop_rows, move_leaves
 from hardwood.tree.compiled.threads import split_work
 from hardwood.tree.construct.assign import NOWHERE, everywhere, nearest_groups, nearest_leaves, stay_unless
 from hardwood.tree.construct.kmeans import subtree
 from hardwood.tree.construct.layout import room_for
+from hardwood.tree.construct.leaves import MOST_COMPARED
 
 # A target moves to another leaf when that brings its squared distance below this part of what it is.
 MOVE_GAIN = 0.9
 BEAM = 2
+_FURTHER = 1 << 18
+"""Rows by which a tree of a million grows."""
 AROUND, MANY = 24, 16
 """So many groups near its own are where a moved target looks for a leaf when many move at once, as many as `MANY` for
 each group: to find a group's neighbours costs something too."""
@@ -70,8 +83,9 @@ class Tree:
 
     def place(self, vectors: Floats, current: Ints | None, threads: int) -> Ints:
         """The leaf where each vector belongs, among those of its `BEAM` nearest groups; with ``current`` given, staying
-        unless moving pays. Many with ``current`` given (`MANY` for each group) look only at the groups around the one
-        that they are in (`groups_around`), so that one that has gone far may find a leaf that is not the nearest.
+        unless moving pays. Many with ``current`` given (`MANY` for each group, or where groups are thousands for each
+        group that they are in) look only at the groups around the one that they are in (`groups_around`), so that one
+        that has gone far may find a leaf that is not the nearest.
 
         Args:
             vectors: ``(n, d)``.
@@ -85,8 +99,13 @@ class Tree:
         vectors = np.require(vectors, requirements="W")
         out, best = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.float32)
         homes, around = NOWHERE, everywhere(len(nodes.group_mean))
-        if current is not None and n >= MANY * len(nodes.group_mean):
-            homes, around = nodes.leaf_group[current].astype(np.int64), self.groups_around(threads)
+        if current is not None:
+            own = nodes.leaf_group[current]
+            is_home = np.zeros(len(nodes.group_mean), dtype=np.bool_)
+            is_home[own if len(is_home) > MOST_COMPARED else slice(None)] = True
+            if n >= MANY * is_home.sum():
+                homes = (np.cumsum(is_home) - 1)[own]
+                around = self.groups_around(threads, np.flatnonzero(is_home))
 
         def find(begin: int, end: int) -> None:
             nearest_leaves(
@@ -99,19 +118,21 @@ class Tree:
         split_work(find, n, threads, least=256)
         return out
 
-    def groups_around(self, threads: int) -> Ints:
-        """The `AROUND` groups with targets nearest to each group, itself first, then its neighbours, nearest first:
-        ``(G, AROUND)``, or as wide as there are such groups. The row of a group without targets means nothing.
+    def groups_around(self, threads: int, groups: Ints | None = None) -> Ints:
+        """The `AROUND` groups with targets nearest to each of ``groups`` (all), itself first, then its neighbours,
+        nearest first: ``(G, AROUND)``, or as wide as there are such groups. The row of a group without targets means
+        nothing.
 
         Not kept: every update moves means, and an index that went by older ones would place its targets otherwise than
         the same index saved and loaded. Where it is asked for (`MANY`) it costs a sixteenth of what it saves.
         """
         nodes = self.nodes
         filled = np.flatnonzero(nodes.group_count)
-        near = np.empty((len(nodes.group_mean), min(AROUND, len(filled))), dtype=np.int32)
+        means = nodes.group_mean if groups is None else nodes.group_mean[groups]
+        near = np.empty((len(means), min(AROUND, len(filled))), dtype=np.int32)
 
         def find(begin: int, end: int) -> None:
-            nearest_groups(nodes.group_mean, self.group_half, filled, begin, end, near)
+            nearest_groups(means, nodes.group_mean, self.group_half, filled, begin, end, near)
 
         split_work(find, len(near), threads, least=64)
         return near.astype(np.int64)
@@ -251,14 +272,15 @@ class Tree:
 
     def _block(self, room: int) -> tuple[int, int]:
         """The start and size of a block of at least ``room`` rows: one given back that is at most half as large again,
-        or from the end, which grows by a quarter when used up."""
+        or from the end, which grows when used up: by a quarter, or of millions by a sixteenth."""
         for size in range(room, room + room // 2 + 1):
             if self.free.get(size):
                 return self.free[size].pop(), size
         nodes = self.nodes
         capacity = len(nodes.row_id)
         if self.used + room > capacity:
-            self.resize(max(capacity * 5 // 4, self.used + 4 * room))
+            further = max(min(capacity // 4, _FURTHER), capacity // 16)
+            self.resize(max(capacity + further, self.used + 4 * room))
         self.used += room
         return self.used - room, room
 
@@ -310,8 +332,8 @@ class Tree:
         return half
 
     def resize(self, capacity: int) -> None:
-        """Row arrays of another length; the rows in use are copied."""
-        self.nodes = resized(self.nodes, "R", used=self.used, size=capacity)
+        """Row arrays of another length, in place where they can be: nothing may hold a view of them."""
+        self.nodes = resized_rows(self.nodes, used=self.used, size=capacity)
 
     def spread(self, count: int, seed: int) -> Ints:
         """What `TargetIndex.spread` returns."""

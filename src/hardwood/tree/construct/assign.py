@@ -87,11 +87,11 @@ def best_groups(points, rows, begin, end, first, centres, half, among, scores, n
 
 
 @jit
-def nearest_groups(centres, half, among, begin, end, near):  # type: ignore[no-untyped-def]
-    """Writes the ``near.shape[1]`` of the groups ``among`` that are nearest to each group ``begin <= g < end``, nearest
-    first, into ``near[g]``. Takes no more memory than one score of each group for four of them."""
+def nearest_groups(points, centres, half, among, begin, end, near):  # type: ignore[no-untyped-def]
+    """Writes the ``near.shape[1]`` of the groups ``among`` that are nearest to each point ``begin <= i < end``, nearest
+    first, into ``near[i]``. Takes no more memory than one score of each group for four of them."""
     scores = np.empty((4, among.shape[0] + 1), np.float32)
-    best_groups(centres, np.arange(begin, end), 0, end - begin, 0, centres, half, among, scores, near)
+    best_groups(points, np.arange(begin, end), 0, end - begin, 0, centres, half, among, scores, near)
 
 
 @jit

@@ -144,6 +144,15 @@ EvaluateEvery = Annotated[
     int | None, typer.Option(help="Steps between two evaluations on dev.", rich_help_panel=TRAINING)
 ]
 SaveEvery = Annotated[int | None, typer.Option(help="Steps between two checkpoints.", rich_help_panel=TRAINING)]
+SpoolEncodings = Annotated[
+    bool | None,
+    typer.Option(
+        "--spool-encodings/--no-spool-encodings",
+        help="Keep encodings of the corpus on disk until the next checkpoint, so that --resume goes on where a crash "
+        "broke them off. \\[where they take long]",
+        rich_help_panel=TRAINING,
+    ),
+]
 ReportTo = Annotated[
     list[str] | None, typer.Option(help="tensorboard, wandb, …; repeatable.", rich_help_panel=TRAINING)
 ]

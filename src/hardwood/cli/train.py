@@ -59,6 +59,7 @@ from hardwood.cli._train_options import (
     Seed,
     ShardsOf,
     SourceOption,
+    SpoolEncodings,
     StartStep,
     Steps,
     Symmetric,
@@ -74,7 +75,8 @@ from hardwood.cli._train_options import (
     Weighting,
 )
 
-_SWITCHES = ("report", "report_base", "report_texts")  # on by default, so that "off" is something given
+# On by default, or by circumstances, so that "off" is something given.
+_SWITCHES = ("report", "report_base", "report_texts", "spool_encodings")
 
 
 @user_errors
@@ -133,6 +135,7 @@ def train(
     seed: Seed = None,
     evaluate_every: EvaluateEvery = None,
     save_every: SaveEvery = None,
+    spool_encodings: SpoolEncodings = None,
     report_to: ReportTo = None,
     report: Report = None,
     report_base: ReportBase = None,
@@ -144,7 +147,7 @@ def train(
     threads: Threads = None,
     shards: ShardsOf = None,
     num_shards: NumShards = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the run in the folder from its last checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in the folder where it was broken off.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Remove what the folder holds.")] = False,
     quiet: Quiet = False,
 ) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tests.conftest import make_dataset
 
 from hardwood.training import RunConfig
-from hardwood.training.encoding_spool import SPOOL_FOLDER, spooled
+from hardwood.training._spool_folder import SPOOL_FOLDER, spooled
 
 from .launch import finish, run, start
 from .runs import settings
@@ -41,7 +41,6 @@ def test_killed_in_the_first_encoding_two_processes_end_like_unbroken_ones(shard
     run(2, [*COMMAND, _written(tmp_path, whole), "-1", "0"])
     killed = finish(start(2, [*COMMAND, _written(tmp_path, broken), "1", "2"], HARDWOOD_RANK_TIMEOUT="20"))
     assert killed[1][0] == -9
-    assert "go on with: hardwood train --resume" in killed[0][2]
     there = spooled(tmp_path / "broken" / "checkpoints" / SPOOL_FOLDER)
     assert there is not None
     assert [note["global_batch"] for note in there.notes] == [12] * 2

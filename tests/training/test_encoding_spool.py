@@ -20,8 +20,9 @@ from tests.processes.spooling import BLOCK, small_blocks
 
 from hardwood.data import RetrievalDataset
 from hardwood.training import RunConfig, train
+from hardwood.training._spool_folder import SPOOL_FOLDER, shard_name, spooled
 from hardwood.training.callback import NegativesCallback
-from hardwood.training.encoding_spool import SPOOL_FOLDER, Block, EncodingSpool, Rows, shard_name, spooled
+from hardwood.training.encoding_spool import Block, EncodingSpool, Rows
 
 from .conftest import small_run
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hardwood._files import named_if_not_writable, sweep
+from hardwood.training._spool_folder import SPOOL_FOLDER, spooled
 from hardwood.training._yaml import read_settings
 from hardwood.training.checkpoints import last_checkpoint, read_seal, remove_cut_short
 from hardwood.training.config import RunConfig
-from hardwood.training.encoding_spool import SPOOL_FOLDER, spooled
 from hardwood.training.resume_rules import MAY_DIFFER
 
 CHECKPOINTS, RUN_FILE, METRICS = "checkpoints", "run.yaml", "metrics.json"

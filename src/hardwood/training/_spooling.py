@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from hardwood.encoders import is_static
 from hardwood.encoding import BLOCK
 from hardwood.negatives.sharded import ShardedNegatives
-from hardwood.training.encoding_spool import SPOOL_FOLDER, EncodingSpool, discard_others, shard_name
+from hardwood.training._spool_folder import SPOOL_FOLDER, discard_others, shard_name
+from hardwood.training.encoding_spool import EncodingSpool
 
 if TYPE_CHECKING:
     from hardwood.training.softmax_loss import CorpusSoftmaxLoss

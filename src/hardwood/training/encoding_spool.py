@@ -15,13 +15,11 @@ models, sources or the trainer.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +29,12 @@ from numpy.typing import NDArray
 
 from hardwood._checkpoint_tensors import INTEGERS, expect, read_state, write_state
 from hardwood._files import written_whole
-from hardwood._json import read_object, stamped, without_stamp
+from hardwood._json import stamped
 from hardwood.errors import DataError
-
-SPOOL_FOLDER = "_encodings"
-"""In the trainer's output folder. Of what stands there, only names with an underscore stay off the hub when a trainer
-pushes its model."""
+from hardwood.training._spool_folder import RECORD, block_name, blocks_in, read_record
 
 Rows = NDArray[np.int64]
 Block = tuple[Rows, NDArray[np.float32]]
-
-_RECORD = "spool.json"
-_SHARD = re.compile(r"shard-\d{4,}-of-\d{4,}(-rank-\d+)?")
-_BLOCK = re.compile(r"block-(\d{5,})\.safetensors")
 
 
 class EncodingSpool:
@@ -116,7 +107,7 @@ class EncodingSpool:
         fresh = encode(np.concatenate(missing)) if missing else iter(())
         for number, wanted in enumerate(blocks):
             if number in there:
-                vectors = _read(folder / _block_name(number), wanted, of["dimension"])
+                vectors = _read(folder / block_name(number), wanted, of["dimension"])
                 if vectors is not None:
                     reused(len(wanted))
                     yield wanted, vectors
@@ -151,19 +142,19 @@ class EncodingSpool:
     def _opened(self, folder: Path, of: dict[str, Any]) -> set[int]:
         """Numbers of the blocks that are there; what is of something else is thrown away, with a word."""
         try:
-            there = _record(folder)["of"]
+            there = read_record(folder)["of"]
         except (DataError, OSError) as error:
             if folder.is_dir():
                 self._thrown_away(folder, f"without a readable record ({error})")
         else:
             differs = [name for name in {**of, **there} if of.get(name) != there.get(name)]
             if not differs:
-                return set(_blocks_in(folder))
+                return set(blocks_in(folder))
             self._thrown_away(folder, f"of other {', '.join(differs)}")
         if self._writes:
             try:
                 folder.mkdir(parents=True)
-                with written_whole(folder / _RECORD) as temporary:
+                with written_whole(folder / RECORD) as temporary:
                     record = stamped({"of": of, "note": self._note})
                     temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
             except OSError as error:
@@ -184,7 +175,7 @@ class EncodingSpool:
         if not self._writes:
             return
         try:
-            with written_whole(folder / _block_name(number)) as temporary:
+            with written_whole(folder / block_name(number)) as temporary:
                 write_state({"rows": torch.from_numpy(rows), "vectors": torch.from_numpy(vectors)}, temporary)
         except (OSError, SafetensorError) as error:
             self._stop(error)
@@ -199,66 +190,10 @@ class EncodingSpool:
 
     def _remove(self, folder: Path) -> None:
         with suppress(OSError):  # first, so that what is left by a crash counts for nothing
-            (folder / _RECORD).unlink()
+            (folder / RECORD).unlink()
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):
             self.folder.rmdir()  # if nothing is in it
-
-
-@dataclass(frozen=True)
-class Spooled:
-    """What a folder has of the encodings of an earlier process.
-
-    Attributes:
-        targets: those whose encodings are there.
-        notes: of each shard's folder, the ``note`` of its `EncodingSpool`.
-    """
-
-    targets: int
-    notes: list[dict[str, Any]]
-
-
-def spooled(folder: Path) -> Spooled | None:
-    """What is there to go on with; ``None``: nothing.
-
-    Args:
-        folder: `SPOOL_FOLDER` in the trainer's output folder.
-    """
-    targets, notes = 0, []
-    for shard in _shards_in(folder):
-        with suppress(DataError, OSError, KeyError, TypeError):
-            record = _record(shard)
-            whole = len(_blocks_in(shard)) * int(record["of"]["block"])
-            if whole:
-                targets += min(whole, int(record["of"]["targets"]))
-                notes.append(record["note"])
-    return Spooled(targets, notes) if notes else None
-
-
-def discard_others(folder: Path, names: Collection[str], why: str) -> None:
-    """Throw away, with a word, what stands there of shards that this run does not have.
-
-    Args:
-        folder: `SPOOL_FOLDER` in the trainer's output folder.
-        names: of all shards of the run, of all processes.
-        why: what is otherwise now, for the message.
-    """
-    others = [shard for shard in _shards_in(folder) if shard.name not in names]
-    if others:
-        warnings.warn(
-            f"the encodings that an earlier process has left in {folder} ({', '.join(one.name for one in others)}) are "
-            f"thrown away: {why}",
-            stacklevel=2,
-        )
-    for shard in others:
-        shutil.rmtree(shard, ignore_errors=True)
-    with suppress(OSError):
-        folder.rmdir()
-
-
-def shard_name(number: int, num_shards: int, rank: int | None = None) -> str:
-    """The name of a shard's folder; with a ``rank`` where each process has a shard of that number."""
-    return f"shard-{number:04d}-of-{num_shards:04d}" + ("" if rank is None else f"-rank-{rank}")
 
 
 def _shard_of_name(name: str) -> tuple[int, int]:
@@ -273,28 +208,6 @@ def _shard_of_rows(rows: Rows, num_targets: int) -> tuple[int, int]:
     if len(rows) != len(of_shard) or not np.array_equal(rows, np.arange(first, num_targets, step)):
         return -1, -1
     return first, step
-
-
-def _shards_in(folder: Path) -> list[Path]:
-    return sorted(one for one in folder.glob("shard-*") if _SHARD.fullmatch(one.name)) if folder.is_dir() else []
-
-
-def _blocks_in(folder: Path) -> list[int]:
-    return [int(name[1]) for path in folder.iterdir() if (name := _BLOCK.fullmatch(path.name))]
-
-
-def _block_name(number: int) -> str:
-    return f"block-{number:05d}.safetensors"
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    path = folder / _RECORD
-    record = without_stamp(read_object(path), path)
-    if set(record) != {"of", "note"} or not all(isinstance(value, dict) for value in record.values()):
-        raise DataError("must hold 'of' and 'note' and nothing else: it is damaged.", path)
-    if set(record["note"]) != {"global_batch", "shards"}:
-        raise DataError("must note the global batch and the shards: it is damaged.", path)
-    return record
 
 
 def _read(path: Path, rows: Rows, dimension: int) -> NDArray[np.float32] | None:

@@ -12,7 +12,8 @@ from hardwood.cli._errors import user_errors
 from hardwood.cli._groups import grouped
 from hardwood.cli._train_options import NEGATIVES, TRAINING, Config, Data, Output, RunOptions
 
-_SWITCHES = ("report", "report_base", "report_texts")  # on by default, so that "off" is something given
+# On by default, or by circumstances, so that "off" is something given.
+_SWITCHES = ("report", "report_base", "report_texts", "spool_encodings")
 
 
 @user_errors
@@ -51,6 +52,15 @@ def train(
     save_every: Annotated[
         int | None, typer.Option(help="Steps between two checkpoints.", rich_help_panel=TRAINING)
     ] = None,
+    spool_encodings: Annotated[
+        bool | None,
+        typer.Option(
+            "--spool-encodings/--no-spool-encodings",
+            help="Keep encodings of the corpus on disk until the next checkpoint, so that --resume goes on where a "
+            "crash broke them off. \\[where they take long]",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     report_to: Annotated[
         list[str] | None, typer.Option(help="tensorboard, wandb, …; repeatable.", rich_help_panel=TRAINING)
     ] = None,
@@ -66,7 +76,7 @@ def train(
         int | None,
         typer.Option(help="Parts of the corpus; draws depend on it. [one a process]", rich_help_panel=NEGATIVES),
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the run in the folder from its last checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in the folder where it was broken off.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Remove what the folder holds.")] = False,
     quiet: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+_ALWAYS = ("targets_reencoded", "texts_encoded", "pairs_judged")
+"""Counters that stand in each report; ``targets_reused`` is there where it is not 0."""
 PARTS = ("encode", "index", "sample", "judge", "forward_backward")
 
 
@@ -20,6 +22,8 @@ class Cost:
 
     Attributes:
         targets_reencoded: every encoding of a target made outside the loss, the first one of the corpus included.
+        targets_reused: those of its encodings that an earlier process of the run has made, and that were read from disk
+            (`hardwood.training.encoding_spool`).
         texts_encoded: texts that the loss itself encoded with gradient (queries, positives, negatives).
         pairs_judged: (query, target) pairs that a guide has scored.
         seconds: wall-clock by part: ``encode`` (re-encoding targets), ``index`` (building and maintaining whatever is
@@ -29,6 +33,7 @@ class Cost:
 
     def __init__(self) -> None:
         self.targets_reencoded = 0
+        self.targets_reused = 0
         self.texts_encoded = 0
         self.pairs_judged = 0
         self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
@@ -44,6 +49,10 @@ class Cost:
             _synchronize()
             self.seconds[part] += time.perf_counter() - begin
 
+    def add_reused(self, targets: int) -> None:
+        """Count encodings that were read from disk."""
+        self.targets_reused += targets
+
     def add_step(self, seconds: float, before: dict[str, float]) -> None:
         """Book a training step of ``seconds``, less what the other parts took since ``before``."""
         others = sum(self.seconds[part] - before[part] for part in PARTS if part != "forward_backward")
@@ -52,9 +61,7 @@ class Cost:
     def report(self) -> dict[str, Any]:
         """The counters and this process's memory peaks since `reset_peaks`, as plain numbers."""
         return {
-            "targets_reencoded": self.targets_reencoded,
-            "texts_encoded": self.texts_encoded,
-            "pairs_judged": self.pairs_judged,
+            **self._counts(),
             "seconds": {part: round(seconds, 3) for part, seconds in self.seconds.items()},
             "peak_host_bytes": peak_host_bytes(),
             "peak_accelerator_bytes": peak_accelerator_bytes(),
@@ -63,11 +70,13 @@ class Cost:
     def state_dict(self) -> dict[str, Any]:
         """The counters alone, for a checkpoint."""
         return {
-            "targets_reencoded": self.targets_reencoded,
-            "texts_encoded": self.texts_encoded,
-            "pairs_judged": self.pairs_judged,
+            **self._counts(),
             "seconds": dict(self.seconds),
         }
+
+    def _counts(self) -> dict[str, int]:
+        names = ["targets_reencoded", *(["targets_reused"] if self.targets_reused else []), *_ALWAYS[1:]]
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on counting from a checkpoint.
@@ -76,12 +85,12 @@ class Cost:
             ValueError: for anything but what `state_dict` gave; the counters are as they were.
         """
         seconds = state.get("seconds")
-        counts: list[Any] = [state.get(name) for name in ("targets_reencoded", "texts_encoded", "pairs_judged")]
+        counts: list[Any] = [*(state.get(name) for name in _ALWAYS), state.get("targets_reused", 0)]
         if not all(type(count) is int and count >= 0 for count in counts) or not isinstance(seconds, dict):
             raise ValueError(f"the costs of a run are counts and seconds by part, got {str(state)[:200]}")
         if set(seconds) != set(PARTS) or not all(_is_duration(value) for value in seconds.values()):
             raise ValueError(f"the seconds of a run are numbers for {', '.join(PARTS)}, got {str(seconds)[:200]}")
-        self.targets_reencoded, self.texts_encoded, self.pairs_judged = counts
+        self.targets_reencoded, self.texts_encoded, self.pairs_judged, self.targets_reused = counts
         self.seconds.update(seconds)
 
 
@@ -92,7 +101,8 @@ def added_up(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
     counts. Seconds are those of the first.
     """
     counts = {name: sum(state[name] for state in states) for name in ("targets_reencoded", "pairs_judged")}
-    return {**states[0], **counts}
+    reused = sum(state.get("targets_reused", 0) for state in states)
+    return {**states[0], **counts} | ({"targets_reused": reused} if reused else {})
 
 
 def _is_duration(value: object) -> bool:

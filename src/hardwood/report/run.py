@@ -254,6 +254,7 @@ def _costs(metrics: Mapping[str, Any], trace: Mapping[str, Any] | None, colour: 
     training = metrics.get("training") or {}
     facts = [
         ("targets encoded outside the loss", cost.get("targets_reencoded"), "{:,}"),
+        ("of earlier processes, read from disk", cost.get("targets_reused") or None, "{:,}"),
         ("texts encoded by the loss", cost.get("texts_encoded"), "{:,}"),
         ("pairs judged by a guide", cost.get("pairs_judged") or None, "{:,}"),
         ("wall clock of training, evaluations included", training.get("seconds"), "s"),

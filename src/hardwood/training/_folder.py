@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hardwood._files import named_if_not_writable, sweep
+from hardwood.training._spool_folder import SPOOL_FOLDER, spooled
 from hardwood.training._yaml import read_settings
 from hardwood.training.checkpoints import last_checkpoint, read_seal, remove_cut_short
 from hardwood.training.config import RunConfig
@@ -71,10 +72,8 @@ def checkpoint_to_resume(config: RunConfig, output: Path, *, resume: bool, overw
     if resume:
         checkpoint = last_checkpoint(output / CHECKPOINTS)
         if checkpoint is None:
-            raise ValueError(
-                f"nothing to resume: no whole checkpoint in {output / CHECKPOINTS}. Start anew (--overwrite), with "
-                "--save-every to have checkpoints"
-            )
+            _check_spooled(config, output)
+            return None
         known = (read_seal(checkpoint) or {}).get("settings", {})
         _check_same_run(config, output / RUN_FILE, _CHECKPOINT_KNOWS if "global_batch" in known else ())
         return checkpoint
@@ -88,6 +87,16 @@ def checkpoint_to_resume(config: RunConfig, output: Path, *, resume: bool, overw
     if used and not (output / RUN_FILE).is_file():
         raise ValueError(f"{output} does not look like a run's folder (it has no {RUN_FILE}): remove it yourself")
     return None
+
+
+def shards_to_resume(config: RunConfig, output: Path, processes: int) -> int | None:
+    """Into how many shards the corpus was divided whose encodings there are; ``None``: that is of no use here, or
+    ``config`` says it."""
+    there = spooled(output / CHECKPOINTS / SPOOL_FOLDER)
+    if there is None or config.shards != "divided" or config.num_shards is not None:
+        return None
+    shards = max(int(note["shards"]) for note in there.notes)
+    return shards if shards >= processes and shards > 1 else None
 
 
 def begin(
@@ -129,6 +138,11 @@ def is_first_process() -> bool:
 def _what_is_kept(output: Path) -> str:
     checkpoint = last_checkpoint(output / CHECKPOINTS)
     if checkpoint is None:
+        if (there := spooled(output / CHECKPOINTS / SPOOL_FOLDER)) is not None:
+            return (
+                f"no checkpoint was written yet, but the encodings of {there.targets:,} targets are kept; go on with: "
+                f"hardwood train --resume --output {output}"
+            )
         return "no checkpoint was written yet: start anew with --overwrite (and --save-every, to have checkpoints)"
     step = checkpoint.name.rsplit("-", 1)[1]
     return f"the last whole checkpoint is that of step {step}; go on with: hardwood train --resume --output {output}"
@@ -142,6 +156,23 @@ def _clear(output: Path) -> None:
         elif entry.name != RUN_FILE:
             entry.unlink()
     (output / RUN_FILE).unlink(missing_ok=True)
+
+
+def _check_spooled(config: RunConfig, output: Path) -> None:
+    """Whether a run without a checkpoint may begin again with the encodings that are there."""
+    there = spooled(output / CHECKPOINTS / SPOOL_FOLDER)
+    if there is None:
+        raise ValueError(
+            f"nothing to resume: no whole checkpoint in {output / CHECKPOINTS}, and no encodings of the corpus. Start "
+            "anew (--overwrite), with --save-every to have checkpoints"
+        )
+    _check_same_run(config, output / RUN_FILE, _CHECKPOINT_KNOWS)
+    batch = config.batch_size * int(os.environ.get("WORLD_SIZE", "1"))
+    if (then := there.notes[0]["global_batch"]) != batch:
+        raise ValueError(
+            f"the run in {output} was started with other settings (global_batch was {then}, is {batch}): resume with "
+            "the same, or start anew"
+        )
 
 
 def _check_same_run(config: RunConfig, run_file: Path, but_for: tuple[str, ...]) -> None:

@@ -32,7 +32,8 @@ def refuse_unused(given: Iterable[str], config: RunConfig) -> None:
         if not config.uniform_negatives:
             reasons |= dict.fromkeys(_OF_UNASKED, "in-batch negatives draw nothing")
     if config.negatives in (_IN_BATCH, _UNIFORM):
-        reasons["encode_batch_size"] = f"{config.negatives} negatives have no target encoded"
+        names = ("encode_batch_size", "spool_encodings")
+        reasons |= dict.fromkeys(names, f"{config.negatives} negatives have no target encoded")
     if config.guide is None:
         reasons |= dict.fromkeys(_OF_GUIDES, "there is no guide")
     if config.teacher is None:

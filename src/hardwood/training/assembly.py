@@ -76,7 +76,7 @@ def make_trainer(
     """A plain ``SentenceTransformerTrainer`` with this run's arguments."""
     from sentence_transformers import SentenceTransformerTrainer
 
-    callback = NegativesCallback(loss, resume_from=resume_from, trace=trace)
+    callback = NegativesCallback(loss, resume_from=resume_from, trace=trace, spool_encodings=config.spool_encodings)
     callback.global_batch = config.batch_size * loss.meet_ranks().size
     if resume_from is not None:
         callback.check(resume_from)

@@ -22,6 +22,7 @@ from hardwood.training._announced import announce, training_ended
 from hardwood.training._best_model import compare_anew
 from hardwood.training._fingerprint import weights_fingerprint
 from hardwood.training._one_batch import refuse_sharded_weights
+from hardwood.training._spooling import open_spool
 from hardwood.training.checkpoints import (
     LOSSES,
     STATE_FOLDER,
@@ -63,6 +64,10 @@ class NegativesCallback(TrainerCallback):
         resume_from: the checkpoint folder given to ``trainer.train(resume_from_checkpoint=...)`` if it is not the
             trainer's own ``output_dir/checkpoint-STEP``.
         trace: notes what a report shows (`hardwood.report.Trace`); ``None``: nothing is noted.
+        spool_encodings: whether the first encodings of the corpus are kept in ``output_dir/_encodings`` (``4 n d``
+            bytes) until a checkpoint has what was made of them, or training ends: a training that is begun again with
+            the same weights, texts and settings takes what is there and encodes the rest, bit for bit as if nothing had
+            happened. ``None``: of more than 16,384 targets a shard, but not by static embeddings.
 
     Raises:
         ValueError: when training resumes from a checkpoint that is not whole, with another source's state, other
@@ -71,10 +76,16 @@ class NegativesCallback(TrainerCallback):
     """
 
     def __init__(
-        self, loss: CorpusSoftmaxLoss, resume_from: str | Path | None = None, *, trace: Trace | None = None
+        self,
+        loss: CorpusSoftmaxLoss,
+        resume_from: str | Path | None = None,
+        *,
+        trace: Trace | None = None,
+        spool_encodings: bool | None = None,
     ) -> None:
         self.loss = loss
         self.trace = trace
+        self.spool_encodings = spool_encodings
         self.resume_from = None if resume_from is None else Path(resume_from)
         self._together = [self]  # the callbacks of all losses of a training, in the trainer's order
         self._step_began = 0.0
@@ -115,6 +126,10 @@ class NegativesCallback(TrainerCallback):
                 checkpoint = self.resume_from or _checkpoint(args, state.global_step)
                 with waiting(f"Reading the negatives of {checkpoint}", show=not args.disable_tqdm):
                     self._load(checkpoint)
+            place, batch = self._together.index(self), self.global_batch
+            self.loss.targets.spool = open_spool(
+                self.loss, Path(args.output_dir), self.spool_encodings, place=place, global_batch=batch
+            )
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -158,6 +173,9 @@ class NegativesCallback(TrainerCallback):
         training_ended(self.loss.targets.model)
         with waiting(f"Finishing {self.loss.source.name} negatives", show=not args.disable_tqdm):
             self.loss.source.finish()
+        if self.loss.targets.spool is not None:
+            self.loss.targets.spool.remove()
+            self.loss.targets.spool = None
         self.loss._steps_are_announced = False
         if self.trace is not None and state.is_world_process_zero:
             self.trace.finish(state.log_history)
@@ -169,6 +187,10 @@ class NegativesCallback(TrainerCallback):
             saving = waiting(f"Saving the negatives of {checkpoint}", show=not args.disable_tqdm)
             with self.loss.meet_ranks().during(f"while saving {checkpoint}"), saving:
                 self._save(checkpoint)
+                self.loss.meet_ranks().together()  # it is sealed
+            for one in self._together:
+                if one.loss.targets.spool is not None:
+                    one.loss.targets.spool.checkpoint_has_them()
 
     def _save(self, checkpoint: Path) -> None:
         """Each process writes what it holds; the first one seals the checkpoint when all have said what they wrote."""

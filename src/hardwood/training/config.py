@@ -119,6 +119,9 @@ class RunConfig:
         leave_out: of a query's ranking where it is measured, see `hardwood.evaluate`: ``"own-id"``, ``"own-text"`` or
             ``"nothing"``.
         save_every: steps between two checkpoints; ``None``: none.
+        spool_encodings: whether encodings of the corpus are kept on disk until a checkpoint has what was made of them,
+            so that ``resume`` goes on where a crash broke them off; ``None``: where they take long (see
+            `NegativesCallback`).
         report_to: e.g. ``["tensorboard"]``, ``["wandb"]``.
         report: whether the run's folder gets ``report.html``, and a trace is noted for it (`hardwood.report.Trace`).
         report_base: whether the base model is measured before training, for the report: one evaluation more.
@@ -184,6 +187,7 @@ class RunConfig:
     curve_split: str = "dev"
     leave_out: LeaveOut = "own-id"
     save_every: int | None = None
+    spool_encodings: bool | None = None
     report_to: list[str] = field(default_factory=list)
     report: bool = True
     report_base: bool = True

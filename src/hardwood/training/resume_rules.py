@@ -14,7 +14,7 @@ MAY_DIFFER = frozenset(
     {
         # How far it goes, what it reports, and where. (Of the data a hash is compared, wherever it lies.)
         *("output", "data", "steps", "epochs", "save_every", "evaluate_every", "report_to"),
-        *("report", "report_base", "report_texts"),
+        *("report", "report_base", "report_texts", "spool_encodings"),
         # On what, and how much at a time: the same numbers up to rounding, in other memory and time.
         *("device", "threads", "mini_batch_size", "encode_batch_size"),
     }

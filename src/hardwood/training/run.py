@@ -25,6 +25,7 @@ from hardwood.training._folder import (
     checkpoint_to_resume,
     claimed,
     refuse_restart,
+    shards_to_resume,
     what_is_kept_is_noted,
 )
 from hardwood.training._last_step import train_on
@@ -75,8 +76,8 @@ def train(
 
     Args:
         config: the settings.
-        resume: go on from the newest whole checkpoint in the folder; the end is that of a run which was not broken
-            off.
+        resume: go on from the newest whole checkpoint in the folder, or, where there is none yet, with the encodings
+            of the corpus that are there; the end is that of a run which was not broken off.
         overwrite: remove the run that the folder holds, once this one's data and encoder are loaded.
         quiet: no progress bars.
         dataset: use this one instead of reading ``config.data`` (which still names it in ``run.yaml``).
@@ -93,7 +94,7 @@ def train(
     device = _device(config.device)
     ranks = join(device)
     with ranks.during("where the run begins"), claimed(output):
-        checkpoint, resume, overwrite = _agreed_start(ranks, config, resume=resume, overwrite=overwrite)
+        checkpoint, shards, resume, overwrite = _agreed_start(ranks, config, resume=resume, overwrite=overwrite)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
             set_threads(config.threads)  # the tree's
@@ -115,6 +116,7 @@ def train(
         )
         model.float()  # one that was saved in 16 bits comes so, and small updates of such weights would be rounded away
         loss = make_loss(model, data, config)
+        loss.num_shards = shards or loss.num_shards
         loss.targets.progress = not quiet and ranks.is_first
         # An example for the model card; without one the trainer reads a thousand texts to choose some.
         model.model_card_data.widget = [{"text": data.queries.texts([0])[0]}]
@@ -126,17 +128,20 @@ def train(
             return _trained(trainer, data, loss, config, splits, checkpoint, quiet, trace)
 
 
-def _agreed_start(ranks: Ranks, config: RunConfig, *, resume: bool, overwrite: bool) -> tuple[Path | None, bool, bool]:
-    """The checkpoint to go on from, and whether the run resumes or overwrites one: as the first process finds it, since
-    the folder changes from then on."""
+def _agreed_start(
+    ranks: Ranks, config: RunConfig, *, resume: bool, overwrite: bool
+) -> tuple[Path | None, int | None, bool, bool]:
+    """The checkpoint to go on from, or the number of shards whose encodings there are, and whether the run resumes or
+    overwrites one: as the first process finds it, since the folder changes from then on."""
     output = Path(config.output)
 
     def look() -> list[Any]:
         found = checkpoint_to_resume(config, output, resume=resume, overwrite=overwrite)
-        return [None if found is None else str(found), resume, overwrite]
+        shards = shards_to_resume(config, output, ranks.size) if resume and found is None else None
+        return [None if found is None else str(found), shards, resume, overwrite]
 
-    found, resumes, overwrites = ranks.first(look)
-    return None if found is None else Path(found), resumes, overwrites
+    found, shards, resumes, overwrites = ranks.first(look)
+    return None if found is None else Path(found), shards, resumes, overwrites
 
 
 def _trained(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,16 +12,20 @@ from torch import Tensor
 
 from hardwood.encoding import Similarity, encode_targets
 from hardwood.negatives import Cost
+from hardwood.training._fingerprint import encoder_fingerprints
 from hardwood.training._tokens import TargetFeatures
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from hardwood.data import TextTable
+    from hardwood.training.encoding_spool import EncodingSpool
 
 _Dropout = torch.nn.modules.dropout._DropoutNd
 _WORTH_A_BAR = 100_000
 """Texts from which an encoding shows its progress."""
+_TRIED_TEXTS = 64
+"""Of the corpus, by whose tokens one tokenizer is known from another."""
 
 
 class CorpusTargets:
@@ -55,11 +59,13 @@ class CorpusTargets:
         self.autocast_dtype: torch.dtype | None = None  # as the trainer trains; set by `NegativesCallback`
         self.log_prior: NDArray[np.float32] | None = None  # see `hardwood.negatives.Targets`
         self.progress = True  # bars for encodings that take a while, on a terminal
+        self.spool: EncodingSpool | None = None  # keeps encodings of whole shards on disk; set by `NegativesCallback`
         self._cost = cost
         self._similarity: Similarity = similarity
         self._features = features
         self._batch_size = batch_size
         self._block_size = block_size
+        self._corpus_fingerprint: str | None = None
 
     @property
     def dimension(self) -> int:
@@ -82,26 +88,52 @@ class CorpusTargets:
         Raises:
             ValueError: an encoding that is not finite; names the target.
         """
-        kept = self._features is not None and self._features.are_kept()
-        blocks = encode_targets(
-            self.model,
-            self.corpus,
-            None if rows is None else rows.cpu().numpy(),
-            batch_size=self._batch_size,
-            block=self._block_size,
-            similarity=self._similarity,
-            features=self._features.of if self._features is not None and kept else None,
-            prompt=None if self._features is None else self._features.prompt,
-            progress=None if self.progress and len(rows if rows is not None else self.corpus) > _WORTH_A_BAR else False,
-        )
+        wanted = np.arange(self.num_targets) if rows is None else rows.cpu().numpy()
+        blocks = self._encoded(wanted)
+        if self.spool is not None and self.spool.takes(wanted, self.num_targets):
+            of = self._described()
+            blocks = self.spool.completed(
+                wanted, self.num_targets, self._block_size, of, self._encoded, self._cost.add_reused
+            )
         while True:
             # The generator works when it is asked for the next block: that is what there is to time.
             with self._cost.timed("encode"), self._autocast():
                 block = next(blocks, None)
             if block is None:
                 return
-            self._cost.targets_reencoded += len(block[0])
             yield torch.from_numpy(block[0]), torch.from_numpy(block[1])
+
+    def _encoded(self, wanted: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        kept = self._features is not None and self._features.are_kept()
+        blocks = encode_targets(
+            self.model,
+            self.corpus,
+            wanted,
+            batch_size=self._batch_size,
+            block=self._block_size,
+            similarity=self._similarity,
+            features=self._features.of if self._features is not None and kept else None,
+            prompt=None if self._features is None else self._features.prompt,
+            progress=None if self.progress and len(wanted) > _WORTH_A_BAR else False,
+        )
+        for block in blocks:
+            self._cost.targets_reencoded += len(block[0])
+            yield block
+
+    def _described(self) -> dict[str, Any]:
+        """What encodings are a function of, up to rounding, by words."""
+        if self._corpus_fingerprint is None:
+            self._corpus_fingerprint = self.corpus.fingerprint()
+        first = np.arange(min(_TRIED_TEXTS, self.num_targets))
+        tokens = {} if self._features is None else self._features.of(first)
+        return {
+            "texts": self._corpus_fingerprint,
+            **encoder_fingerprints(self.model, tokens),
+            "prompt": self.model.prompts if self._features is None else self._features.prompt,
+            "similarity": self._similarity,
+            "precision": str(self.autocast_dtype or torch.float32).removeprefix("torch."),
+            "dimension": self.dimension,
+        }
 
     def _autocast(self) -> torch.autocast:
         # No weight cache: casts made under inference mode would be found by the next training forward pass.

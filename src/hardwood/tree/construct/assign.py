@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from hardwood.tree.arrays.products import tile
 from hardwood.tree.compiled.numeric import jit
 
-CHUNK = 4096
-"""Points whose groups are sorted at a time: enough to fill tiles group by group, few enough for the cache."""
+CHUNK, A_GROUP = 4096, 16
+"""Points whose groups are sorted at a time: enough to fill tiles group by group, few enough for the cache. Of thousands
+of groups more, `A_GROUP` for each and up to 16 times as many: every chunk reads the centres of nearly all leaves."""
 
 NOWHERE = np.empty(0, np.int64)
 """The homes of points that may be near any group."""
@@ -151,10 +152,11 @@ def nearest_leaves(  # type: ignore[no-untyped-def]
 
     Group ``g``'s leaves are ``leaves[offsets[g]:offsets[g + 1]]``; ``half`` and ``group_half`` are ``½‖c‖²``. Writes
     the leaf into ``leaf[i]`` (-1 where no group has any) and ``p·c - ½‖c‖²`` into ``best[i]``. Points are taken
-    `CHUNK` at a time and group by group, so that a group's centres stay in the cache.
+    `CHUNK` at a time or more, and group by group, so that a group's centres stay in the cache.
     """
-    for start in range(begin, end, CHUNK):
-        stop = min(start + CHUNK, end)
+    chunk = max(CHUNK, min(A_GROUP * group_centres.shape[0], 16 * CHUNK))
+    for start in range(begin, end, chunk):
+        stop = min(start + chunk, end)
         order, edges, most = by_group(
             points, start, stop, homes, around, group_centres, group_half, offsets, looked
         )  # fmt: skip

@@ -131,13 +131,15 @@ def leaf_labels(
     grouping = _trained(source, leaf_size, rng, threads, tick)
     labels = np.empty(n, dtype=np.int32)
 
+    size = CHUNK if grouping.regions is None else 4 * CHUNK
+
     def assign(first: int, last: int) -> None:
         for chunk in range(first, last):
-            rows = slice(chunk * CHUNK, min((chunk + 1) * CHUNK, n))
+            rows = slice(chunk * size, min((chunk + 1) * size, n))
             grouping.nearest_leaves(source.take(rows), labels[rows])
             tick("leaves", rows.stop, n)
 
-    split_work(assign, -(-n // CHUNK), threads, least=1)
+    split_work(assign, -(-n // size), threads, least=1)
     return _cut(source, labels, grouping, leaf_size, rng)
 
 

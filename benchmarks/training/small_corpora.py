@@ -2,6 +2,7 @@
 
     python -m benchmarks.training.small_corpora                     # HPO's concepts and fewer: ten minutes on one core
     python -m benchmarks.training.small_corpora --sizes 500 --repeats 1
+    python -m benchmarks.training.small_corpora --calls             # no training: a draw, a write-back, a refresh
     python -m benchmarks.training.small_corpora --device cuda --sizes 20000 200000 2000000 --repeats 1 --steps 60
 
 The same training with three sources. ``exact`` draws by matrix from the softmax over all targets, and encodes all of
@@ -26,12 +27,16 @@ import numpy as np
 import torch
 from transformers import set_seed
 
+from hardwood._ragged import RaggedRows
 from hardwood.data import Judgements, RetrievalDataset, TextTable, read_hpo
 from hardwood.encoders import load_encoder
-from hardwood.negatives import cost
+from hardwood.negatives import Request, cost
+from hardwood.negatives.dynamic.drawing import drawn
+from hardwood.negatives.dynamic.flat_index import FlatIndex
+from hardwood.negatives.dynamic.index_form import VectorIndex
 from hardwood.training import RunConfig
 from hardwood.training.assembly import make_loss, make_trainer
-from hardwood.tree import warmup
+from hardwood.tree import TargetIndex, set_threads, warmup
 
 SOURCES: dict[str, tuple[str, dict[str, Any]]] = {
     "exact": ("exact", {"start_step": 0}),
@@ -74,6 +79,61 @@ def milliseconds(data: RetrievalDataset, source: str, asked: argparse.Namespace,
     return {**found, "MiB": cost.peak_accelerator_bytes() / 2**20}
 
 
+def synthetic(size: int, dimension: int) -> torch.Tensor:
+    """Unit vectors in clusters of about thirty."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(max(8, size // 30), dimension, generator=generator)
+    noise = torch.randn(size, dimension, generator=generator)
+    return torch.nn.functional.normalize(centres[torch.randint(len(centres), (size,), generator=generator)] + noise)
+
+
+def milliseconds_of_calls(size: int, kind: str, asked: argparse.Namespace) -> list[float]:
+    """Of making the index, a draw of 64 queries with 8 draws each, writing 400 targets back, and writing all."""
+    clock = time.process_time if asked.device == "cpu" else time.perf_counter
+    vectors, device = synthetic(size, asked.dimension), torch.device(asked.device)
+    rows = torch.randint(size, (64,), generator=torch.Generator().manual_seed(1))
+    queries = torch.nn.functional.normalize(vectors[rows] + 0.05 * torch.randn(64, asked.dimension)).to(device)
+    own = RaggedRows.from_pairs(np.arange(64), rows.numpy(), 64)
+    request = Request(queries, rows, 8, 20.0, own)
+    some = np.unique(np.random.default_rng(0).integers(0, size, 400))
+    begin = clock()
+    index: VectorIndex = FlatIndex(vectors.to(device, copy=True))
+    if kind == "tree":
+        index = TargetIndex.build(vectors, progress=False)
+    found = [clock() - begin]
+    everything = np.arange(size)
+
+    def refresh() -> None:
+        index.update(vectors.numpy(), everything)
+        index.repair()
+
+    for call, times in (
+        (lambda: drawn(index, request, 128), 9),
+        (lambda: index.update(vectors.numpy()[some], some), 9),
+        (refresh, 1),
+    ):
+        took = []
+        for _ in range(times):
+            begin = clock()
+            call()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            took.append(clock() - begin)
+        found.append(statistics.median(took))
+    return [1e3 * seconds for seconds in found]
+
+
+def print_calls(asked: argparse.Namespace) -> None:
+    """The table of `milliseconds_of_calls`."""
+    kinds, calls = ("flat", "tree"), ("made", "draw", "write-back", "refresh")
+    print("| targets | " + " | ".join(f"{kind}: {call}" for call in calls for kind in kinds) + " |")
+    print("|---" * (1 + len(kinds) * len(calls)) + "|")
+    for size in asked.sizes:
+        found = [milliseconds_of_calls(size, kind, asked) for kind in kinds]
+        cells = [f"{one:,.2f}" for call in zip(*found, strict=True) for one in call]
+        print(f"| {size:,} | " + " | ".join(cells) + " |", flush=True)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -82,9 +142,15 @@ def main() -> None:
     parser.add_argument("--dimension", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--calls", action="store_true", help="no training: calls of either index, synthetic vectors")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    warmup(training=True)
+    set_threads(1)
+    if asked.calls:
+        milliseconds_of_calls(500, "tree", asked)  # compiles
+        print_calls(asked)
+        return
+    warmup()
     if asked.device == "cpu":
         cost.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
     data = read_hpo()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 KINDS = ("tree", "flat", "auto")
 
-FLAT_UP_TO = 20_000
+FLAT_UP_TO = 10_000
 """With ``"auto"``: so many targets at most are kept flat on a CPU. (``python -m benchmarks.training.small_corpora``)"""
 
 

@@ -85,7 +85,7 @@ class DynamicNegatives(NegativeSource):
             its targets have another prior) leaf size of a tree are its own.
         index_kind: ``"tree"``; or ``"flat"``, one matrix in the tree's place, drawn from by brute force: exactly, for
             ``n d`` products a query and ``4 n d`` bytes (half in bfloat16) on ``index_device``. ``"auto"`` is flat for
-            up to 20,000 targets on a CPU, where that is cheaper (docs/results/flat.md), and otherwise a tree.
+            up to 10,000 targets on a CPU, where that is cheaper (docs/results/flat.md), and otherwise a tree.
         index_device: where a flat index lies, such as ``"cpu"``; ``None``: where the model is.
         index_dimension: how many of the model's dimensions tree and true encodings keep, by a
             `hardwood.tree.Projection` fitted on a sample when the corpus is encoded. What is drawn has known

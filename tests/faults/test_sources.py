@@ -21,6 +21,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "exact": {"start_step": 0, "refresh_every": 1},
     "static": {"start_step": 0},
     "dynamic": {"refresh_every": 1, "landmarks": 12, "leaf_size": 4, "probes": 2},
+    "dynamic, flat": {"refresh_every": 1, "landmarks": 12, "index_kind": "flat"},
 }
 
 
@@ -41,7 +42,7 @@ class FailingTargets:
 
 
 def attached(name: str, **changes: Any) -> tuple[Any, FailingTargets]:
-    source, targets = make_source(name, **{**OPTIONS[name], **changes}), FailingTargets()
+    source, targets = make_source(name.partition(",")[0], **{**OPTIONS[name], **changes}), FailingTargets()
     source.attach(targets, Cost())
     return source, targets
 
@@ -72,7 +73,7 @@ def test_no_source_draws_from_a_corpus_that_was_not_encoded(name: str) -> None:
     assert all(np.allclose(vector, targets.vectors[row]) for row, vector in stored(source, targets))
 
 
-@pytest.mark.parametrize("name", ["cache", "pool", "dynamic"])
+@pytest.mark.parametrize("name", ["cache", "pool", "dynamic", "dynamic, flat"])
 def test_a_refresh_whose_encoder_fails_changes_nothing(name: str) -> None:
     source, targets = attached(name)
     source.begin_step(0)
@@ -91,11 +92,12 @@ def test_a_refresh_whose_encoder_fails_changes_nothing(name: str) -> None:
     assert any(not torch.equal(source.state_dict()[key], tensor) for key, tensor in before.items())
 
 
+@pytest.mark.parametrize("name", ["dynamic", "dynamic, flat"])
 @pytest.mark.parametrize("what", ["refresh", "write-back"])
 def test_a_dynamic_source_that_failed_half_way_is_not_saved(
-    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    what: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, targets = attached("dynamic")
+    source, targets = attached(name)
     source.begin_step(0)
     source.save_state(tmp_path)
 
@@ -118,15 +120,22 @@ def test_a_dynamic_source_that_failed_half_way_is_not_saved(
     source.save_state(tmp_path)
 
 
-def test_encodings_that_are_not_finite_change_nothing() -> None:
-    source, targets = attached("dynamic")
+@pytest.mark.parametrize("name", ["dynamic", "dynamic, flat"])
+def test_encodings_that_are_not_finite_change_nothing(name: str) -> None:
+    source, targets = attached(name)
     source.begin_step(0)
     before = source.state_dict()["encodings"].clone()
     draw = Draw.nothing(3, torch.device("cpu"))
     with pytest.raises(ValueError, match="NaN"):
         source.observe(request(targets), draw, torch.arange(2), torch.full((2, 6), torch.nan))
     assert torch.equal(source.state_dict()["encodings"], before)
-    source._moving.index.check()
+    if source.tree() is not None:
+        source.tree().check()
+    targets.vectors[3] = torch.inf
+    source.attach(targets, Cost())
+    with pytest.raises(ValueError, match="infinit"):
+        source.begin_step(0)
+    assert not source.is_ready(0)
 
 
 @pytest.mark.parametrize("change", ["add", "remove", "update", "repair"])

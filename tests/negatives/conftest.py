@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hardwood._ragged import RaggedRows
-from hardwood.negatives import Cost, NegativeSource, Request, make_source
+from hardwood.negatives import SOURCES, Cost, NegativeSource, Request, make_source
 
 NUM_TARGETS, DIMENSION, BATCH = 40, 6, 5
+FLAT = "dynamic, flat"
+KINDS = [*SOURCES, FLAT]
+"""All sources by name, and the second of one that has two kinds of index."""
+
+
+def made(name: str, **options: Any) -> NegativeSource:
+    """A source of one of `KINDS`."""
+    return make_source("dynamic", **{"index_kind": "flat", **options}) if name == FLAT else make_source(name, **options)
 
 
 class ArrayTargets:
@@ -87,7 +96,9 @@ def attached(vectors: Tensor, log_prior: NDArray[np.float32] | None) -> Callable
             options = {"share": 0.6, "refresh_every": 2, **options}
         if name == "dynamic":  # small leaves and few of them opened: most of the mass is estimated
             options = {"leaf_size": 4, "probes": 2, "refresh_every": 2, "landmarks": 12, **options}
-        source = make_source(name, **options)
+        if name == FLAT:
+            options = {"refresh_every": 2, "landmarks": 12, **options}
+        source = made(name, **options)
         cost = Cost()
         source.attach(ArrayTargets(vectors, cost, log_prior=log_prior), cost)
         source.begin_step(source.start_step)

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from hardwood._ragged import RaggedRows
 from hardwood.losses import shared_log_weights
-from hardwood.negatives import SOURCES, Cost, NegativeSource, Request, make_source
+from hardwood.negatives import Cost, NegativeSource, Request, make_source
 from hardwood.negatives.options import parameters_of
 from hardwood.negatives.records import NO_TARGET
 
-from .conftest import BATCH, NUM_TARGETS, ArrayTargets, allowed_mask
+from .conftest import BATCH, FLAT, KINDS, NUM_TARGETS, ArrayTargets, allowed_mask, made
 
-ALL = pytest.mark.parametrize("name", SOURCES)
-DRAWING = pytest.mark.parametrize("name", [name for name in SOURCES if name != "in-batch"])
+ALL = pytest.mark.parametrize("name", KINDS)
+DRAWING = pytest.mark.parametrize("name", [name for name in KINDS if name != "in-batch"])
 
 Attached = Callable[..., NegativeSource]
 RequestFor = Callable[..., Request]
@@ -124,7 +124,7 @@ def test_draws_are_in_proportion_to_prior_and_score(
         torch.testing.assert_close(log_q[row][held], torch.log_softmax(wanted[row][held], 0), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["uniform", "exact", "dynamic"])
+@pytest.mark.parametrize("name", ["uniform", "exact", "dynamic", FLAT])
 def test_draws_are_as_frequent_as_they_say(name: str, attached: Attached, request_for: RequestFor) -> None:
     # Null: 60,000 draws have the probabilities of log_proposal (exact with every leaf open). Chi-squared over some 38
     # targets of two queries; false alarms: 2e-4.
@@ -151,7 +151,7 @@ def test_same_seed_same_draws(name: str, attached: Attached, request_for: Reques
     assert not torch.equal(first.ids, other.ids)
 
 
-@pytest.mark.parametrize("name", ["uniform", "static", "periodic", "exact", "dynamic"])
+@pytest.mark.parametrize("name", ["uniform", "static", "periodic", "exact", "dynamic", FLAT])
 def test_weights_estimate_the_partition_function_without_bias(
     name: str, attached: Attached, request_for: RequestFor, vectors: Tensor
 ) -> None:
@@ -169,7 +169,7 @@ def test_weights_estimate_the_partition_function_without_bias(
     assert ((mean - truth).abs() <= 4.5 * error + 1e-4 * truth).all()
 
 
-@pytest.mark.parametrize("name", ["uniform", "static", "dynamic"])
+@pytest.mark.parametrize("name", ["uniform", "static", "dynamic", FLAT])
 def test_shared_weights_estimate_the_partition_function_without_bias(
     name: str, attached: Attached, request_for: RequestFor, vectors: Tensor
 ) -> None:
@@ -218,7 +218,7 @@ def test_a_query_that_may_be_given_nothing(name: str, attached: Attached, reques
 @ALL
 def test_one_target(name: str, request_for: RequestFor) -> None:
     cost = Cost()
-    source = make_source(name)
+    source = made(name)
     source.attach(ArrayTargets(torch.ones(1, 6), cost), cost)
     source.begin_step(source.start_step)
     free = RaggedRows.empty(BATCH)
@@ -232,7 +232,7 @@ def test_state_goes_through_a_checkpoint(
     name: str, attached: Attached, request_for: RequestFor, tmp_path: Path
 ) -> None:
     source = attached(name)
-    resumed = make_source(name, **source.settings())
+    resumed = made(name, **source.settings())
     assert source.targets is not None
     resumed.attach(source.targets, Cost())
     source.save_state(tmp_path)
@@ -252,7 +252,7 @@ def test_state_goes_through_a_checkpoint(
 @ALL
 def test_a_state_saved_before_the_first_draw(name: str, request_for: RequestFor, tmp_path: Path) -> None:
     options = {} if name == "in-batch" else {"start_step": 3}  # there it is no option
-    sources = [make_source(name, **options) for _ in range(2)]
+    sources = [made(name, **options) for _ in range(2)]
     for source in sources:
         source.attach(ArrayTargets(torch.eye(6).repeat(4, 1), Cost()), Cost())
     sources[0].begin_step(2)
@@ -269,15 +269,15 @@ def test_a_state_saved_before_the_first_draw(name: str, request_for: RequestFor,
 
 @ALL
 def test_settings_make_the_same_source(name: str) -> None:
-    source = make_source(name)
-    assert make_source(name, **source.settings()).settings() == source.settings()
+    source = made(name)
+    assert made(name, **source.settings()).settings() == source.settings()
     assert all(f"{key}=" in repr(source) for key in parameters_of(type(source)))
 
 
 @ALL
 def test_an_empty_corpus_is_an_error(name: str) -> None:
     with pytest.raises(ValueError, match="no targets"):
-        make_source(name).attach(ArrayTargets(torch.zeros(0, 3), Cost()), Cost())
+        made(name).attach(ArrayTargets(torch.zeros(0, 3), Cost()), Cost())
 
 
 def test_unknown_sources_and_options_are_errors() -> None:

@@ -26,6 +26,7 @@ SOURCES: dict[str, dict[str, Any]] = {
     "pool": {"start_step": 0, "share": 0.6, "refresh_every": 2},
     "dynamic": {"leaf_size": 4, "probes": 400, "refresh_every": 2, "landmarks": 12},
     "dynamic reduced": {"leaf_size": 4, "probes": 400, "refresh_every": 2, "landmarks": 12, "index_dimension": 4},
+    "dynamic flat": {"index_kind": "flat", "refresh_every": 2, "landmarks": 12},
 }
 
 

@@ -38,6 +38,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "exact": {"start_step": 2, "refresh_every": 4},
     "dynamic": {"start_step": 2, "refresh_every": 5, "landmarks": 20, "leaf_size": 8, "probes": 3},
 }
+FLAT = {**OPTIONS["dynamic"], "index_kind": "flat", "landmarks": 60}  # all: whichever are alike to rounding
 DRAWING = pytest.mark.parametrize("name", [name for name in SOURCES if name != "in-batch"])
 
 
@@ -137,6 +138,26 @@ def test_nothing_of_the_corpus_stays_on_the_accelerator(dataset: RetrievalDatase
     assert source._moving.overlap
     assert torch.cuda.memory_allocated() == held
     assert source.cost.targets_reencoded == 60 + 3 * 20
+
+
+def test_a_flat_index_lies_on_the_accelerator_and_draws_as_on_a_cpu(dataset: RetrievalDataset) -> None:
+    found = []
+    for device, kept in (("cuda", None), ("cuda", "cpu"), ("cpu", None)):
+        source = attached("dynamic", dataset, device, **FLAT, index_device=kept)
+        for step in range(3, 20):
+            source.begin_step(step)
+            asked = request(device, ceiling=torch.full((5,), 0.5, device=device))
+            draw = source.sample(asked)
+            rows = torch.arange(step, step + 10, device=device)
+            fresh = torch.nn.functional.normalize(torch.randn(10, 16, generator=torch.Generator().manual_seed(step)))
+            source.observe(asked, draw, rows, fresh.to(device))
+        source.finish()
+        assert source.stored_vectors(rows).device.type == (kept or device)
+        proposal = source.log_proposal(asked, source.sample(asked), torch.arange(60, device=device))
+        assert proposal.device.type == device
+        found.append(proposal.cpu())
+    torch.testing.assert_close(found[0], found[2], atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(found[1], found[2], atol=1e-3, rtol=1e-4)
 
 
 def test_the_tree_takes_and_gives_tensors_of_the_device() -> None:

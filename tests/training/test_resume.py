@@ -57,6 +57,7 @@ class StopAt(TrainerCallback):
         pytest.param("exact", marks=pytest.mark.slow),
         "dynamic, {refresh_when: 0.001, refresh_spacing: 3}",
         "dynamic, {index_dimension: 8, refresh_every: 3}",
+        "dynamic, {index_kind: flat, refresh_every: 3}",
         pytest.param(
             "dynamic, {refresh_drift: corrector, refresh_reencode: 7, refresh_every: 3}", marks=pytest.mark.slow
         ),

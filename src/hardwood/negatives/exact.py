@@ -9,10 +9,11 @@ from torch import Tensor
 
 from hardwood import _checks
 from hardwood._checkpoint_tensors import FLOATS
+from hardwood.negatives._matrix_draw import matrix_draw, matrix_log_proposal
 from hardwood.negatives._top import refuse_top_of_shards, top_draw, top_log_proposal
 from hardwood.negatives.base import NegativeSource
 from hardwood.negatives.cost import Cost
-from hardwood.negatives.records import Draw, Request, Targets, log_prior_of, masked_log_proposal
+from hardwood.negatives.records import Draw, Request, Targets, log_prior_of
 from hardwood.negatives.softmax_matrix import SoftmaxIndex
 
 INDEX_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -90,29 +91,14 @@ class IndexedNegatives(NegativeSource):
             index = self._built()
             if self.top and request.num_negatives < len(index):
                 return top_draw(index, request, request.exclude)
-            generator = torch.Generator(device=index.vectors.device).manual_seed(request.seed)
-            ids, log_q, log_z = index.sample(
-                request.queries,
-                1 if request.num_negatives >= len(index) else request.num_negatives,  # all: log Z is what counts
-                scale=request.scale,
-                exclude=request.exclude,
-                ceiling=request.ceiling,
-                generator=generator,
-            )
-            device = request.queries.device
-            draw = Draw.plain(ids.to(device), log_q.to(device), log_z.to(device))
-        if request.num_negatives < len(index):
-            return draw
-        everything = torch.arange(len(index), device=device)
-        return Draw.everything(self.log_proposal(request, draw, everything), draw.log_z)
+            return matrix_draw(index, request)
 
     def log_proposal(self, request: Request, draw: Draw, ids: Tensor) -> Tensor:
         with self.cost.timed("sample"):
             index = self._built()
             if self.top and not draw.exhaustive:
                 return top_log_proposal(draw, ids)
-            scores = index.scores(request.queries, ids.to(index.vectors.device), request.scale).to(ids.device)
-            return masked_log_proposal(scores, draw.log_z, request, ids, log_prior_of(self._attached(), ids))
+            return matrix_log_proposal(index, request, draw, ids)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {} if self._index is None else {"vectors": self._index.vectors}

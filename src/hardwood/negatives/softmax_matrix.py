@@ -55,9 +55,10 @@ class SoftmaxIndex:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw with replacement from the softmax, exactly.
 
-        One pass over the targets sums the mass of each block of 256; a draw chooses a block, whose targets are scored
-        once more, and one of them. So there is no cumulative sum over n, hence none of its rounding, and memory is a
-        chunk's scores and a number for each query and block.
+        One pass over the targets sums the mass of each block of 256; a draw chooses a block, and one of its targets. So
+        there is no cumulative sum over n, hence none of its rounding. Where all scores are no more than
+        `SCORES_IN_FLIGHT` they are kept from the one to the other; else the blocks that were chosen are scored once
+        more, and memory is a chunk's scores and a number for each query and block.
 
         Args:
             queries: ``(B, d)``.
@@ -71,15 +72,25 @@ class SoftmaxIndex:
             slots ``(B, k)`` int64 (-1 where a query has no target left), their log-probabilities ``(B, k)`` and
             ``log Z`` ``(B,)``, both float32.
         """
-        chunks = self._chunks(queries, scale, exclude, ceiling)
-        log_masses = torch.cat([_block_log_masses(scores) for _, scores in chunks], dim=1)
+        kept = self._room(queries)
+        masses = []
+        for begin, scores in self._chunks(queries, scale, exclude, ceiling):
+            masses.append(_block_log_masses(scores))
+            if kept is not None:
+                kept[:, begin : begin + scores.shape[1]] = scores
+        log_masses = torch.cat(masses, dim=1)
         log_z = torch.logsumexp(log_masses, dim=1)
         shares = (log_masses - log_z.nan_to_num(neginf=0.0)[:, None]).exp()
         blocks = invert(shares.cumsum(dim=1), num_draws, generator)
-        at_a_time = max(1, _NUMBERS_GATHERED // (len(queries) * _BLOCK * self.vectors.shape[1]))
+        # Of scores that are kept a number each is copied, else a vector.
+        numbers = 1 if kept is not None else self.vectors.shape[1]
+        at_a_time = max(1, _NUMBERS_GATHERED // (max(len(queries), 1) * _BLOCK * numbers))
         parts = []
         for part in blocks.split(at_a_time, dim=1):
-            slots, scores = self._block_scores(queries, part, scale, exclude, ceiling)
+            if kept is not None:
+                slots, scores = _kept_blocks(kept, part)
+            else:
+                slots, scores = self._block_scores(queries, part, scale, exclude, ceiling)
             parts.append(_draw_one(slots, scores, generator))
         held, held_scores = (torch.cat(columns, dim=1) for columns in zip(*parts, strict=True))
         log_z = log_z.float()
@@ -111,6 +122,16 @@ class SoftmaxIndex:
     def scores(self, queries: Tensor, slots: Tensor, scale: float) -> Tensor:
         """``scale * queries @ vectors[slots].T``, ``(B, m)`` float32, as `sample` sees them but for the prior."""
         return scale * _products(queries.to(self.vectors.device), self.vectors[slots])
+
+    def _room(self, queries: Tensor) -> Tensor | None:
+        """Room for the scores of all targets ``(B, n)``, in whole blocks; minus infinity beyond the last target.
+        ``None``: they would be too many."""
+        size = -(-len(self) // _BLOCK) * _BLOCK
+        if len(queries) * size > SCORES_IN_FLIGHT:
+            return None
+        kept = torch.empty(len(queries), size, dtype=queries.dtype, device=self.vectors.device)
+        kept[:, len(self) :] = -torch.inf
+        return kept
 
     def _chunks(
         self, queries: Tensor, scale: float, exclude: RaggedRows, ceiling: Tensor | None
@@ -149,6 +170,12 @@ class SoftmaxIndex:
         pair, place = (blocks[row] == (slot // _BLOCK)[:, None]).nonzero(as_tuple=True)
         scores[row[pair], place, slot[pair] % _BLOCK] = -torch.inf
         return slots, scores.masked_fill_(beyond, -torch.inf)
+
+
+def _kept_blocks(kept: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Slots and scores ``(B, p, 256)`` of each query's ``blocks`` ``(B, p)``, out of all its scores."""
+    slots = blocks[:, :, None] * _BLOCK + torch.arange(_BLOCK, device=blocks.device)
+    return slots, kept.gather(1, slots.flatten(1)).view(slots.shape)
 
 
 def _products(queries: Tensor, vectors: Tensor) -> Tensor:

@@ -1,15 +1,19 @@
-"""A request put to the tree: what its queries must not be given, and the draw for all others."""
+"""A request put to the index: for a tree, what its queries must not be given, and the draw for all others."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hardwood._ragged import RaggedRows
+from hardwood.negatives._matrix_draw import matrix_draw
+from hardwood.negatives.dynamic.flat_index import FlatIndex
+from hardwood.negatives.dynamic.index_form import VectorIndex
+from hardwood.negatives.dynamic.reduced import reduced
 from hardwood.negatives.records import NO_TARGET, Draw, Request
 
 if TYPE_CHECKING:
@@ -19,17 +23,23 @@ _SEARCHED = 64
 """Best targets of a query among which the margin filter looks for false negatives before the draw."""
 
 
-def drawn(index: TargetIndex, request: Request, probes: int) -> Draw:
-    """Negatives from the tree: as many as are asked for, or everything where that is no more.
+def drawn(index: VectorIndex, request: Request, probes: int) -> Draw:
+    """Negatives from the index: as many as are asked for, or everything where that is no more.
 
     Args:
-        index: the tree, whose ids are rows of the corpus.
+        index: a `FlatIndex`, whose draws are exact, or a tree; ids are rows of the corpus.
         request: the step's request.
-        probes: leaves opened for each query.
+        probes: leaves of a tree opened for each query.
 
     Returns:
         The draw, on the device of the queries.
     """
+    if isinstance(index, FlatIndex):
+        return matrix_draw(index.matrix, replace(request, queries=reduced(request.queries, index.projection)))
+    return _drawn_from_tree(cast("TargetIndex", index), request, probes)
+
+
+def _drawn_from_tree(index: TargetIndex, request: Request, probes: int) -> Draw:
     queries, device = request.queries.cpu(), request.queries.device
     exclude, has_targets = _exclusions(index, request, probes)
     nothing = ~has_targets.to(device)[:, None]
@@ -51,7 +61,7 @@ def drawn(index: TargetIndex, request: Request, probes: int) -> Draw:
         return Draw(ids, log_q, log_z, log_weights, exclude=exclude)
     true_log_q = index.log_proposal(queries, np.arange(len(index)), scale=request.scale, exclude=exclude, probes=probes)
     everything = Draw.everything(true_log_q.float().to(device).masked_fill(nothing, -torch.inf), log_z)
-    return dataclasses.replace(everything, exclude=exclude)
+    return replace(everything, exclude=exclude)
 
 
 def _exclusions(index: TargetIndex, request: Request, probes: int) -> tuple[RaggedRows, Tensor]:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
+from hardwood.negatives.dynamic.index_form import VectorIndex
 from hardwood.negatives.records import Ints
 
-if TYPE_CHECKING:
-    from hardwood.tree import TargetIndex
 
-
-def spread_over(index: TargetIndex, count: int, seed: int) -> Ints:
+def spread_over(index: VectorIndex, count: int, seed: int) -> Ints:
     """Ids of ``count`` targets spread over a tree, ascending: every n/count-th along its leaves, group by group
     (systematic sampling; Madow and Madow, 1944).
 
@@ -21,20 +17,20 @@ def spread_over(index: TargetIndex, count: int, seed: int) -> Ints:
     leaves small ones without by chance.
 
     Args:
-        index: the tree.
+        index: the tree; or the flat index, whose neighbourhoods stand for leaves.
         count: how many; all of them if there are fewer.
         seed: of the place where the sample begins.
     """
     return np.sort(_every_so_many(leaf_order(index), count, seed))
 
 
-def oldest(index: TargetIndex, periods: NDArray[np.int16], count: int, seed: int) -> Ints:
+def oldest(index: VectorIndex, periods: NDArray[np.int16], count: int, seed: int) -> Ints:
     """Ids of the ``count`` targets whose true encodings are the oldest, ascending.
 
     Of a period of which some but not all are wanted, those are taken that are spread over the tree.
 
     Args:
-        index: the tree, with the ids ``0 .. n-1``.
+        index: the tree or flat index, with the ids ``0 .. n-1``.
         periods: ``(n,)``, when each target was truly encoded; the current period (the largest) is left out.
         count: how many; all that are not current if there are fewer.
         seed: as in `spread_over`.
@@ -55,6 +51,6 @@ def _every_so_many(order: Ints, count: int, seed: int) -> Ints:
     return order[np.minimum(places, len(order) - 1)]
 
 
-def leaf_order(index: TargetIndex) -> Ints:
-    """All ids of a `hardwood.tree.TargetIndex`, leaf by leaf and group by group."""
+def leaf_order(index: VectorIndex) -> Ints:
+    """All ids: of a tree leaf by leaf and group by group, of a flat index neighbourhood by neighbourhood."""
     return np.asarray(index.spread(len(index)), dtype=np.int64)

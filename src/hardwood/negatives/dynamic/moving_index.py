@@ -1,11 +1,11 @@
-"""A tree over the corpus while the encoder moves: its vectors follow what is known and what is predicted."""
+"""The index of the corpus while the encoder moves: its vectors follow what is known and what is predicted."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,24 +15,22 @@ from hardwood._checkpoint_tensors import INTEGERS, Wanted
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.dynamic.background import Beside
 from hardwood.negatives.dynamic.drift_fits import DriftFits
+from hardwood.negatives.dynamic.index_form import VectorIndex
 from hardwood.negatives.dynamic.landmarks import leaf_order
 from hardwood.negatives.dynamic.noise import settled
 from hardwood.negatives.dynamic.refresh import Refresh
 from hardwood.negatives.dynamic.true_encodings import TrueEncodings
 from hardwood.negatives.records import Floats, Ints
 
-if TYPE_CHECKING:
-    from hardwood.tree import TargetIndex
-
 _SMALLEST_SHARE = 4096
 """Targets of a refresh that a step takes over at least: what each share costs beside them must not add up."""
 
 
 class MovingIndex:
-    """The tree, and what is truly known of its vectors; both change together.
+    """The index, and what is truly known of its vectors; both change together.
 
     Args:
-        index: the tree; its ids are the rows of ``true``.
+        index: the tree, or the flat index; its ids are the rows of ``true``.
         true: true encodings.
         fits: fits the drift models.
         cost: books the time that is waited for.
@@ -45,7 +43,7 @@ class MovingIndex:
     layout: ClassVar[dict[str, Wanted]] = {"refresh": (INTEGERS, (2,)), "refresh_order": (INTEGERS, ("order",))}
     """What `state_dict` gives, for `hardwood._checkpoint_tensors.expect`."""
 
-    def __init__(self, index: TargetIndex, true: TrueEncodings, fits: DriftFits, cost: Cost, *, overlap: bool) -> None:
+    def __init__(self, index: VectorIndex, true: TrueEncodings, fits: DriftFits, cost: Cost, *, overlap: bool) -> None:
         self.index, self.true, self.fits = index, true, fits
         self.is_whole = True
         self.overlap = overlap
@@ -65,7 +63,7 @@ class MovingIndex:
 
     def learn(self, ids: Ints, fresh: Floats, *, write_back: bool, noise: float = 0.0) -> None:
         """What a step has encoded, ``fresh`` ``(m, d)`` of the targets ``ids`` ``(m,)``, goes into the drift model and,
-        if ``write_back``, into the tree, less what the encoder's ``noise`` explains (`settled`); a refresh under way
+        if ``write_back``, into the index, less what the encoder's ``noise`` explains (`settled`); a refresh under way
         goes on, by a share in each step."""
         share, self._share_is_due = self._share_is_due, False
         if self.overlap:  # with copies: the caller may write these arrays over meanwhile
@@ -87,7 +85,7 @@ class MovingIndex:
         of_all_shards: Floats | None = None,
         sizes: Ints | None = None,
     ) -> None:
-        """Predict all targets, write them into the tree, repair it: now, or a share in each step.
+        """Predict all targets, write them into the index, repair it: now, or a share in each step.
 
         Args:
             ids: ``(m,)``, targets just encoded, first of all the landmarks.
@@ -139,7 +137,7 @@ class MovingIndex:
             self._beside.wait()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """How far a refresh under way has come; after `wait`, beside tree, true encodings and fits."""
+        """How far a refresh under way has come; after `wait`, beside index, true encodings and fits."""
         if self._refresh is None:
             return {"refresh": torch.tensor([0, 0]), "refresh_order": torch.zeros(0, dtype=torch.int64)}
         found = torch.tensor([self._refresh.done, self._refresh.shares])

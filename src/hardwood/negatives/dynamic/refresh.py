@@ -1,23 +1,21 @@
-"""One refresh of a tree: the motion of all targets predicted and written into it, at once or a share at a time."""
+"""One refresh of an index: the motion of all targets predicted and written into it, at once or a share at a time."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hardwood.negatives.dynamic.drift_fits import DriftFits, Predictors
+from hardwood.negatives.dynamic.index_form import VectorIndex
 from hardwood.negatives.dynamic.true_encodings import TrueEncodings
 from hardwood.negatives.records import Ints
-
-if TYPE_CHECKING:
-    from hardwood.tree import TargetIndex
 
 
 class Refresh:
     """What a refresh has left to do when its landmarks are encoded.
 
     Args:
-        index: the tree.
+        index: the tree, or the flat index.
         true: true encodings, in whose last period the landmarks were encoded.
         fits: fits the drift models.
         order: ``(n,)`` int64, every target once: leaf by leaf, as the tree was when the refresh began. A leaf whose
@@ -29,7 +27,7 @@ class Refresh:
 
     def __init__(
         self,
-        index: TargetIndex,
+        index: VectorIndex,
         true: TrueEncodings,
         fits: DriftFits,
         *,
@@ -53,7 +51,7 @@ class Refresh:
             self._predictors = self._fits.for_periods(self._true.history)
         begin, end = (len(self.order) * share // self.shares for share in (self.done, self.done + 1))
         blocks = self._true.predictions(self._predictors, self.order[begin:end])
-        # The next block is predicted while the tree takes in this one: both are much work, and seldom for all cores.
+        # The next block is predicted while the index takes in this one: both are much work, and seldom for all cores.
         with ThreadPoolExecutor(1, thread_name_prefix="hardwood-predictions") as ahead:
             coming = ahead.submit(next, blocks, None)
             while (block := coming.result()) is not None:

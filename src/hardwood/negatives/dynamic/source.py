@@ -1,4 +1,4 @@
-"""Negatives from the dynamic tree, which is kept true while the encoder moves without re-encoding the corpus."""
+"""Negatives from a dynamic index, which is kept true while the encoder moves without re-encoding the corpus."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardwood import losses
+from hardwood import _checks, losses
 from hardwood._checkpoint_tensors import read_state
 from hardwood.errors import DataError
 from hardwood.negatives._part import part_of
@@ -22,7 +22,9 @@ from hardwood.negatives.cost import Cost
 from hardwood.negatives.dynamic.divergence import Divergence, divergence_of, log_ratios, merged_ratios
 from hardwood.negatives.dynamic.drawing import drawn
 from hardwood.negatives.dynamic.drift_fits import DriftFits
-from hardwood.negatives.dynamic.initial_index import encoded_index, has_prior_of, loaded_index, saved_index
+from hardwood.negatives.dynamic.flat_index import FlatIndex
+from hardwood.negatives.dynamic.index_form import IndexForm, VectorIndex
+from hardwood.negatives.dynamic.initial_index import encoded_index, loaded_index, saved_index
 from hardwood.negatives.dynamic.landmarks import oldest, spread_over
 from hardwood.negatives.dynamic.moving_index import MovingIndex
 from hardwood.negatives.dynamic.noise import Noise, noise_sums
@@ -30,7 +32,7 @@ from hardwood.negatives.dynamic.policy import RefreshPolicy
 from hardwood.negatives.dynamic.reduced import ReducedTargets, fitted_projection, reduced
 from hardwood.negatives.dynamic.schedule import RefreshSchedule
 from hardwood.negatives.dynamic.staleness import Staleness, scores_of_draws, staleness_sums
-from hardwood.negatives.dynamic.true_encodings import TRUE_DTYPES, TrueEncodings
+from hardwood.negatives.dynamic.true_encodings import TrueEncodings
 from hardwood.negatives.options import flat_options, parameters_of
 from hardwood.negatives.records import (
     Draw,
@@ -46,34 +48,33 @@ if TYPE_CHECKING:
     from hardwood.tree.arrays.projection import Projection
 
 _INDEX_FOLDER = "index"
-_LEAST_PROBES = 32
-"""Of a tree over one of several shards."""
-
+_LEAST_PROBES = 32  # of a tree over one of several shards
 _REFRESHED_BY_NEED = RefreshPolicy()
 
 
 class DynamicNegatives(NegativeSource):
-    """Softmax samples from a tree over all targets that follows the encoder (Monath et al., AISTATS 2023).
+    """Softmax samples from a tree over all targets that follows the encoder (Monath et al., AISTATS 2023), or from a
+    matrix that does (``index_kind``).
 
-    The corpus is encoded once. From then on three mechanisms keep the tree true:
+    The corpus is encoded once. From then on three mechanisms keep the index true:
 
-    - write-back: each step's fresh encodings of positives and negatives, which cost nothing extra, go into the tree,
-      less what dropout explains;
+    - write-back: each step's fresh encodings of positives and negatives, which cost nothing extra, go into it, less
+      what dropout explains;
     - refresh: a fixed set of landmarks is encoded anew, a drift model is fitted on how they moved, and the motion of
-      all others since their own last true encodings is predicted and written into the tree;
+      all others since their own last true encodings is predicted and written into it;
     - repair: each refresh rebuilds the parts of the tree that the motion has degraded.
 
-    Everything is kept in host memory, for n targets in d dimensions (``index_dimension``): the tree (``4 n d`` bytes,
-    half in bfloat16, and its nodes) and the true encodings (``4 n d`` bytes, half in bfloat16, and 2 n), beside the
-    landmarks' of at most twelve refreshes; while it is built another ``4 n d`` in passing, unless both are in bfloat16,
-    and in a refresh ``8 n`` and two blocks of 16,384 predictions.
+    In host memory are, for n targets in d dimensions (``index_dimension``): the tree (``4 n d`` bytes, half in
+    bfloat16, and its nodes) and the true encodings (``4 n d`` bytes, half in bfloat16, and 2 n), beside the landmarks'
+    of at most twelve refreshes; while a tree is built another ``4 n d`` in passing, unless both are in bfloat16, and in
+    a refresh ``8 n`` and two blocks of 16,384 predictions. A flat index lies on ``index_device`` instead of the tree.
     Staleness is measured in every step on what was written back, and logged.
 
     Args:
         start_step: the step at which the corpus is encoded, and of the first draw.
-        refresh: when the tree is refreshed, and how all others' motion is predicted.
-        landmarks: targets encoded in a refresh, spread evenly over the tree's leaves.
-        write_back: whether fresh encodings are written into the tree.
+        refresh: when the index is refreshed, and how all others' motion is predicted.
+        landmarks: targets encoded in a refresh, spread evenly over the tree's leaves, or a flat index's regions.
+        write_back: whether fresh encodings are written into the index.
         probes: leaves opened for each query. More than `TargetIndex` takes by default: of 200,000 targets MRR@10
             was better by 0.003 than with 32, for twice the time of a draw (docs/lab/sources.md). Where the corpus is
             divided into V shards, each opens ``probes / sqrt(V)`` in its own tree, and at least 32 (or as many as
@@ -81,13 +82,17 @@ class DynamicNegatives(NegativeSource):
         leaf_size: targets in a leaf, on average.
         index: folder of a saved `hardwood.tree.TargetIndex` to begin with instead of encoding the corpus. Its ids are
             rows of the corpus and its vectors are taken for the model's encodings at ``start_step``; dtype and (unless
-            its targets have another prior) leaf size are its own.
+            its targets have another prior) leaf size of a tree are its own.
+        index_kind: ``"tree"``; or ``"flat"``, one matrix in the tree's place, drawn from by brute force: exactly, for
+            ``n d`` products a query and ``4 n d`` bytes (half in bfloat16) on ``index_device``. ``"auto"`` is flat for
+            up to 10,000 targets on a CPU, where that is cheaper (docs/results/flat.md), and otherwise a tree.
+        index_device: where a flat index lies, such as ``"cpu"``; ``None``: where the model is.
         index_dimension: how many of the model's dimensions tree and true encodings keep, by a
             `hardwood.tree.Projection` fitted on a sample when the corpus is encoded. What is drawn has known
             probabilities as ever, and its fresh scores are whole: weights are unbiased, and vary more. ``None``: all.
-        index_dtype: how the tree keeps vectors, ``"float32"`` or ``"bfloat16"``.
+        index_dtype: how tree or flat index keep vectors, ``"float32"`` or ``"bfloat16"``.
         true_dtype: how true encodings are kept, likewise.
-        overlap: whether the tree is changed in a thread while the accelerator works: write-back during the backward
+        overlap: whether the index is changed in a thread while the accelerator works: write-back during the backward
             pass, and a refresh a share in each step, over half the steps to the next at most. The same run gives the
             same draws each time, but not those of a run without. ``None``: if the model is on an accelerator; on a CPU
             both would want the same cores.
@@ -107,6 +112,8 @@ class DynamicNegatives(NegativeSource):
         probes: int = 128,
         leaf_size: int = 64,
         index: str | None = None,
+        index_kind: str = "tree",
+        index_device: str | None = None,
         index_dimension: int | None = None,
         index_dtype: str = "float32",
         true_dtype: str = "float32",
@@ -114,20 +121,18 @@ class DynamicNegatives(NegativeSource):
         seed: int = 0,
     ) -> None:
         super().__init__(start_step=start_step)
-        for option, count in (("landmarks", landmarks), ("probes", probes), ("leaf_size", leaf_size)):
-            if count < 1:
-                raise ValueError(f"{option} must be at least 1, got {count}")
-        if seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {seed}")
-        for option, dtype in (("index_dtype", index_dtype), ("true_dtype", true_dtype)):
-            if dtype not in TRUE_DTYPES:
-                raise ValueError(f"{option} must be one of {', '.join(TRUE_DTYPES)}, got {dtype!r}")
+        _checks.at_least(1, landmarks, "landmarks")
+        _checks.at_least(1, probes, "probes")
+        _checks.at_least(0, seed, "seed")
+        self._form = IndexForm(index_kind, index_device, index_dimension, index_dtype, true_dtype, leaf_size)
         self.refresh = refresh
         self.landmarks = landmarks
         self.write_back = write_back
         self.probes = probes
         self.leaf_size = leaf_size
         self.index = index
+        self.index_kind = index_kind
+        self.index_device = index_device
         self.index_dimension = index_dimension
         self.index_dtype = index_dtype
         self.true_dtype = true_dtype
@@ -135,14 +140,11 @@ class DynamicNegatives(NegativeSource):
         self.seed = seed
         self._moving: MovingIndex | None = None
         self._divergence: Divergence | None = None  # of the last step
-        self._is_exact = False  # the tree holds what the very weights of this step gave
+        self._is_exact = False  # the index holds what the very weights of this step gave
         self._schedule, self._noise = RefreshSchedule(refresh, num_targets=0), Noise()
 
     def attach(self, targets: Targets, cost: Cost) -> None:
-        if self.index_dimension is not None:
-            from hardwood.tree.arrays.projection import check_dimension
-
-            check_dimension(self.index_dimension, targets.dimension, "index_dimension")
+        self._form.check(targets)
         super().attach(targets, cost)
         if self._moving is not None:
             self._moving.give_up()
@@ -151,6 +153,8 @@ class DynamicNegatives(NegativeSource):
 
     def warm_up(self, progress: bool | None = None) -> None:
         """Compile the tree's kernels, or load them: half a minute the first time on a machine."""
+        if self._form.kind_for(self.targets) == "flat":
+            return
         from hardwood.tree import warmup
 
         warmup(training=True, dtype=self.index_dtype, progress=progress)
@@ -202,15 +206,16 @@ class DynamicNegatives(NegativeSource):
     def log_proposal(self, request: Request, draw: Draw, ids: Tensor) -> Tensor:
         """``s + log π - log Z_hat`` with the stored encodings, as if every leaf had been opened.
 
-        That is the truth for targets of opened leaves, and off by the error of the leaf's estimated mass for all
-        others: `TargetIndex.log_proposal` is exact, and costs as much as brute force.
+        That is the truth for a flat index. Of a tree it is for targets of opened leaves, and off by the error of the
+        leaf's estimated mass for all others: `TargetIndex.log_proposal` is exact, and costs as much as brute force.
         """
         with self.cost.timed("sample"):
             stored = self.stored_vectors(ids).to(request.queries.device)
             scores = losses.scores(reduced(request.queries, self._projection), stored, request.scale)
-            # What the draw left out holds what the filter found; the ceiling itself forbids nothing more.
-            exclude = request.exclude if draw.exclude is None else draw.exclude
-            drawn_with = dataclasses.replace(request, exclude=exclude, ceiling=None)
+            # What a tree's draw left out holds what the filter found; the ceiling itself forbids nothing more.
+            drawn_with = request
+            if draw.exclude is not None:
+                drawn_with = dataclasses.replace(request, exclude=draw.exclude, ceiling=None)
             log_prior = log_prior_of(self._attached(), ids)
             return masked_log_proposal(scores, draw.log_z, drawn_with, ids, log_prior).to(ids.device)
 
@@ -229,7 +234,7 @@ class DynamicNegatives(NegativeSource):
             sums = staleness_sums(stored, kept.float(), old, new)
             whole = new if self._projection is None else scores_of_draws(request, draw, rows, vectors)
             ratios = log_ratios(draw, old, whole, log_prior_of(self._attached(), draw.ids))
-        # Where the tree is exact, noise is all that is between stored and fresh.
+        # Where the index is exact, noise is all that is between stored and fresh.
         again = self._noise.is_wanted and not self._is_exact
         noise = noise_sums(self._kept_targets(), ids, fresh) if again else sums[:2]
         everyone = yield sums, noise, *ratios
@@ -268,15 +273,18 @@ class DynamicNegatives(NegativeSource):
             missing = inside if state else folder / STATE_FILE
             raise DataError("is missing or empty, and the rest is there: the checkpoint is not whole.", missing)
         if state:
-            self._resume(state, saved_index(inside, self._attached(), self.index_dimension))
+            self._resume(state, saved_index(inside, self._attached(), self._form))
 
     def tree(self) -> TargetIndex | None:
-        """The tree that it draws from, for looking at; ``None``: it is not built yet."""
+        """The tree that it draws from, for looking at; ``None``: it is not built yet, or the index is flat."""
+        from hardwood.tree import TargetIndex
+
         self._wait()
-        return None if self._moving is None else self._moving.index
+        index = None if self._moving is None else self._moving.index
+        return index if isinstance(index, TargetIndex) else None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All but the tree, which `save_state` writes beside it."""
+        """All but the index, which `save_state` writes beside it."""
         if self._moving is None:
             return {}
         self._wait()
@@ -288,23 +296,17 @@ class DynamicNegatives(NegativeSource):
         """Nothing but the empty state of a run that has not begun.
 
         Raises:
-            ValueError: for another: without its tree it is of no use.
+            ValueError: for another: without its index it is of no use.
         """
         if state:
-            raise ValueError("the dynamic source's state is of use with its tree alone: call load_state(folder)")
+            raise ValueError("the dynamic source's state is of use with its index alone: call load_state(folder)")
 
-    def _resume(self, state: dict[str, Tensor], index: TargetIndex) -> None:
-        targets = self._attached()
+    def _resume(self, state: dict[str, Tensor], index: VectorIndex) -> None:
         drift = {name.removeprefix("drift."): tensor for name, tensor in state.items() if name.startswith("drift.")}
         own = {name: tensor for name, tensor in state.items() if not name.startswith("drift.")}
-        true = TrueEncodings.layout(targets.num_targets, index.dimension)
+        true = TrueEncodings.layout(len(index), index.dimension)
         self._expect(own, true | MovingIndex.layout | RefreshSchedule.layout | Noise.layout)
         TrueEncodings.check_state(own)
-        if not has_prior_of(index, targets):
-            raise ValueError(
-                "the checkpoint's tree was built with another prior over targets: resume with the unasked_prior and "
-                "the training pairs that it was made with"
-            )
         moving = self._moved(index, TrueEncodings.from_state(state))
         moving.fits.load_state_dict(drift)
         moving.load_state_dict(own)
@@ -320,16 +322,15 @@ class DynamicNegatives(NegativeSource):
         return {name: getattr(self, name) for name in parameters_of(DynamicNegatives)}
 
     def _build(self) -> Generator[Found, list[Found], MovingIndex]:
-        """Encode the corpus, or read its encodings of this step, and make tree and true encodings of them."""
+        """Encode the corpus, or read its encodings of this step, and make index and true encodings of them."""
         targets = self._attached()
         if self.index is None:
-            kept, kinds = targets, (self.index_dtype, self.true_dtype)
+            kept: Targets = targets
             if self.index_dimension is not None:
                 kept = ReducedTargets(targets, (yield from fitted_projection(targets, self.index_dimension, self.seed)))
-            index, encodings = encoded_index(kept, self.cost, leaf_size=self.leaf_size, dtypes=kinds)
+            index, encodings = encoded_index(kept, self.cost, self._form)
         else:
-            sizes = self.index_dimension, self.leaf_size
-            index, encodings = loaded_index(self.index, targets, self.cost, dimension=sizes[0], leaf_size=sizes[1])
+            index, encodings = loaded_index(self.index, targets, self.cost, self._form)
         with self.cost.timed("index"):
             landmarks = spread_over(index, self.landmarks, self.seed)
             true = TrueEncodings(encodings, landmarks, dtype=self.true_dtype)
@@ -337,7 +338,7 @@ class DynamicNegatives(NegativeSource):
         true.share_landmarks(np.concatenate([found.numpy() for (found,) in everyone]))
         return self._moved(index, true)
 
-    def _moved(self, index: TargetIndex, true: TrueEncodings) -> MovingIndex:
+    def _moved(self, index: VectorIndex, true: TrueEncodings) -> MovingIndex:
         """Both, kept together."""
         device = self._attached().device
         overlap = device.type != "cpu" if self.overlap is None else self.overlap
@@ -367,10 +368,11 @@ class DynamicNegatives(NegativeSource):
         )
 
     def stored_vectors(self, ids: Tensor) -> Tensor:
-        """What the tree holds now for rows of the corpus ``ids`` ``(m,)``: ``(m, d)`` float32 on the CPU, in the
-        dimensions that it keeps."""
+        """What the index holds now for rows of the corpus ``ids`` ``(m,)``: ``(m, d)`` float32, in the dimensions that
+        it keeps, on the CPU; from a flat index where that lies."""
         self._wait()
-        return torch.from_numpy(self._built().vectors(ids.cpu().numpy()))
+        index = self._built()
+        return index.rows(ids) if isinstance(index, FlatIndex) else torch.from_numpy(index.vectors(ids.cpu().numpy()))
 
     @property
     def _projection(self) -> Projection | None:
@@ -390,7 +392,7 @@ class DynamicNegatives(NegativeSource):
         if self._moving is not None:
             self._moving.wait()
 
-    def _built(self) -> TargetIndex:
+    def _built(self) -> VectorIndex:
         if self._moving is None:
-            raise RuntimeError(f"the tree is not built yet: begin_step(step) builds it from step {self.start_step} on")
+            raise RuntimeError(f"the index is not built yet: begin_step(step) builds it from step {self.start_step} on")
         return self._moving.index

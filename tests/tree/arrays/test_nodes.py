@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hardwood import TargetIndex
-from hardwood.tree.arrays.nodes import LAYOUT, Nodes, blank_nodes, resized, resized_rows
+from hardwood.tree.arrays.nodes import LAYOUT, Nodes, blank_nodes, resized
 
 
 def assert_laid_out(nodes: Nodes, dtype: np.dtype) -> None:
@@ -51,18 +51,3 @@ def test_new_leaves_are_dead_and_new_rows_empty() -> None:
     assert longer.leaf_group.tolist() == [0, 0, -1, -1, -1]
     assert longer.leaf_count.tolist() == [0] * 5
     assert longer.rows[:, 0].tolist() == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
-
-
-@pytest.mark.parametrize("size", [2, 6])
-def test_rows_longer_and_shorter_in_place(size: int) -> None:
-    nodes = blank_nodes(np.dtype(np.float32), R=4, L=2, G=1, d=3)
-    nodes.rows[:], nodes.row_id[:] = 1.0, 7
-    other = resized_rows(nodes, used=2, size=size)
-    assert other.rows is nodes.rows
-    assert other.rows[:, 0].tolist() == [1.0, 1.0, *[0.0] * (size - 2)]
-    assert other.row_id.tolist() == [7, 7, *[0] * (size - 2)]
-    assert len(other.row_leaf) == size
-    mapped = nodes._replace(rows=np.broadcast_to(np.float32(2.0), (size, 3)))  # memory of another's
-    third = resized_rows(mapped, used=2, size=9)
-    assert third.rows[:, 0].tolist() == [2.0, 2.0, *[0.0] * 7]
-    assert len(third.row_leaf) == 9

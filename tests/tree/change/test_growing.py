@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,28 +42,43 @@ def test_leaf_arrays_are_copied_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not np.shares_memory(index._tree.nodes.leaf_mean, again._tree.nodes.leaf_mean)
 
 
-@pytest.mark.parametrize("is_owned", [True, False])
-def test_rows_grow_in_place(is_owned: bool) -> None:
-    """Where they own their memory: a second copy of all rows would be the peak of a run's memory. Else what was
-    replaced is let go of."""
-    vectors = np.random.default_rng(0).normal(size=(4_500, 8)).astype(np.float32)
-    index = TargetIndex.build(vectors[:500], leaf_size=4, progress=False)
-    nodes, capacity = index._tree.nodes, len(index._tree.nodes.rows)
-    if not is_owned:  # as after loading
-        index._tree.nodes = nodes = nodes._replace(rows=nodes.rows.view(), row_id=nodes.row_id.view())
-    first = nodes.rows if is_owned else None
-    replaced = None if is_owned else weakref.ref(nodes.rows)  # numpy does not resize what has such a reference
-    del nodes
-    for begin in range(500, 4_500, 100):  # leaves split and their arrays grow; rows are used up
-        index.add(vectors[begin : begin + 100], np.arange(begin, begin + 100))
-    gc.collect()
-    assert replaced is None or replaced() is None
-    assert first is None or index._tree.nodes.rows is first
-    assert len(index._tree.nodes.rows) > 4 * capacity
-    index.check()
-    np.testing.assert_array_equal(index.vectors(np.arange(4_500)), vectors)
-    index.remove(np.arange(4_300))
-    index.repair()  # and shorter
-    assert len(index._tree.nodes.rows) < 2_000
-    index.check()
-    np.testing.assert_array_equal(index.vectors(np.arange(4_300, 4_500)), vectors[4_300:])
+def test_rows_that_were_replaced_are_let_go_of() -> None:
+    rng = np.random.default_rng(0)
+    index = TargetIndex.build(rng.normal(size=(500, 8)), leaf_size=4, progress=False)
+    seen = []
+    for begin in range(500, 4_500, 100):  # leaves split and their arrays grow; rows are used up, and move
+        index.add(rng.normal(size=(100, 8)), np.arange(begin, begin + 100))
+        seen.append(weakref.ref(index._tree.nodes.rows))
+        gc.collect()
+        assert {id(rows()) for rows in seen if rows() is not None} == {id(index._tree.nodes.rows)}
+    assert any(rows() is None for rows in seen)
+
+
+def test_a_refresh_of_millions_copies_no_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A second copy of all rows would be the peak of a run's memory; after loading too."""
+    copies = []
+    resized = tree_module.resized
+
+    def counted(nodes: Any, axis: str, used: int, size: int) -> Any:
+        copies.append(axis)
+        return resized(nodes, axis, used=used, size=size)
+
+    monkeypatch.setattr("hardwood.tree.arrays.nodes._MANY_ROWS", 1_000)
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(3_000, 8)).astype(np.float32)
+    built = TargetIndex.build(y, leaf_size=8, progress=False)
+    built.save(tmp_path / "index")
+    loaded = TargetIndex.load(tmp_path / "index", mmap=False)
+    monkeypatch.setattr(tree_module, "resized", counted)
+    for _ in range(4):
+        y = y + 0.5 * rng.normal(size=y.shape).astype(np.float32)
+        for index in (built, loaded):
+            for begin in range(0, 3_000, 250):
+                index.update(y[begin : begin + 250], np.arange(begin, begin + 250))
+            index.repair()
+            index.check()
+            np.testing.assert_array_equal(index.vectors(np.arange(3_000)), y)
+    assert "R" not in copies
+    np.testing.assert_array_equal(built.ids, loaded.ids)
+    again = [index.sample(y[:5], 9, seed=1).ids for index in (built, loaded)]
+    np.testing.assert_array_equal(*again)

@@ -9,7 +9,6 @@ Building, growing, saving and checking go by `LAYOUT`, which is made from the fi
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -17,6 +16,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+
+_MANY_ROWS = 1 << 20
 
 BLOCK = 256
 """Queries that a kernel handles together: enough that several share a group, few enough for the processor's caches."""
@@ -122,33 +123,27 @@ def blank_nodes(dtype: np.dtype[Any], **sizes: int) -> Nodes:
 def resized(nodes: Nodes, axis: str, used: int, size: int) -> Nodes:
     """The tree with ``size`` rows (``axis`` "R") or leaves ("L"), of which the first ``used`` are as they were and the
     others blank."""
-    longer = {}
-    for name, array in LAYOUT.items():
-        if array.shape[0] == axis:
-            old = getattr(nodes, name)
-            longer[name] = np.zeros((size, *old.shape[1:]), old.dtype)
-            longer[name][:used] = old[:used]
-            if array.blank:  # memory that is never touched costs nothing
-                longer[name][used:] = array.blank
-    return nodes._replace(**longer)
+    names = [name for name, array in LAYOUT.items() if array.shape[0] == axis]
+    return nodes._replace(**{name: lengthened(name, getattr(nodes, name), used, size) for name in names})
 
 
-def resized_rows(nodes: Nodes, used: int, size: int) -> Nodes:
-    """`resized` for rows, in place: arrays that own their memory are those of ``nodes`` too, and longer or shorter.
+def lengthened(name: str, array: NDArray[Any], used: int, size: int) -> NDArray[Any]:
+    """A copy of a tree's array of that name, ``size`` long: the first ``used`` entries, the others blank."""
+    longer = np.zeros((size, *array.shape[1:]), array.dtype)
+    longer[:used] = array[:used]
+    if blank := LAYOUT[name].blank:  # memory that is never touched costs nothing
+        longer[used:] = blank
+    return longer
 
-    A second copy of the rows of twenty million targets would be the peak of a run's memory; the system moves pages
-    instead. No view of these arrays may be in use, here or in another thread.
+
+def spare_rows(used: int) -> int:
+    """How many blank rows to keep behind so many that are in use, for leaves that grow.
+
+    Memory that is never touched costs nothing. Of millions there are so many that a refresh does not use them up
+    before what it leaves behind is compacted: longer arrays would be a second copy of all rows, and the peak of a run's
+    memory.
     """
-    for name, array in LAYOUT.items():
-        old = getattr(nodes, name)
-        if array.shape[0] == "R" and old.flags.owndata:
-            before = len(old)
-            with suppress(ValueError):  # what numpy can't resize is copied
-                old.resize((size, *old.shape[1:]), refcheck=False)
-                old[used : None if array.blank else before] = array.blank  # what is new is nought already
-    if len(nodes.row_id) == len(nodes.rows) == len(nodes.row_leaf) == size:
-        return nodes
-    return resized(nodes, "R", used, size)
+    return used // 2 if used > _MANY_ROWS else used // 16 + 64
 
 
 def group_lists(leaf_group: Ints, groups: int) -> tuple[Ints, Ints]:

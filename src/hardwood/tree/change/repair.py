@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardwood.tree.arrays.bfloat16 import decoded
-from hardwood.tree.arrays.nodes import Ints
+from hardwood.tree.arrays.nodes import Ints, spare_rows
 from hardwood.tree.arrays.statistics import with_covariances
 from hardwood.tree.change.tree import Tree
 from hardwood.tree.construct.layout import room_for
@@ -128,5 +128,5 @@ def _compact(tree: Tree) -> int:
     tree.used = int(rooms.sum())
     tree.free.clear()
     if len(nodes.row_id) > 2 * tree.used + 64:
-        tree.resize(tree.used + tree.used // 8 + 64)
+        tree.resize(tree.used + spare_rows(tree.used))
     return before - tree.used

@@ -19,7 +19,6 @@ from hardwood.tree.arrays.nodes import (
     Nodes,
     group_lists,
     resized,
-    resized_rows,
 )
 from hardwood.tree.arrays.statistics import recompute
 from hardwood.tree.change.kernels import drop_rows, move_leaves
@@ -32,8 +31,6 @@ from hardwood.tree.construct.leaves import MOST_COMPARED
 # A target moves to another leaf when that brings its squared distance below this part of what it is.
 MOVE_GAIN = 0.9
 BEAM = 2
-_FURTHER = 1 << 18
-"""Rows by which a tree of a million grows."""
 AROUND, MANY = 24, 16
 """So many groups near its own are where a moved target looks for a leaf when many move at once, as many as `MANY` for
 each group: to find a group's neighbours costs something too."""
@@ -272,15 +269,14 @@ class Tree:
 
     def _block(self, room: int) -> tuple[int, int]:
         """The start and size of a block of at least ``room`` rows: one given back that is at most half as large again,
-        or from the end, which grows when used up: by a quarter, or of millions by a sixteenth."""
+        or from the end, which grows by a quarter when used up."""
         for size in range(room, room + room // 2 + 1):
             if self.free.get(size):
                 return self.free[size].pop(), size
         nodes = self.nodes
         capacity = len(nodes.row_id)
         if self.used + room > capacity:
-            further = max(min(capacity // 4, _FURTHER), capacity // 16)
-            self.resize(max(capacity + further, self.used + 4 * room))
+            self.resize(max(capacity * 5 // 4, self.used + 4 * room))
         self.used += room
         return self.used - room, room
 
@@ -332,8 +328,8 @@ class Tree:
         return half
 
     def resize(self, capacity: int) -> None:
-        """Row arrays of another length, in place where they can be: nothing may hold a view of them."""
-        self.nodes = resized_rows(self.nodes, used=self.used, size=capacity)
+        """Row arrays of another length; the rows in use are copied."""
+        self.nodes = resized(self.nodes, "R", used=self.used, size=capacity)
 
     def spread(self, count: int, seed: int) -> Ints:
         """What `TargetIndex.spread` returns."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardwood.tree.arrays.bfloat16 import encode
-from hardwood.tree.arrays.nodes import Floats, Nodes, blank_nodes, group_lists
+from hardwood.tree.arrays.nodes import Floats, Nodes, blank_nodes, group_lists, spare_rows
 from hardwood.tree.arrays.prior import with_prior
 from hardwood.tree.arrays.statistics import recompute, with_covariances
 from hardwood.tree.construct.assign import next_rows
@@ -61,13 +61,12 @@ def build(
     labels, leaf_group = leaf_labels(source, leaf_size, rng, threads, tick)
     counts = np.bincount(labels, minlength=len(leaf_group))
 
-    # Memory that is never touched costs nothing: the end of the row arrays is room to grow.
     rooms = room_for(counts)
     starts = np.cumsum(rooms) - rooms
     used = int(rooms.sum())
     L, G = len(counts), int(leaf_group.max()) + 1
     # Blank, not whatever memory held: rooms without a target are saved too, and same targets make the same file.
-    nodes = blank_nodes(dtype, R=used + n // 16 + 64, L=L, G=G, d=d)
+    nodes = blank_nodes(dtype, R=used + spare_rows(used), L=L, G=G, d=d)
     nodes.row_leaf[:used] = np.repeat(np.arange(L, dtype=np.int32), rooms)
     # The source is read once, in its own order: no second array as long as it, and no leaps over a disk.
     cursor, at = starts.copy(), np.empty(CHUNK, dtype=np.int64)

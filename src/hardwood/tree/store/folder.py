@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from hardwood._json import read_object
 from hardwood._version import __version__
 from hardwood.errors import DataError
 from hardwood.tree._inputs import DTYPES, MAX_DIMENSION, METRICS
-from hardwood.tree.arrays.nodes import LAYOUT, Nodes, group_lists
+from hardwood.tree.arrays.nodes import LAYOUT, Nodes, group_lists, lengthened, spare_rows
 from hardwood.tree.arrays.prior import SPREAD
 from hardwood.tree.arrays.projection import Projection
 from hardwood.tree.change.tree import Tree
@@ -34,6 +34,8 @@ FACTS = ("metric", "leaf_size", "targets", "dimension", "dtype")
 PRIOR = "log_prior_in_last_column"
 PROJECTION = "projection"
 PIECE = 1 << 24
+_READ_AT_ONCE = 1 << 16
+"""Rows."""
 
 
 def save(tree: Tree, metric: str, has_prior: bool, projection: Projection | None, folder: Path) -> None:
@@ -168,8 +170,9 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_arrays(path: Path, mapped: bool) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """The arrays of a safetensors file, mapped copy-on-write or read; and its metadata."""
+def read_arrays(path: Path, mapped: bool, spare: int = 0) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """The arrays of a safetensors file, mapped copy-on-write, or read with ``spare`` further rows of noughts; and its
+    metadata."""
     entries, about = read_header(path)
     arrays: dict[str, NDArray[Any]] = {}
     with path.open("rb") as file:
@@ -180,8 +183,18 @@ def read_arrays(path: Path, mapped: bool) -> tuple[dict[str, NDArray[Any]], dict
                 arrays[name] = np.memmap(path, dtype=kind, mode="c", offset=at, shape=shape)
             else:
                 file.seek(at)
-                arrays[name] = np.fromfile(file, dtype=kind, count=size).reshape(shape)
+                arrays[name] = _read(file, np.dtype(kind), shape, spare)
     return arrays, about
+
+
+def _read(file: IO[bytes], kind: np.dtype[Any], shape: tuple[int, ...], spare: int) -> NDArray[Any]:
+    if not spare:
+        return np.fromfile(file, dtype=kind, count=math.prod(shape)).reshape(shape)
+    array = np.zeros((shape[0] + spare, *shape[1:]), kind)
+    for begin in range(0, shape[0], _READ_AT_ONCE):
+        part = array[begin : min(begin + _READ_AT_ONCE, shape[0])]
+        part[:] = np.fromfile(file, dtype=kind, count=part.size).reshape(part.shape)
+    return array
 
 
 def load(folder: Path, mapped: bool, everything: bool) -> tuple[Tree, str, bool, Projection | None, dict[str, Any]]:
@@ -200,7 +213,9 @@ def load(folder: Path, mapped: bool, everything: bool) -> tuple[Tree, str, bool,
     facts = [*FACTS, PRIOR] if PRIOR in manifest or PRIOR in about else FACTS
     if {name: about.get(name) for name in facts} != {name: str(manifest.get(name)) for name in facts}:
         raise DataError("disagrees with nodes.safetensors: the index is damaged.", folder / MANIFEST)
-    rows = read_arrays(folder / VECTORS, mapped)[0].get("rows")
+    used = len(small.get("row_id", ()))
+    spare = 0 if mapped else spare_rows(used)
+    rows = read_arrays(folder / VECTORS, mapped, spare)[0].get("rows")
 
     def fail(what: str) -> DataError:
         return DataError(f"its files do not belong together ({what}): the index is damaged.", folder)
@@ -208,14 +223,17 @@ def load(folder: Path, mapped: bool, everything: bool) -> tuple[Tree, str, bool,
     if rows is None or rows.dtype != DTYPES[manifest["dtype"]] or rows.shape[1:] != (manifest["dimension"],):
         raise fail("its vectors are not what the manifest says")
     projection = _projection(small.pop(PROJECTION, None), rows.shape[1] - (PRIOR in manifest), fail)
-    check_arrays(small, rows, fail)
+    check_arrays(small, rows[: len(rows) - spare], fail)
     offsets, leaves = group_lists(small["leaf_group"], len(small["group_count"]))
     kept = {name: small[array.stored] for name, array in LAYOUT.items() if array.stored is not None}
+    if spare:
+        of_rows = [name for name in kept if LAYOUT[name].shape[0] == "R"]
+        kept |= {name: lengthened(name, kept[name], used, used + spare) for name in of_rows}
     # A plain array over the mapping: kernels are compiled for those.
     nodes = Nodes(rows=rows.view(np.ndarray), group_offsets=offsets, group_leaves=leaves, **kept)
     if everything:
         check_vectors(nodes, folder / VECTORS)
-    tree = Tree(nodes, len(nodes.row_id), manifest["leaf_size"], small[REFERENCE])
+    tree = Tree(nodes, used, manifest["leaf_size"], small[REFERENCE])
     if len(tree.ids) != manifest["targets"] or not tree.ids.are_distinct():
         raise fail("an id stands twice, or some are missing")
     return tree, manifest["metric"], PRIOR in manifest, projection, manifest

@@ -15,7 +15,7 @@ from hardwood.tree import _inputs
 from hardwood.tree._inputs import DTYPES, METRICS
 from hardwood.tree._reading import ReadableIndex
 from hardwood.tree.arrays.prior import SPREAD, with_column, with_prior
-from hardwood.tree.change.repair import repair
+from hardwood.tree.change.repair import keep_compact, repair
 
 if TYPE_CHECKING:
     from hardwood.tree.arrays.projection import Projection
@@ -256,6 +256,8 @@ class TargetIndex(ReadableIndex):
             if self._has_prior:
                 block = with_column(block, self._column(rows))
             with self._lock.changing("update"):
+                if keep_compact(self._tree):
+                    rows = self._rows(known)
                 return self._tree.write(rows, block, self.threads)
 
     def repair(self, *, factor: float = 1.15) -> dict[str, int]:

@@ -70,15 +70,18 @@ def test_a_refresh_of_millions_copies_no_rows(monkeypatch: pytest.MonkeyPatch, t
     built.save(tmp_path / "index")
     loaded = TargetIndex.load(tmp_path / "index", mmap=False)
     monkeypatch.setattr(tree_module, "resized", counted)
+    at_first, most_used = built._tree.used, 0
     for _ in range(4):
         y = y + 0.5 * rng.normal(size=y.shape).astype(np.float32)
         for index in (built, loaded):
             for begin in range(0, 3_000, 250):
                 index.update(y[begin : begin + 250], np.arange(begin, begin + 250))
+                most_used = max(most_used, index._tree.used)
             index.repair()
             index.check()
             np.testing.assert_array_equal(index.vectors(np.arange(3_000)), y)
     assert "R" not in copies
+    assert most_used < 1.24 * at_first  # what leaves have outgrown is compacted in time
     np.testing.assert_array_equal(built.ids, loaded.ids)
     again = [index.sample(y[:5], 9, seed=1).ids for index in (built, loaded)]
     np.testing.assert_array_equal(*again)

@@ -143,7 +143,12 @@ def spare_rows(used: int) -> int:
     before what it leaves behind is compacted: longer arrays would be a second copy of all rows, and the peak of a run's
     memory.
     """
-    return used // 2 if used > _MANY_ROWS else used // 16 + 64
+    return used // 2 if is_large(used) else used // 16 + 64
+
+
+def is_large(used: int) -> bool:
+    """Whether so many rows are worth what it costs to keep them together."""
+    return used > _MANY_ROWS
 
 
 def group_lists(leaf_group: Ints, groups: int) -> tuple[Ints, Ints]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardwood.tree.arrays.bfloat16 import decoded
-from hardwood.tree.arrays.nodes import Ints, spare_rows
+from hardwood.tree.arrays.nodes import Ints, is_large, spare_rows
 from hardwood.tree.arrays.statistics import with_covariances
 from hardwood.tree.change.tree import Tree
 from hardwood.tree.construct.layout import room_for
@@ -28,7 +28,7 @@ def repair(tree: Tree, factor: float, threads: int) -> dict[str, int]:
     worn = np.flatnonzero(_worn(tree, factor))
     _rebuild(tree, worn, threads)
     merged = _merge(tree, threads)
-    compacted = _compact(tree)
+    compacted = compact(tree, 4)
     if 8 * tree.changed > len(tree.ids):
         tree.changed = 0
         tree.nodes = with_covariances(tree.nodes, np.random.default_rng(len(tree.ids)))
@@ -111,20 +111,31 @@ def _dissolve(tree: Tree, leaves: Ints, threads: int) -> int:
     return len(leaves)
 
 
-def _compact(tree: Tree) -> int:
-    """Where that frees more than a quarter of the rows in use: leaves move down over the gaps, in place, each with
+def keep_compact(tree: Tree) -> bool:
+    """Before a change: of a tree of millions no more than an eighth of the rows lies idle. Returns whether rows have
+    moved.
+
+    Where the encoder moves fast, leaves outgrow their blocks by the thousand, and what they leave behind is too small
+    for the others: a refresh of twenty million targets would use half as many rows again before `repair` comes.
+    """
+    return is_large(tree.used) and compact(tree, 8) > 0
+
+
+def compact(tree: Tree, part: int) -> int:
+    """Where that frees more than one of ``part`` rows in use: leaves move down over the gaps, in place, each with
     the room a new one gets. Returns the number of rows given back."""
     nodes, before = tree.nodes, tree.used
     live = np.flatnonzero(nodes.leaf_group >= 0)
-    live = live[np.argsort(nodes.leaf_start[live])]
     rooms = np.minimum(nodes.leaf_room[live], room_for(nodes.leaf_count[live]))
-    if 4 * (before - int(rooms.sum())) <= before:
+    if part * (before - int(rooms.sum())) <= before:
         return 0
+    order = np.argsort(nodes.leaf_start[live])
+    live, rooms = live[order], rooms[order]
     starts = np.cumsum(rooms) - rooms
     # No leaf begins later than before, and none reaches into the next one's old block: order makes it safe.
     for first in range(0, len(live), LEAVES_AT_ONCE):
-        part = slice(first, first + LEAVES_AT_ONCE)
-        tree.move(live[part], starts[part], rooms[part])
+        some = slice(first, first + LEAVES_AT_ONCE)
+        tree.move(live[some], starts[some], rooms[some])
     tree.used = int(rooms.sum())
     tree.free.clear()
     if len(nodes.row_id) > 2 * tree.used + 64:

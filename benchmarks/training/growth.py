@@ -1,10 +1,10 @@
 """What a run costs as the corpus grows: ``hardwood data scale`` and ``hardwood train``, from 100,000 targets on.
 
     python -m benchmarks.training.growth                                      # to a million: half an hour on two cores
-    python -m benchmarks.training.growth --sizes 20000000 --threads 2         # 40 GB of disk, 16 GB of memory, an hour
+    python -m benchmarks.training.growth --sizes 20000000                     # 25 GB of disk, 11 GB of memory, an hour
     python -m benchmarks.training.growth --sizes 100000 1000000 20000000 --report   # table and figure of what is there
 
-The names of `hardwood data scale`, pretrained static embeddings, the dynamic source with 128 of the model's dimensions
+The names of `hardwood data scale`, pretrained static embeddings, the dynamic source with 64 of the model's dimensions
 in bfloat16, 128 pairs a step and 8 draws: the same queries and the same settings at every size. Each run is the command
 line's, in a process of its own; what is done is not repeated. Seconds are those of the wall, so nothing else should
 run. ``index`` holds the build and all refreshes.
@@ -29,7 +29,7 @@ from hardwood.training._folder import METRICS
 GIB = 2**30
 FACTS = "growth.json"
 """What a run's own files do not say."""
-OPTIONS = ("index_dimension=128", "index_dtype=bfloat16", "true_dtype=bfloat16")
+OPTIONS = ("index_dtype=bfloat16", "true_dtype=bfloat16")
 
 
 def made(folder: Path, size: int) -> float | None:
@@ -42,14 +42,16 @@ def made(folder: Path, size: int) -> float | None:
     return time.perf_counter() - begin
 
 
-def trained(folder: Path, data: Path, encoder: str, steps: int, threads: int) -> None:
+def trained(arguments: argparse.Namespace, folder: Path, data: Path) -> None:
     """Train on ``data`` into ``folder``, if no finished run is there, and note what its files do not say."""
     if (folder / METRICS).exists():
         return
+    encoder, steps, threads = folder_of(arguments.encoder), arguments.steps, arguments.threads
+    options = (f"index_dimension={arguments.index_dimension}", *OPTIONS)
     command = [sys.executable, "-m", "hardwood", "train", str(data), "--encoder", encoder, "--negatives", "dynamic"]
     command += ["--steps", str(steps), "--batch-size", "128", "--num-negatives", "8", "--learning-rate", "0.05"]
     command += ["--threads", str(threads), "--save-every", str(steps // 2), "--no-report-base", "--overwrite"]
-    command += [word for option in OPTIONS for word in ("--source-option", option)]
+    command += [word for option in options for word in ("--source-option", option)]
     begin, renewals = time.perf_counter(), 0
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen([*command, "--output", str(folder)], **streams) as child:
@@ -101,6 +103,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 300_000, 1_000_000])
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--index-dimension", type=int, default=64)
     parser.add_argument("--encoder", default="wordllama", help="wordllama, or a folder")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "growth", help="where corpora and runs are kept")
     parser.add_argument("--report", action="store_true", help="only report what is finished")
@@ -113,8 +116,7 @@ def main() -> None:
         if not arguments.report:
             seconds = made(data, size)
             facts |= {} if seconds is None else {f"seconds to make {size:,} targets": round(seconds, 1)}
-            encoder = folder_of(arguments.encoder)
-            trained(run, data, encoder, arguments.steps, arguments.threads)
+            trained(arguments, run, data)
         if (run / METRICS).exists():
             rows.append(row_of(run, size))
     finish(arguments, "training_growth", rows, **facts)

@@ -102,7 +102,8 @@ def test_groups_around_are_the_nearest_with_targets(n, leaf_size, gone):
     assert (tree.nodes.leaf_group[tree.place(moved, here, 1)] >= 0).all()
 
 
-def test_regions_reach_every_group():
+def test_regions_reach_every_group(monkeypatch):
+    monkeypatch.setattr(leaves, "REACH", 1)  # so few that the nearest ones alone would not be all
     centres = naive.clusters(500, 6, spread=1.0)
     half = 0.5 * (centres**2).sum(axis=1)
     regions, around = leaves.regions_of(centres, half, np.random.default_rng(0))
@@ -129,3 +130,31 @@ def test_many_groups_are_looked_for_by_region(monkeypatch):
     one.check()
     assert one.stats()["mean_spread"] < 1.03 * whole.stats()["mean_spread"]
     assert one.stats()["leaves"] > 0.97 * whole.stats()["leaves"]
+
+
+def test_a_few_groups_of_thousands_look_around_themselves(monkeypatch):
+    """A block of neighbours is compared with the groups around those that it is in, as if all had been looked up."""
+    y = naive.clusters(6000, 16, spread=0.6)
+    tree = TargetIndex.build(y, leaf_size=8, progress=False)._tree
+    groups = len(tree.nodes.group_mean)
+    inside = np.flatnonzero(np.isin(tree.nodes.leaf_group, [3, 5, 11]))
+    rows = tree.live_rows(inside)
+    here = tree.nodes.row_leaf[rows].astype(np.int64)
+    assert 3 * MANY <= len(rows) < MANY * groups
+    moved = tree.nodes.rows[rows] + 0.12 * np.random.default_rng(0).normal(size=(len(rows), 16)).astype(np.float32)
+    asked = []
+    look = tree.groups_around
+
+    def looked(threads, own=None):
+        asked.append(own)
+        return look(threads, own)
+
+    monkeypatch.setattr(tree, "groups_around", looked)
+    everywhere = tree.place(moved, here, 1)
+    assert not asked  # few groups: all are compared
+    monkeypatch.setattr("hardwood.tree.change.tree.MOST_COMPARED", groups - 1)
+    near = tree.place(moved, here, 1)
+    np.testing.assert_array_equal(asked[0], [3, 5, 11])
+    np.testing.assert_array_equal(look(1, asked[0]), look(1)[asked[0]])
+    assert (near != here).mean() > 0.05
+    assert (near == everywhere).mean() > 0.9

@@ -18,6 +18,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 _MANY_ROWS = 1 << 20
+"""Rows from which on a tree is large: a copy of them takes a gigabyte and more of memory at usual widths."""
 
 BLOCK = 256
 """Queries that a kernel handles together: enough that several share a group, few enough for the processor's caches."""

@@ -131,6 +131,8 @@ def spec_of(arguments: argparse.Namespace, name: str, seed: int, budget: str, st
         "seed": seed,
         "threads": 1,
     }
+    if arguments.precision != "float32":  # what earlier runs were made with is not said in them
+        config["precision"] = arguments.precision
     if PRIOR in _fields() and method.prior != DEFAULT:
         config |= {PRIOR: method.prior, PUSH: 1.0}  # the plain softmax over the corpus
     prior = _fields()[PRIOR] if method.prior == DEFAULT else method.prior
@@ -237,6 +239,7 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, help=f"peak; default by encoder: {RATES}")
     parser.add_argument("--scale", type=float, default=20.0, help="inverse temperature")
     parser.add_argument("--max-length", type=int, help="tokens of a text, of a transformer; default: its own")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of all forward passes")
     parser.add_argument(
         "--only", nargs="+", choices=list(METHODS), metavar="METHOD", help=", ".join(METHODS).replace("%", "%%")
     )

@@ -15,7 +15,7 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -60,12 +60,16 @@ class RankWatch:
         number: of this process.
         size: how many there are.
 
+    Attributes:
+        advice: gives a line on how to go on, which is said with the message that a process has failed.
+
     Raises:
         ValueError: the environment variable `TIMEOUT` is no number of seconds.
     """
 
     def __init__(self, store: Any, number: int, size: int) -> None:
         self._store, self.number, self.size = store, number, size
+        self.advice: Callable[[], str] | None = None
         self._seconds = timeout_seconds()
         self._lock = threading.Lock()
         self._is_over = False
@@ -141,7 +145,7 @@ class RankWatch:
         self._is_over = True
         if culprit is not None:
             if self._claim(culprit):
-                _print(culprit)
+                self._say(culprit)
             return OtherRankFailed()
         note = (
             f"this was on rank {self.number} of {self.size} ({self._name(self.number)}), {self._where}; all of them end"
@@ -187,7 +191,7 @@ class RankWatch:
                 # The store is gone, and with it the process that kept it. It may be the end of the run, too.
                 if not self._is_over and time.monotonic() - last > 4 * _PERIOD_SECONDS:
                     if self.number == min(1, self.size - 1):
-                        _print("the processes of the run have lost each other: the one that keeps their store is gone")
+                        self._say("the processes of the run have lost each other: what keeps their store is gone")
                     os._exit(1)
 
     def _watch_the_store(self) -> None:
@@ -201,7 +205,7 @@ class RankWatch:
                 keeper = f"rank 0 of {self.size} (process {who.get('process', '?')} on {who.get('host', '?')})"
                 if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
                     keeper = f"torchrun's own process on {os.environ.get('MASTER_ADDR', 'the first machine')}"
-                _print(
+                self._say(
                     f"{keeper} has given no sign of life for {self._seconds:g} seconds: it is stopped, or its "
                     "machine is gone. All processes of the run end"
                 )
@@ -210,7 +214,7 @@ class RankWatch:
     def _speak_and_end(self, message: str) -> None:
         time.sleep(_PERIOD_SECONDS)  # an error that was about to be said says more
         if not self._is_over and self._claim(message):
-            _print(message)
+            self._say(message)
             os._exit(1)
         if not self._is_over:
             self._end_quietly()
@@ -274,6 +278,14 @@ class RankWatch:
         if found is error:
             self._hook(kind, error, trace)
 
+    def _say(self, message: str) -> None:
+        lines = [f"error: {message}"]
+        if self.advice is not None:
+            with suppress(Exception):  # a process is gone, and that must be said
+                lines.append(self.advice())
+        sys.stderr.write("\n".join(lines) + "\n")
+        sys.stderr.flush()
+
 
 def _is_of_a_connection(error: BaseException) -> bool:
     """Whether an error is what `torch.distributed` or a launcher gives where another process is gone."""
@@ -291,8 +303,3 @@ def _is_alive(process: int) -> bool:
     except OSError:
         return True
     return state not in ("Z", "X")
-
-
-def _print(message: str) -> None:
-    sys.stderr.write(f"error: {message}\n")
-    sys.stderr.flush()

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
+from hardwood._launch import agreed_name, launchers_store, store_of_the_living
 from hardwood._rank_watch import RankWatch
 
 _NEVER = timedelta(days=7)
@@ -62,10 +63,9 @@ class Ranks:
         world: Any = distributed.group.WORLD
         if cls._of_environment is None or cls._of_environment._world is not world:
             number, size = distributed.get_rank(), distributed.get_world_size()
+            store = world.get_group_store().clone()
             # A store may outlive its processes: keys that earlier processes wrote must not count.
-            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-            store = distributed.PrefixStore(f"hardwood-attempt-{attempt}", world.get_group_store().clone())
-            watch = RankWatch(store, number, size)
+            watch = RankWatch(distributed.PrefixStore(agreed_name(store, number, size), store), number, size)
             group = distributed.new_group(backend="gloo", timeout=_NEVER)
             cls._of_environment = cls(number, size, group, watch)
             cls._of_environment._world = world
@@ -162,6 +162,11 @@ class Ranks:
         """Wait until all have come so far."""
         self.gather([])
 
+    def advise(self, advice: Callable[[], str]) -> None:
+        """What is said with the message that another process has failed: how to go on."""
+        if self._watch is not None:
+            self._watch.advice = advice
+
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
         """What raises in here ends all processes, with one message, which names this process and the phase."""
@@ -194,7 +199,9 @@ def join(device: str | None) -> Ranks:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
         from accelerate import PartialState
 
-        PartialState(cpu=device == "cpu")  # the trainer's own way, with the backend that it would choose
+        number, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        # The trainer's own way, with the backend that it would choose.
+        PartialState(cpu=device == "cpu", **store_of_the_living(launchers_store(), number, size))
     return Ranks.of_environment()
 
 

@@ -14,7 +14,7 @@ import torch
 from tests.conftest import make_dataset
 
 from hardwood import _rank_watch
-from hardwood.training import RunConfig, train
+from hardwood.training import last_checkpoint
 
 from .launch import finish, start
 
@@ -60,6 +60,9 @@ def test_a_rank_that_is_killed_ends_all_with_one_message(tmp_path: Path, phase: 
     (spoken,) = _spoken(found)
     assert "rank 1 of 2" in spoken
     assert "killed" in spoken
+    kept = last_checkpoint(tmp_path / "run" / "checkpoints")
+    step = "the last whole checkpoint is that of step 2; go on with: hardwood train --resume"
+    assert (step if kept is not None else "no checkpoint was written yet: start anew") in found[0][2]
     _nothing_half_written(tmp_path)
 
 
@@ -83,8 +86,6 @@ def test_a_rank_that_stands_still_ends_all_the_others(tmp_path: Path, phase: str
 
 def _nothing_half_written(folder: Path) -> None:
     """Every checkpoint that passes for whole can be resumed from: at least that of step 2, none that was broken off."""
-    from hardwood.training import last_checkpoint
-
     checkpoint = last_checkpoint(folder / "run" / "checkpoints")
     assert checkpoint is None or checkpoint.name == "checkpoint-2"
 
@@ -98,14 +99,6 @@ def test_waiting_has_a_limit_that_is_a_number(monkeypatch: pytest.MonkeyPatch) -
             timeout_seconds()
     monkeypatch.setenv(TIMEOUT, "30")
     assert timeout_seconds() == 30
-
-
-def test_a_restart_within_one_launch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_dataset().save(tmp_path / "data")
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    with pytest.raises(ValueError, match="leave out --max-restarts, and start the same command again with --resume"):
-        train(RunConfig(data=str(tmp_path / "data"), output=str(tmp_path / "run"), steps=1), quiet=True)
-    assert not (tmp_path / "run").exists()
 
 
 def test_no_thread_is_left_in_the_store_when_a_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hardwood._files import named_if_not_writable, sweep
+from hardwood._files import named_if_not_writable, sweep, written_whole
+from hardwood._launch import launch_name, launchers_store, restarts, restarts_left
 from hardwood.training._spool_folder import SPOOL_FOLDER, spooled
 from hardwood.training._yaml import read_settings
 from hardwood.training.checkpoints import last_checkpoint, read_seal, remove_cut_short
@@ -16,6 +17,8 @@ from hardwood.training.config import RunConfig
 from hardwood.training.resume_rules import MAY_DIFFER
 
 CHECKPOINTS, RUN_FILE, METRICS = "checkpoints", "run.yaml", "metrics.json"
+LAUNCH = ".launch"
+"""Which launch by torchrun is at work here: if it starts the processes anew, they know the run for their own."""
 BESIDE_SPLITS = ("cost", "training", "left_out")
 """What the metrics have beside the measures of each split."""
 _CHECKPOINT_KNOWS = ("batch_size", "shards", "num_shards")
@@ -47,18 +50,27 @@ def claimed(output: Path) -> Iterator[None]:
                     folder.rmdir()
 
 
-def refuse_restart() -> None:
-    """``ValueError`` where torchrun has started the processes of a run anew after a failure.
+def goes_on_by_itself(output: Path, *, resume: bool, overwrite: bool) -> tuple[bool, bool]:
+    """Whether to resume and whether to overwrite, where torchrun may have started the processes anew after a failure.
 
-    They could go on from the last whole checkpoint; but PyTorch's groups are not always made a second time, and the
-    processes would wait for each other.
+    What the same launch has begun is resumed, or begun again where there is nothing yet to resume. What was in the
+    folder before the launch is not touched by that.
+
+    Raises:
+        ValueError: the processes were started anew, and it can't be known which launch has begun the run.
     """
-    count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    if count != "0":
+    launch = launch_name(launchers_store())
+    if launch is None and restarts() > 0:
         raise ValueError(
-            f"torchrun has restarted this run ({count} times), and restarts within one launch are not supported: leave "
-            "out --max-restarts, and start the same command again with --resume"
+            f"torchrun has restarted this run ({restarts()} times) without a store that outlives its processes "
+            "(TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1), so the run can't know whether what lies in the folder is its own: "
+            "unset that, or leave out --max-restarts and start the same command again with --resume"
         )
+    note = output / LAUNCH
+    if launch is None or not note.is_file() or note.read_text(encoding="utf-8") != launch:
+        return resume, overwrite
+    kept = last_checkpoint(output / CHECKPOINTS) is not None or spooled(output / CHECKPOINTS / SPOOL_FOLDER) is not None
+    return kept, not kept
 
 
 def checkpoint_to_resume(config: RunConfig, output: Path, *, resume: bool, overwrite: bool) -> Path | None:
@@ -78,7 +90,7 @@ def checkpoint_to_resume(config: RunConfig, output: Path, *, resume: bool, overw
         _check_same_run(config, output / RUN_FILE, _CHECKPOINT_KNOWS if "global_batch" in known else ())
         return checkpoint
     sweep(output / RUN_FILE)  # a run that was killed before it had written anything
-    used = any(output.iterdir())
+    used = any(entry.name != LAUNCH for entry in output.iterdir())
     if used and not overwrite:
         raise ValueError(
             f"the output folder {output} is not empty: choose another, go on with the run in it (--resume), or remove "
@@ -111,6 +123,10 @@ def begin(
         _clear(output)
     if resume:
         remove_cut_short(output / CHECKPOINTS)
+    (output / LAUNCH).unlink(missing_ok=True)
+    if (launch := launch_name(launchers_store())) is not None:  # before the run file, so that a restart knows its own
+        with written_whole(output / LAUNCH) as temporary:
+            temporary.write_text(launch, encoding="utf-8")
     config.save(output / RUN_FILE, left_out)
 
 
@@ -121,7 +137,7 @@ def what_is_kept_is_noted(output: Path) -> Iterator[None]:
         yield
     except BaseException as error:
         with suppress(OSError):
-            notes = [_what_is_kept(output)]
+            notes = [what_is_kept(output)]
             room = shutil.disk_usage(output).free
             if room < _LITTLE_ROOM:
                 notes.append(f"the disk of {output} is full: {room:,} bytes are free")
@@ -135,17 +151,21 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _what_is_kept(output: Path) -> str:
+def what_is_kept(output: Path) -> str:
+    """A line on what a run that has failed can go on from, and how."""
     checkpoint = last_checkpoint(output / CHECKPOINTS)
-    if checkpoint is None:
-        if (there := spooled(output / CHECKPOINTS / SPOOL_FOLDER)) is not None:
-            return (
-                f"no checkpoint was written yet, but the encodings of {there.targets:,} targets are kept; go on with: "
-                f"hardwood train --resume --output {output}"
-            )
-        return "no checkpoint was written yet: start anew with --overwrite (and --save-every, to have checkpoints)"
-    step = checkpoint.name.rsplit("-", 1)[1]
-    return f"the last whole checkpoint is that of step {step}; go on with: hardwood train --resume --output {output}"
+    there = spooled(output / CHECKPOINTS / SPOOL_FOLDER) if checkpoint is None else None
+    if checkpoint is not None:
+        kept = f"the last whole checkpoint is that of step {checkpoint.name.rsplit('-', 1)[1]}"
+    elif there is not None:
+        kept = f"no checkpoint was written yet, but the encodings of {there.targets:,} targets are kept"
+    else:
+        kept = "no checkpoint was written yet"
+    if restarts_left() > 0:
+        return f"{kept}; torchrun starts the processes again"
+    if checkpoint is None and there is None:
+        return f"{kept}: start anew with --overwrite (and --save-every, to have checkpoints)"
+    return f"{kept}; go on with: hardwood train --resume --output {output}"
 
 
 def _clear(output: Path) -> None:

@@ -20,12 +20,14 @@ from hardwood.report import Trace
 from hardwood.report.run import try_to_write_report
 from hardwood.training._folder import (
     BESIDE_SPLITS,
+    LAUNCH,
     METRICS,
     begin,
     checkpoint_to_resume,
     claimed,
-    refuse_restart,
+    goes_on_by_itself,
     shards_to_resume,
+    what_is_kept,
     what_is_kept_is_noted,
 )
 from hardwood.training._last_step import train_on
@@ -89,10 +91,10 @@ def train(
     import torch
     from transformers import set_seed
 
-    refuse_restart()
     output = Path(config.output)
     device = _device(config.device)
     ranks = join(device)
+    ranks.advise(partial(what_is_kept, output))
     with ranks.during("where the run begins"), claimed(output):
         checkpoint, shards, resume, overwrite = _agreed_start(ranks, config, resume=resume, overwrite=overwrite)
         if config.threads is not None:
@@ -136,9 +138,10 @@ def _agreed_start(
     output = Path(config.output)
 
     def look() -> list[Any]:
-        found = checkpoint_to_resume(config, output, resume=resume, overwrite=overwrite)
-        shards = shards_to_resume(config, output, ranks.size) if resume and found is None else None
-        return [None if found is None else str(found), shards, resume, overwrite]
+        resumes, overwrites = goes_on_by_itself(output, resume=resume, overwrite=overwrite)
+        found = checkpoint_to_resume(config, output, resume=resumes, overwrite=overwrites)
+        shards = shards_to_resume(config, output, ranks.size) if resumes and found is None else None
+        return [None if found is None else str(found), shards, resumes, overwrites]
 
     found, shards, resumes, overwrites = ranks.first(look)
     return None if found is None else Path(found), shards, resumes, overwrites
@@ -275,3 +278,4 @@ def _write_outputs(
     training_curve(history, output / "training_curve.png", title, config.negatives)
     with written_whole(output / METRICS) as temporary:  # last: its presence says that the run is complete
         temporary.write_text(json.dumps(metrics, indent=1))
+    (output / LAUNCH).unlink(missing_ok=True)

@@ -117,7 +117,7 @@ def test_it_starts_from_an_index(tmp_path: Path) -> None:
     TargetIndex.build(corpus.start, leaf_size=16, progress=False).save(tmp_path / "index")
     encoded, loaded = (run(refresh_every=10, **options) for options in ({}, {"index": str(tmp_path / "index")}))
     of_the_first_step = NUM_TARGETS - (encoded[0].cost.targets_reencoded - loaded[0].cost.targets_reencoded)
-    assert BATCH <= of_the_first_step <= BATCH * 7  # to know the encoder's noise
+    assert 64 + BATCH <= of_the_first_step <= 64 + BATCH * 7  # to see whose tree it is, and to know the encoder's noise
     assert encoded[1] == pytest.approx(loaded[1], rel=1e-4)  # the same tree: the same draws, and so all the rest
     assert encoded[2] == pytest.approx(loaded[2], rel=1e-4, abs=1e-6)
 
@@ -141,6 +141,39 @@ def test_an_index_of_something_else_is_an_error(tmp_path: Path) -> None:
     source.attach(corpus.targets, corpus.cost)
     with pytest.raises(DataError, match="nowhere"):
         source.begin_step(0)
+
+
+def begun(corpus: MovingCorpus, index: Path) -> None:
+    source = make_source("dynamic", start_step=0, index=str(index))
+    source.attach(corpus.targets, corpus.cost)
+    source.begin_step(0)
+
+
+@pytest.mark.parametrize("dimension", [None, 8])
+def test_an_index_of_another_model_or_metric_is_an_error(dimension: int | None, tmp_path: Path) -> None:
+    corpus = MovingCorpus()
+    assert corpus.start.norm(dim=1) == pytest.approx(np.ones(NUM_TARGETS), abs=1e-5)
+    rng = np.random.default_rng(0)
+    common = rng.standard_normal(12)  # any two texts are alike
+    vectors = {
+        "other": rng.standard_normal(corpus.start.shape),
+        "order": corpus.start.numpy()[::-1].copy(),
+        "alike": 3 * common + rng.standard_normal(corpus.start.shape),
+    }
+    for name, found in vectors.items():
+        of_length_1 = np.ascontiguousarray(found / np.linalg.norm(found, axis=1, keepdims=True), dtype=np.float32)
+        TargetIndex.build(of_length_1, dimension=dimension, progress=False).save(tmp_path / name)
+        with pytest.raises(ValueError, match="is of another model, or of another order of the corpus"):
+            begun(corpus, tmp_path / name)
+    longer = np.float32(7) * corpus.start.numpy()
+    TargetIndex.build(longer, dimension=dimension, progress=False).save(tmp_path / "longer")
+    with pytest.raises(ValueError, match=r"lengths up to (7|6.9).* build the index with metric='cosine'"):
+        begun(corpus, tmp_path / "longer")
+    TargetIndex.build(longer, dimension=dimension, metric="cosine", progress=False).save(tmp_path / "unit")
+    begun(corpus, tmp_path / "unit")
+    corpus.targets.vectors *= 7  # a model that compares by dot products
+    with pytest.raises(ValueError, match=r"metric='cosine'.* lengths from 7 to 7: build it with metric='dot'"):
+        begun(corpus, tmp_path / "unit")
 
 
 def test_the_corrector_learns_between_refreshes() -> None:

@@ -10,19 +10,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from hardwood.negatives.cost import Cost
 from hardwood.negatives.dynamic.flat_index import FlatIndex
 from hardwood.negatives.dynamic.index_form import IndexForm, VectorIndex
-from hardwood.negatives.dynamic.reduced import ReducedTargets
+from hardwood.negatives.dynamic.reduced import ReducedTargets, reduced
 from hardwood.negatives.dynamic.true_encodings import TRUE_DTYPES
-from hardwood.negatives.records import Targets, log_prior_of
+from hardwood.negatives.records import Targets, encoded_rows, log_prior_of
 
 if TYPE_CHECKING:
     from hardwood.tree import TargetIndex
     from hardwood.tree.arrays.projection import Projection
 
 _LOG = logging.getLogger("hardwood")
+
+_LOOKED_AT = 64
+"""Targets that are encoded to see whether a saved tree is of this model."""
+_OFF_UNIT = 0.02
+"""How far from 1 a length may be that rounding to 16 bits has touched."""
+_LEAST_COSINE, _SURELY_THE_SAME, _LEAST_GAP = 0.5, 0.9, 0.05
+"""A tree may be of the model some training ago. Many models give any two texts a cosine far above 0."""
 
 
 def encoded_index(targets: Targets | ReducedTargets, cost: Cost, form: IndexForm) -> tuple[VectorIndex, Tensor]:
@@ -81,12 +89,15 @@ def loaded_index(folder: str, targets: Targets, cost: Cost, form: IndexForm) -> 
 
     Raises:
         DataError: there is no index in the folder, or a damaged one.
-        ValueError: it is not of this corpus and model.
+        ValueError: it is not of this corpus and model, or its metric is not the model's similarity; seen by the
+            encodings of a few targets.
     """
     from hardwood.tree import TargetIndex
 
     with cost.timed("index"):
         index = _saved_tree(folder, targets, form.dimension)
+    _check_is_of_model(index, folder, targets)
+    with cost.timed("index"):
         encodings = index.vectors(np.arange(len(index)))
         if _is_flat(targets, form):
             flat = _flat(targets, form, encodings.shape, index.projection)
@@ -173,6 +184,33 @@ def _saved_tree(folder: str | Path, targets: Targets, dimension: int | None) -> 
             "the vectors in the corpus's order"
         )
     return index
+
+
+def _check_is_of_model(index: TargetIndex, folder: str, targets: Targets) -> None:
+    """``ValueError`` for a tree whose vectors can't be the current model's encodings, by some that are made now."""
+    rows = np.unique(np.linspace(0, len(index) - 1, _LOOKED_AT).astype(np.int64))
+    now, there = torch.from_numpy(encoded_rows(targets, rows)), torch.from_numpy(index.vectors(rows))
+    lengths, kept = now.norm(dim=1), there.norm(dim=1)
+    is_unit = bool(((lengths - 1).abs() < _OFF_UNIT).all())
+    if index.metric == "cosine" and not is_unit:
+        raise ValueError(
+            f"the index in {folder} was built with metric='cosine', but this model compares by dot products, and its "
+            f"encodings have lengths from {float(lengths.min()):.3g} to {float(lengths.max()):.3g}: build it with "
+            "metric='dot'"
+        )
+    if is_unit and bool((kept > 1 + _OFF_UNIT).any()):
+        raise ValueError(
+            f"the index in {folder} has vectors of lengths up to {float(kept.max()):.3g}, but this model compares by "
+            "cosine, and its encodings have length 1: build the index with metric='cosine'"
+        )
+    cosines = normalize(there, dim=1) @ normalize(reduced(now, index.projection), dim=1).T
+    own, others = float(cosines.diagonal().mean()), float(cosines.mean())
+    if own < _LEAST_COSINE or (own < _SURELY_THE_SAME and own - others < _LEAST_GAP):
+        raise ValueError(
+            f"the index in {folder} is of another model, or of another order of the corpus: of {len(rows)} targets, "
+            f"its vectors and this model's encodings have a mean cosine of {own:.2f} (of different targets: "
+            f"{others:.2f}). Build it with this model, or leave index out"
+        )
 
 
 def _check_fits(index: VectorIndex, folder: str | Path, targets: Targets, dimension: int | None) -> None:

@@ -14,7 +14,10 @@ from typer.testing import CliRunner
 
 from hardwood._hub import check_model
 from hardwood.cli.app import app
+from hardwood.data.beir import read_beir
+from hardwood.data.read import read_dataset
 from hardwood.encoders import load_encoder
+from hardwood.errors import DataError
 from hardwood.training.guide import load_guide
 from tiny_models import WORDS
 
@@ -140,4 +143,18 @@ def test_commands_ask_before_they_read_the_data(
     assert done.exit_code == 2
     assert "'own/none'" in done.stderr
     assert "can't be reached" in done.stderr
+    assert 1 <= host.count <= ONCE
+
+
+@pytest.mark.parametrize("read", [read_beir, read_dataset])
+def test_a_set_of_a_hub_that_says_nothing_is_waited_for_as_long_as_the_user_says(
+    read, host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    host.silent = True
+    monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "0.5")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_DATASETS_OFFLINE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"can't be had from the Hugging Face hub: no answer in 0\.5 seconds"):
+        read("own/none")
     assert 1 <= host.count <= ONCE

@@ -1,4 +1,4 @@
-"""Models by name on the Hugging Face hub: one question with a time limit, before a loader asks for each of its files.
+"""Names on the Hugging Face hub: one question with a time limit, before a loader asks for each of the files.
 
 A loader repeats each request five times, and asks for a dozen files, also for a model that is in the cache: without a
 connection it would take minutes. What the name of a model is, a folder or a name on the hub, is said here too.
@@ -13,8 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
+from typing import Literal
 
-__all__ = ["asked_once", "check_model", "is_folder"]
+__all__ = ["asked_once", "check_model", "is_folder", "why_unreachable"]
+
+Kind = Literal["model", "dataset"]
 
 _SECONDS = 5.0
 _FILES = ("modules.json", "config.json")  # of a model in the cache there is one of them at least
@@ -52,7 +55,7 @@ def check_model(name: str, what: str) -> None:
             f"{tried} ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE forbids to ask the hub: unset it, or give a "
             "folder that holds the model"
         )
-    if (reason := _why_unreachable(name)) is not None:
+    if (reason := why_unreachable(name)) is not None:
         raise ValueError(
             f"{tried} ({constants.HF_HUB_CACHE}), and the hub ({constants.ENDPOINT}) can't be reached: {reason}. Give "
             "a folder that holds the model, or connect: HTTPS_PROXY names a proxy, HF_ENDPOINT a mirror, HF_HOME the "
@@ -81,7 +84,7 @@ def asked_once(name: str, what: str) -> Iterator[None]:
     from huggingface_hub import constants
 
     check_model(name, what)
-    if is_folder(name) or constants.HF_HUB_OFFLINE or (reason := _why_unreachable(name)) is None:
+    if is_folder(name) or constants.HF_HUB_OFFLINE or (reason := why_unreachable(name)) is None:
         yield
         return
     warnings.warn(
@@ -105,8 +108,16 @@ def _is_in_cache(name: str) -> bool:
     return any(isinstance(try_to_load_from_cache(*one), str) for one in asked)
 
 
-def _why_unreachable(name: str) -> str | None:
-    """Ask the hub for a model once. ``None`` where it answers, also that there is no such model."""
+def why_unreachable(name: str, kind: Kind = "model") -> str | None:
+    """Ask the hub for something once, for at most as long as ``HF_HUB_ETAG_TIMEOUT`` says, else 5 seconds.
+
+    Args:
+        name: on the hub.
+        kind: of what has the name.
+
+    Returns:
+        Why the hub can't be reached; ``None`` where it answers, also that there is no such thing.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -115,7 +126,7 @@ def _why_unreachable(name: str) -> str | None:
 
     def ask() -> None:
         try:
-            HfApi().model_info(name, timeout=seconds)
+            HfApi().repo_info(name, repo_type=kind, timeout=seconds)
             answers.append(None)
         except Exception as error:  # of the hub's client and of what it stands on, which differ by its version
             answers.append(error)

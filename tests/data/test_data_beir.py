@@ -128,14 +128,25 @@ def test_a_name_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
     tables = hub_form(tmp_path / "hub", "jsonl")
     asked = []
 
-    def snapshot_download(repo_id: str, *, repo_type: str, allow_patterns: list[str]) -> str:
-        asked.append((repo_id, repo_type))
+    def snapshot_download(repo_id: str, *, repo_type: str, allow_patterns: list[str], local_files_only: bool) -> str:
+        asked.append((repo_id, repo_type, local_files_only))
         return str(tables.with_name(repo_id.split("/")[1]))
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", lambda *_, **__: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.chdir(tmp_path)
     check_woods(read_beir(name))
-    assert asked == [(repository, "dataset"), (f"{repository}-qrels", "dataset")]
+    assert asked == [(repository, "dataset", False), (f"{repository}-qrels", "dataset", False)]
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    asked.clear()
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", fail)
+    with pytest.warns(UserWarning, match="can't be reached .no network.: of the set .* what was downloaded before"):
+        check_woods(read_beir(name))
+    assert asked == [(repository, "dataset", True), (f"{repository}-qrels", "dataset", True)]
 
 
 def test_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

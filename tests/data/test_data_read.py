@@ -167,7 +167,7 @@ def test_labels_say_which_pairs_are_positives(tmp_path: Path, ending: str) -> No
 def test_what_is_not_there_is_not_looked_for_on_the_hub(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    monkeypatch.delattr(huggingface_hub.HfApi, "dataset_info")
+    monkeypatch.delattr(huggingface_hub.HfApi, "repo_info")
     with pytest.raises(DataError, match="no such file or folder"):
         read_dataset(source)
 
@@ -179,14 +179,15 @@ def test_a_hub_name_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def fail(self: object, name: str, **settings: Any) -> None:
-        asked.append((name, settings["timeout"]))
+        asked.append((name, settings["repo_type"], settings["timeout"]))
         raise OSError("no network")
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", fail)
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", fail)
+    monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "7")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     with pytest.raises(DataError, match=r"no file or folder 'owner/name:part' here.*no network"):
         read_dataset("owner/name:part")
-    assert asked == [("owner/name", 10)]
+    assert asked == [("owner/name", "dataset", 7)]
 
 
 def test_a_folder_or_file_without_data(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import tempfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hardwood._hub import why_unreachable
 from hardwood.data._dataset import RetrievalDataset
 from hardwood.data._lines import MOST_EXPANSION, SURELY_TEXT
 from hardwood.data._qrels import COLUMNS
@@ -182,8 +184,11 @@ def _rows(parts: list[Path]) -> Iterator[dict[str, object]]:
 
 
 def _download(source: str | Path) -> tuple[Path, Path]:
-    """The folders of tables and of qrels in the hub's cache; what is there is not downloaded again."""
-    from huggingface_hub import snapshot_download
+    """The folders of tables and of qrels in the hub's cache; what is there is not downloaded again.
+
+    Where the hub can't be reached there is only what the cache has, with a warning.
+    """
+    from huggingface_hub import constants, snapshot_download
 
     name = str(source)
     if not _HUB_NAME.fullmatch(name) or name.endswith(".zip") or name.startswith("."):
@@ -193,17 +198,26 @@ def _download(source: str | Path) -> tuple[Path, Path]:
         repository: [f"{table}{form}" for table in _TABLES for form in (".jsonl", ".jsonl.gz", "/*.parquet")],
         f"{repository}-qrels": ["*.tsv", "*.tsv.gz", "*.parquet"],
     }
+    # Asked once; the hub's client would ask for minutes.
+    unreachable = None if constants.HF_HUB_OFFLINE else why_unreachable(repository, "dataset")
+    options: dict[str, Any] = {"repo_type": "dataset", "local_files_only": unreachable is not None}
     folders = []
     for identifier, patterns in wanted.items():
         try:
-            found = snapshot_download(identifier, repo_type="dataset", allow_patterns=patterns)
+            found = snapshot_download(identifier, allow_patterns=patterns, **options)
         except (OSError, ValueError) as error:  # what the hub's library raises is one of these
-            reason = " ".join(str(error).split())[:300]
+            reason = unreachable or " ".join(str(error).split())[:300]
             raise DataError(
                 f"there is no folder or file {name!r} here, and the set {identifier!r} can't be had from the Hugging "
                 f"Face hub: {reason}"
             ) from error
         folders.append(Path(found))
+    if unreachable is not None:
+        warnings.warn(
+            f"the Hugging Face hub can't be reached ({unreachable}): of the set {repository!r} there is only what was "
+            "downloaded before, which may be older or incomplete (HF_HUB_OFFLINE=1: use that without asking)",
+            stacklevel=4,
+        )
     return folders[0], folders[1]
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hardwood import _checks
+from hardwood._hub import why_unreachable
 from hardwood.data._columns import CORPUS_NAMES, POSITIVE_NAMES, QUERY_NAMES, choose_column
 from hardwood.data._dataset import RetrievalDataset
 from hardwood.data._left_out import NO_PAIR_TEXT, NO_TARGET_TEXT
@@ -29,7 +30,6 @@ TEST_SHARE = 0.1
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 _PART = re.compile(r"-\d+-of-\d+$")  # train-00000-of-00001.parquet
 _SAVED = ("dataset_dict.json", "state.json")  # of `datasets.save_to_disk`
-_HUB_SECONDS = 10
 
 
 def read_dataset(
@@ -213,19 +213,18 @@ class _Pairs:
     def _from_hub(self) -> dict[str, Any]:
         source = self.source
         import datasets
-        from huggingface_hub import HfApi
 
         name, _, configuration = source.partition(":")
+        missing = f"there is no file or folder {source!r} here, and it can't be had from the Hugging Face hub"
+        ways = "a configuration is named OWNER/NAME:CONFIGURATION; HF_HUB_OFFLINE=1 uses what was downloaded before"
+        is_offline = datasets.config.HF_HUB_OFFLINE or os.environ.get("HF_DATASETS_OFFLINE")
+        # Asked once; `datasets` would for minutes.
+        if not is_offline and (reason := why_unreachable(name, "dataset")) is not None:
+            raise DataError(f"{missing}: {reason} ({ways}; HF_HUB_ETAG_TIMEOUT is how many seconds to wait)")
         try:
-            if not (datasets.config.HF_HUB_OFFLINE or os.environ.get("HF_DATASETS_OFFLINE")):
-                HfApi().dataset_info(name, timeout=_HUB_SECONDS)  # asks once; `datasets` would for minutes
             loaded = datasets.load_dataset(name, configuration or None)
         except Exception as error:  # from many libraries, below and beside the hub's
-            reason = " ".join(str(error).split())[:300]
-            raise DataError(
-                f"there is no file or folder {source!r} here, and it can't be had from the Hugging Face hub: {reason} "
-                "(a configuration is named OWNER/NAME:CONFIGURATION; HF_HUB_OFFLINE=1 uses what was downloaded before)"
-            ) from error
+            raise DataError(f"{missing}: {' '.join(str(error).split())[:300]} ({ways})") from error
         return dict(loaded)
 
     def _choose(self, rows: list[Path] | Any) -> tuple[str, str]:

@@ -36,13 +36,29 @@ def test_resumed_by_as_many_it_ends_with_the_same_weights(folder: Path) -> None:
     assert np.array_equal(_weights(folder / "broken"), _weights(folder / "unbroken"))
 
 
-@pytest.mark.slow
-def test_one_process_with_the_whole_batch_trains_the_same(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def one(folder: Path) -> Path:
+    """The same run by one process, with as many shards."""
     train(settings(folder, "one", 1), quiet=True)
-    np.testing.assert_allclose(_weights(folder / "one"), _weights(folder / "unbroken"), atol=2e-4)
+    return folder / "one"
+
+
+@pytest.mark.slow
+def test_one_process_with_the_whole_batch_trains_the_same(folder: Path, one: Path) -> None:
+    np.testing.assert_allclose(_weights(one), _weights(folder / "unbroken"), atol=2e-4)
     costs = [json.loads((folder / name / "metrics.json").read_text())["cost"] for name in ("one", "unbroken")]
     for name in ("targets_reencoded", "texts_encoded"):
         assert costs[0][name] == costs[1][name]
+
+
+@pytest.mark.slow
+def test_the_reports_map_has_the_trees_of_all_processes(folder: Path, one: Path) -> None:
+    of_one, of_two = (json.loads((run / "trace.json").read_text()) for run in (one, folder / "unbroken"))
+    assert of_one["tree"]["trees"] == of_two["tree"]["trees"] == NUM_SHARDS
+    leaves = [np.array([leaf[:4] for leaf in trace["tree"]["leaves"]]) for trace in (of_one, of_two)]
+    np.testing.assert_allclose(*leaves, atol=2e-3)
+    assert leaves[0][:, 2].sum() == of_one["targets_in_corpus"]
+    assert leaves[0][:, 3].sum() == pytest.approx(1, abs=0.03)
 
 
 @pytest.mark.slow

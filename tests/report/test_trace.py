@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from hardwood.data import Judgements, RetrievalDataset, TextTable
 from hardwood.evaluation import evaluate
 from hardwood.negatives import SOURCES
-from hardwood.report import Trace, write_report
+from hardwood.report import Trace, _leaves, write_report
 from hardwood.report._texts import MOST_BYTES
 from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, encoder_arguments, train
 from hardwood.training import run as run_module
@@ -141,6 +141,33 @@ def test_the_map_is_of_the_dimensions_that_the_tree_keeps(dataset: RetrievalData
     tree = trace_of(tmp_path)["tree"]
     assert sum(size for _, _, size, _, _ in tree["leaves"]) == 60
     assert sum(mass for *_, mass, _ in tree["leaves"]) == pytest.approx(1, abs=0.03)
+
+
+def test_the_map_is_of_all_shards_together(dataset: RetrievalDataset, tmp_path: Path, run_folder: Path) -> None:
+    train(config(tmp_path, num_shards=3), quiet=True, dataset=dataset)
+    trace = trace_of(tmp_path)
+    tree = trace["tree"]
+    assert (tree["trees"], trace_of(run_folder)["tree"]["trees"]) == (3, 1)
+    assert tree["total"] == len(tree["leaves"])
+    assert sum(size for _, _, size, _, _ in tree["leaves"]) == 60
+    assert sum(mass for *_, mass, _ in tree["leaves"]) == pytest.approx(1, abs=0.03)
+    shown = [
+        [int(dataset.corpus.rows([trace["targets"][target][0]])[0]) for target in leaf[4]] for leaf in tree["leaves"]
+    ]
+    assert all(len({row % 3 for row in rows}) == 1 for rows in shown)  # a leaf is of one shard
+    assert {rows[0] % 3 for rows in shown} == {0, 1, 2}
+    assert len({row for rows in shown for row in rows}) == sum(map(len, shown))
+    assert "Map of the trees" in (tmp_path / "report.html").read_text()
+
+
+def test_of_many_leaves_as_many_of_each_tree_are_shown(
+    dataset: RetrievalDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_leaves, "MOST_LEAVES", 5)
+    train(config(tmp_path, num_shards=2), quiet=True, dataset=dataset)
+    tree = trace_of(tmp_path)["tree"]
+    assert tree["total"] > 5
+    assert len(tree["leaves"]) == 4
 
 
 class StopAt(TrainerCallback):

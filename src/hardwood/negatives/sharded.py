@@ -74,6 +74,11 @@ class ShardedNegatives(NegativeSource):
         self._shards = [source.for_shard(number, self.num_shards) for number in self.numbers]
         self.partition: Partition | None = None
 
+    @property
+    def shards(self) -> list[tuple[int, NegativeSource]]:
+        """The shards of this process by number, and the source that serves each, whose ids are places in the shard."""
+        return list(zip(self.numbers, self._shards, strict=True))
+
     def attach(self, targets: Targets, cost: Cost) -> None:
         """See `NegativeSource.attach`.
 

@@ -275,6 +275,7 @@ def _tree(trace: Mapping[str, Any] | None, colour: str) -> dict[str, Any]:
     return {
         "chart": safe(charts.tree_map(tree, colour)),
         "total": tree["total"],
+        "trees": tree.get("trees", 1),  # older traces have one tree, and do not say it
         "explained": tree["explained"],
         "shown": len(leaves),
         "heaviest": [(place, leaves[place][2], leaves[place][3]) for place in heaviest],

@@ -130,11 +130,12 @@ class Trace:
         if self._loss is not None:
             self._reencoded = self._loss.cost.targets_reencoded
 
-    def finish(self, history: Sequence[dict[str, Any]]) -> None:
-        """Training has ended; in a script the folder gets trace, log, suspects and page.
+    def finish(self, history: Sequence[dict[str, Any]], *, writes: bool = True) -> None:
+        """Training has ended; in a script the folder gets trace, log, suspects and page. All processes call it.
 
         Args:
             history: the trainer's log.
+            writes: this process is the one that writes.
         """
         from hardwood.report._leaves import map_of_leaves
         from hardwood.report._snapshots import unnoticed
@@ -144,7 +145,7 @@ class Trace:
             return
         with self._timed("tree_map"), unnoticed(loss.cost):
             self._leaves = map_of_leaves(loss, self.dataset.queries, self._queries, self.seed)
-        if self.folder is None:
+        if self.folder is None or not writes:
             return
         from hardwood.report.run import write_report
 

@@ -177,8 +177,9 @@ class NegativesCallback(TrainerCallback):
             self.loss.targets.spool.remove()
             self.loss.targets.spool = None
         self.loss._steps_are_announced = False
-        if self.trace is not None and state.is_world_process_zero:
-            self.trace.finish(state.log_history)
+        if self.trace is not None:
+            with self.loss.meet_ranks().during("while the report's map is made"):
+                self.trace.finish(state.log_history, writes=state.is_world_process_zero)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Put the source's state beside the trainer's own files, and declare the checkpoint whole."""

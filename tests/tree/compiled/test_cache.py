@@ -169,6 +169,15 @@ def test_the_digest_of_every_kernel_file_covers_its_imports() -> None:
             assert Path(importlib.import_module(name).__file__) in covered, f"{module.__name__} imports {name}"
 
 
+def test_kernels_depend_on_the_tree_alone() -> None:
+    """Else a change anywhere in the package would have everything compiled anew, which takes a minute."""
+    package = Path(hardwood.__file__).parent
+    for module in kernel_modules():
+        outside = [path for path in sources(Path(module.__file__)) if package / "tree" not in path.parents]
+        assert all(path.parent == package and path.name.startswith("_") for path in outside), module.__name__
+        assert package / "__init__.py" not in outside
+
+
 def kernel_modules() -> list[ModuleType]:
     """Every module of the package that defines a kernel."""
     found = []

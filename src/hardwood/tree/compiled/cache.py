@@ -26,13 +26,11 @@ import numba
 from numba.core import serialize
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
-import hardwood
-
 # Not by `ast`, which takes half a second for all kernels: what looks like an import in a docstring does no harm.
 _FROM = re.compile(r"^[ \t]*from (\.*)([\w.]*) import (\([^)]*\)|.*)", re.MULTILINE)
 _IMPORT = re.compile(r"^[ \t]*import (.*)", re.MULTILINE)
 _PACKAGE = "hardwood"
-_FOLDER = Path(hardwood.__file__).parent
+_FOLDER = Path(__file__).parents[2]  # not from the package itself, or every kernel would depend on all of it
 _DIGEST = hashlib.sha256().digest_size
 
 

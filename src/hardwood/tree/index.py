@@ -212,6 +212,7 @@ class TargetIndex(ReadableIndex):
                 return
             if len(self._tree.ids):
                 with self._lock.changing("add"):
+                    keep_compact(self._tree)
                     self._tree.add(new, block, self.threads)
             else:
                 from hardwood.tree._from_vectors import from_array
@@ -230,6 +231,7 @@ class TargetIndex(ReadableIndex):
             self._rows(gone)
             if len(gone):
                 with self._lock.changing("remove"):
+                    keep_compact(self._tree)
                     self._tree.remove(gone, self.threads)
 
     def update(self, vectors: Any, ids: Any) -> int:

@@ -85,3 +85,19 @@ def test_a_refresh_of_millions_copies_no_rows(monkeypatch: pytest.MonkeyPatch, t
     np.testing.assert_array_equal(built.ids, loaded.ids)
     again = [index.sample(y[:5], 9, seed=1).ids for index in (built, loaded)]
     np.testing.assert_array_equal(*again)
+
+
+def test_a_corpus_of_millions_that_comes_and_goes_is_compacted_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hardwood.tree.arrays.nodes._MANY_ROWS", 1_000)
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(12_000, 8)).astype(np.float32) + np.repeat(rng.normal(size=(12, 8)), 1_000, axis=0)
+    index = TargetIndex.build(y[:3_000], leaf_size=8, progress=False)
+    at_first, most_used = index._tree.used, 0
+    for begin in range(0, 9_000, 250):  # always as many, and always elsewhere
+        index.remove(np.arange(begin, begin + 250))
+        index.add(y[begin + 3_000 : begin + 3_250], np.arange(begin + 3_000, begin + 3_250))
+        most_used = max(most_used, index._tree.used)
+        index.check()
+    np.testing.assert_array_equal(index.vectors(np.arange(9_000, 12_000)), y[9_000:])
+    assert len(index) == 3_000
+    assert most_used < 1.24 * at_first

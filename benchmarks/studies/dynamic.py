@@ -135,7 +135,7 @@ def plan(arguments: argparse.Namespace, data: Path, runs: Path) -> list[PlannedR
             variant = VARIANTS[name]
             config = dataclasses.replace(base, output=str(runs / slug(name, seed)), **variant.settings())
             if variant.equal_texts:
-                config = dataclasses.replace(config, batch_size=round(base.batch_size * (1 + base.num_negatives / 2)))
+                config = dataclasses.replace(config, batch_size=round(base.sizes.pairs * (1 + base.sizes.draws / 2)))
             same = (f"{config.batch_size} {name == WHOLE}", described(config))
             if same in seen:
                 print(f"{name}: the same as a variant before it, left out")

@@ -23,7 +23,9 @@ class RunOptions(DataOptions):
     report."""
 
     test_share: TestShare = None
-    num_negatives: Annotated[int | None, typer.Option(help="Draws a query. [8]", rich_help_panel=NEGATIVES)] = None
+    num_negatives: Annotated[
+        int | None, typer.Option(help="Draws a query. \\[8; 3 or 1 in short runs]", rich_help_panel=NEGATIVES)
+    ] = None
     given_negatives: Annotated[
         int | None,
         typer.Option(help="Targets judged 0 or below, so many a query, as candidates. [0]", rich_help_panel=NEGATIVES),
@@ -113,7 +115,10 @@ class RunOptions(DataOptions):
     trust_remote_code: Annotated[
         bool, typer.Option(help="Run code that comes with the model.", rich_help_panel=MODEL)
     ] = False
-    batch_size: Annotated[int | None, typer.Option(help="Pairs a forward pass. [128]", rich_help_panel=TRAINING)] = None
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Pairs a forward pass. \\[128; 256 or 427 in short runs]", rich_help_panel=TRAINING),
+    ] = None
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", rich_help_panel=TRAINING)] = None
     epochs: Annotated[float | None, typer.Option(help="Passes over the pairs. [1]", rich_help_panel=TRAINING)] = None
     scale: Annotated[float | None, typer.Option(help="Inverse temperature. [20]", rich_help_panel=TRAINING)] = None

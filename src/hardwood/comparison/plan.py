@@ -61,10 +61,10 @@ def plan_runs(base: RunConfig, sources: Sequence[str], num_seeds: int) -> list[P
         for name in sources:
             if name == "in-batch":
                 larger = _batch_of_as_many_texts(base)
-                planned.append(_planned(base, name, (EQUAL_BATCH,), seed, base.batch_size))
+                planned.append(_planned(base, name, (EQUAL_BATCH,), seed, base.sizes.pairs))
                 planned.append(_planned(base, name, (EQUAL_TEXTS,), seed, larger))
             else:
-                planned.append(_planned(base, name, BUDGETS, seed, base.batch_size))
+                planned.append(_planned(base, name, BUDGETS, seed, base.sizes.pairs))
     return planned
 
 
@@ -80,12 +80,12 @@ def check_plan(sources: Sequence[str], num_seeds: int) -> None:
 
 def _batch_of_as_many_texts(base: RunConfig) -> int:
     """The batch with which in-batch training encodes as many texts a step; uniform draws beside it are in both."""
-    texts = 2 + base.num_negatives + base.uniform_negatives
-    return round(base.batch_size * texts / (2 + base.uniform_negatives))
+    texts = 2 + base.sizes.draws + base.uniform_negatives
+    return round(base.sizes.pairs * texts / (2 + base.uniform_negatives))
 
 
 def _planned(base: RunConfig, name: str, budgets: tuple[str, ...], seed: int, batch_size: int) -> PlannedRun:
-    suffix = f"-batch{batch_size}" if batch_size != base.batch_size else ""
+    suffix = f"-batch{batch_size}" if batch_size != base.sizes.pairs else ""
     config = dataclasses.replace(
         base,
         output=str(Path(base.output) / "runs" / f"{name}{suffix}-seed{seed}"),
@@ -93,5 +93,6 @@ def _planned(base: RunConfig, name: str, budgets: tuple[str, ...], seed: int, ba
         negatives_options=base.negatives_options if name == base.negatives else {},
         seed=seed,
         batch_size=batch_size,
+        num_negatives=base.sizes.draws,
     )
     return PlannedRun(name, budgets, config)

@@ -9,15 +9,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hardwood._files import written_whole
 from hardwood._json import read_object
 from hardwood.comparison.figure import comparison_figure
-from hardwood.comparison.plan import PlannedRun, plan_runs
+from hardwood.comparison.plan import PlannedRun, check_plan, plan_runs
 from hardwood.comparison.report import markdown_table, summarize
 from hardwood.report import write_comparison
+from hardwood.training._sizes import announcement
 from hardwood.training.config import RunConfig, versions
+
+if TYPE_CHECKING:
+    from hardwood.data import RetrievalDataset
 
 
 def compare(
@@ -48,16 +52,23 @@ def compare(
         ValueError: bad settings, or a run's folder that holds a run with other settings.
         RuntimeError: a run failed; its own message has been shown.
     """
+    check_plan(sources, num_seeds)
+    data = base.read_data(quiet=True)  # each run says what was guessed or made
+    _check_measured(base, data, split)
+    num_pairs = data.split(base.train_split).positives.values.size
+    sized = base.sized(num_pairs)  # as many pairs and draws for all
+    if announce is not None and base.steps is not None and sized.sizes != base.sizes:
+        announce(announcement(base.steps, base.sizes.pairs * base.gradient_accumulation, num_pairs, sized.sizes))
+    base = sized
     planned = plan_runs(base, sources, num_seeds)
-    _check_measured(base, split)
     return run_all(planned, base.output, settings=dataclasses.asdict(base), split=split, announce=announce)
 
 
-def _check_measured(base: RunConfig, split: str) -> None:
+def _check_measured(base: RunConfig, data: RetrievalDataset, split: str) -> None:
     """``ValueError`` now and not after the last run, where the split that is reported won't be measured."""
     from hardwood.training.run import splits_to_measure
 
-    measured = splits_to_measure(base, base.read_data(quiet=True))  # each run says what was guessed or made
+    measured = splits_to_measure(base, data)
     if split not in measured:
         raise ValueError(
             f"the runs would not measure the split {split!r} that the report is about; they measure "

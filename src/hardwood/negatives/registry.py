@@ -11,8 +11,11 @@ from hardwood.negatives.options import constructor_arguments
 if TYPE_CHECKING:
     from hardwood.negatives.base import NegativeSource
 
+IN_BATCH = "in-batch"
+"""The source that draws nothing."""
+
 _PLACES = {
-    "in-batch": ("in_batch", "InBatchNegatives"),
+    IN_BATCH: ("in_batch", "InBatchNegatives"),
     "uniform": ("uniform", "UniformNegatives"),
     "static": ("exact", "StaticNegatives"),
     "periodic": ("exact", "PeriodicNegatives"),

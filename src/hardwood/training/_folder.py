@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -101,6 +102,16 @@ def checkpoint_to_resume(config: RunConfig, output: Path, *, resume: bool, overw
     return None
 
 
+def sizes_as_begun(config: RunConfig, output: Path) -> RunConfig:
+    """The settings of a run that is resumed: what they leave open of a step's sizes is as the run began."""
+    began = RunConfig.from_mapping(read_settings(output / RUN_FILE))
+    return dataclasses.replace(
+        config,
+        batch_size=config.batch_size or began.batch_size,
+        num_negatives=config.num_negatives or began.num_negatives,
+    )
+
+
 def shards_to_resume(config: RunConfig, output: Path, processes: int) -> int | None:
     """Into how many shards the corpus was divided whose encodings there are; ``None``: that is of no use here, or
     ``config`` says it."""
@@ -187,7 +198,7 @@ def _check_spooled(config: RunConfig, output: Path) -> None:
             "anew (--overwrite), with --save-every to have checkpoints"
         )
     _check_same_run(config, output / RUN_FILE, _CHECKPOINT_KNOWS)
-    batch = config.batch_size * int(os.environ.get("WORLD_SIZE", "1"))
+    batch = sizes_as_begun(config, output).sizes.pairs * int(os.environ.get("WORLD_SIZE", "1"))
     if (then := there.notes[0]["global_batch"]) != batch:
         raise ValueError(
             f"the run in {output} was started with other settings (global_batch was {then}, is {batch}): resume with "

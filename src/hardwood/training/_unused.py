@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from hardwood.negatives.registry import IN_BATCH
+
 if TYPE_CHECKING:
     from hardwood.training.config import RunConfig
 
-_IN_BATCH, _UNIFORM = "in-batch", "uniform"
+_UNIFORM = "uniform"
 _OF_GUIDES = ("guide_margin", "guide_within")
 _OF_TEACHERS = ("teacher_weight", "teacher_temperature")
 _OF_REPORTS = ("report_base", "report_texts")
@@ -27,11 +29,11 @@ def refuse_unused(given: Iterable[str], config: RunConfig) -> None:
         ValueError: names each of them, and why.
     """
     reasons: dict[str, str] = {}
-    if config.negatives == _IN_BATCH:
+    if config.negatives == IN_BATCH:
         reasons |= dict.fromkeys(_OF_DRAWS, "in-batch negatives draw nothing")
         if not config.uniform_negatives:
             reasons |= dict.fromkeys(_OF_UNASKED, "in-batch negatives draw nothing")
-    if config.negatives in (_IN_BATCH, _UNIFORM):
+    if config.negatives in (IN_BATCH, _UNIFORM):
         names = ("encode_batch_size", "spool_encodings")
         reasons |= dict.fromkeys(names, f"{config.negatives} negatives have no target encoded")
     if config.guide is None:

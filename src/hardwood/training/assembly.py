@@ -30,7 +30,7 @@ _PAIR_COLUMNS = ("anchor", "positive", "label")
 def make_loss(model: SentenceTransformer, data: RetrievalDataset, config: RunConfig) -> CorpusSoftmaxLoss:
     """The loss with this run's source of negatives."""
     options: dict[str, Any] = {
-        "num_negatives": config.num_negatives,
+        "num_negatives": config.sizes.draws,
         "scale": config.scale,
         "weighting": config.weighting,
         "unasked_prior": config.unasked_prior,
@@ -77,7 +77,7 @@ def make_trainer(
     from sentence_transformers import SentenceTransformerTrainer
 
     callback = NegativesCallback(loss, resume_from=resume_from, trace=trace, spool_encodings=config.spool_encodings)
-    callback.global_batch = config.batch_size * loss.meet_ranks().size
+    callback.global_batch = config.sizes.pairs * loss.meet_ranks().size
     if resume_from is not None:
         callback.check(resume_from)
     evaluator = None
@@ -116,7 +116,7 @@ def _training_arguments(
     )
     return SentenceTransformerTrainingArguments(
         output_dir=str(Path(config.output) / CHECKPOINTS),
-        per_device_train_batch_size=config.batch_size,
+        per_device_train_batch_size=config.sizes.pairs,
         gradient_accumulation_steps=config.gradient_accumulation,
         learning_rate=config.learning_rate or (STATIC_LEARNING_RATE if is_static(model) else LEARNING_RATE),
         lr_scheduler_type=config.scheduler,

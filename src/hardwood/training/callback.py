@@ -22,6 +22,7 @@ from hardwood.training._announced import announce, training_ended
 from hardwood.training._best_model import compare_anew
 from hardwood.training._fingerprint import weights_fingerprint
 from hardwood.training._one_batch import refuse_sharded_weights
+from hardwood.training._sizes import log_advice
 from hardwood.training._spooling import open_spool
 from hardwood.training.checkpoints import (
     LOSSES,
@@ -116,6 +117,8 @@ class NegativesCallback(TrainerCallback):
         self._num_resumed = 0
         self.loss._start_over()
         ranks = self.loss.meet_ranks()
+        if self.global_batch is None and state.is_world_process_zero:  # a script's own training
+            log_advice(self.loss, state.max_steps, args, kwargs.get("train_dataloader"))
         self.global_batch = args.per_device_train_batch_size * ranks.size
         self.drops_last = args.dataloader_drop_last
         with ranks.during("where training begins"):

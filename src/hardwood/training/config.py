@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import platform
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -18,7 +17,7 @@ from hardwood._version import __version__
 from hardwood.data._own import LEAVE_OUT, LeaveOut
 from hardwood.encoders import STATIC, TOWERS, Towers, check_static_only
 from hardwood.negatives.margin import MarginFilter
-from hardwood.negatives.registry import SOURCES, make_source
+from hardwood.negatives.registry import IN_BATCH, SOURCES, make_source
 from hardwood.training._limits import (
     DEFAULT_UNASKED_PRIOR,
     DEFAULT_UNASKED_PUSH,
@@ -33,6 +32,8 @@ from hardwood.training._limits import (
     check_teacher,
     check_unasked,
 )
+from hardwood.training._setting_types import check_readable, check_types
+from hardwood.training._sizes import USUAL, Sizes, sizes_for
 
 if TYPE_CHECKING:
     from hardwood.data import RetrievalDataset
@@ -45,20 +46,6 @@ _MADE_WITH, _LEFT_OUT = "made_with", "left_out"
 _NO_SETTINGS = (_MADE_WITH, _LEFT_OUT)  # what a run file says besides
 STATIC_SIZES = {"dimension": 128, "vocabulary_size": 8192}
 """Settings of static encoders alone, and what they are by default."""
-_KINDS: dict[str, Any] = {
-    "int": int,
-    "float": (int, float),
-    "str": str,
-    "bool": bool,
-    "list": list,
-    "dict": dict,
-    "Literal": str,
-    "Towers": str,
-    "Weighting": str,
-    "TeacherForm": str,
-    "LeaveOut": str,
-    "Shards": str,
-}
 
 
 @dataclass(frozen=True)
@@ -75,7 +62,7 @@ class RunConfig:
         dimension: of a static encoder; ``None``: 128. Others have their own, and giving it is an error.
         vocabulary_size: of a static encoder; ``None``: 8192. Others as for ``dimension``.
         max_length: tokens of a text that a transformer reads; ``None``: as many as it says itself.
-        num_negatives: draws a query.
+        num_negatives: draws a query; ``None``: 8, or see ``batch_size``.
         given_negatives: targets that the qrels judge 0 or below, so many for each query, as candidates beside the
             positives (`RetrievalDataset.training_pairs`); 0: none.
         uniform_negatives: uniform draws a query beside the source's, weighed together with them.
@@ -84,7 +71,9 @@ class RunConfig:
         symmetric: the mean of two directions, query to targets and target to queries (those of the batch).
         matryoshka_dims: widths of the encodings at which the loss is taken; ``None``: the full one.
         matryoshka_weights: what each counts; ``None``: 1.
-        batch_size: (query, positive) pairs a forward pass.
+        batch_size: (query, positive) pairs a forward pass; ``None``: 128. If ``num_negatives`` is ``None`` too, and
+            ``steps`` of 128 pairs would come round to each pair less than twice: 256 with 3 draws a query, less than
+            once: 427 with one. These are as many texts, and better as long as pairs are fresh (`sized`).
         steps: optimiser steps; or
         epochs: passes over the training pairs (one of the two; 1 epoch if neither is given).
         scale: inverse temperature.
@@ -151,14 +140,14 @@ class RunConfig:
     dimension: int | None = None
     vocabulary_size: int | None = None
     max_length: int | None = None
-    num_negatives: int = 8
+    num_negatives: int | None = None
     given_negatives: int = 0
     uniform_negatives: int = 0
     hardest: int | None = None
     symmetric: bool = False
     matryoshka_dims: list[int] | None = None
     matryoshka_weights: list[float] | None = None
-    batch_size: int = 128
+    batch_size: int | None = None
     steps: int | None = None
     epochs: float | None = None
     scale: float = 20.0
@@ -206,9 +195,9 @@ class RunConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        self._check_types()
+        check_types(self)
         for name in ("data", "output", "encoder", "corpus", "guide"):
-            _readable(name, getattr(self, name) or "")
+            check_readable(name, getattr(self, name) or "")
         self._check_counts()
         if self.steps is not None and self.epochs is not None:
             raise ValueError(f"give steps or epochs, not both (got steps={self.steps}, epochs={self.epochs})")
@@ -219,7 +208,7 @@ class RunConfig:
             _checks.share(getattr(self, name), name)
         if self.weighting is not None:
             _checks.one_of(WEIGHTINGS, self.weighting, "weighting")
-        check_hardest(self.hardest, self.num_negatives)
+        check_hardest(self.hardest, self.sizes.draws)
         check_guide(self.guide_margin, self.guide_within)
         check_unasked(self.unasked_prior, self.unasked_push)
         check_shards(self.shards, self.num_shards)
@@ -234,9 +223,18 @@ class RunConfig:
         self.make_source()  # last, since it loads torch
 
     def _check_counts(self) -> None:
-        for name in ("num_negatives", "batch_size", "gradient_accumulation", "encode_batch_size"):
+        for name in ("gradient_accumulation", "encode_batch_size"):
             _checks.at_least(1, getattr(self, name), name)
-        for name in ("steps", "mini_batch_size", "evaluate_every", "save_every", "threads", "max_length", "dimension"):
+        optional = (
+            "batch_size",
+            "num_negatives",
+            "steps",
+            "mini_batch_size",
+            "evaluate_every",
+            "save_every",
+            "threads",
+        )
+        for name in (*optional, "max_length", "dimension"):
             if getattr(self, name) is not None:
                 _checks.at_least(1, getattr(self, name), name)
         for name in ("uniform_negatives", "given_negatives"):
@@ -245,6 +243,25 @@ class RunConfig:
             members = getattr(self, name) or []
             if not all(isinstance(member, kinds) and not isinstance(member, bool) and member > 0 for member in members):
                 raise ValueError(f"{name} must be positive numbers, got {members!r}")
+
+    @property
+    def sizes(self) -> Sizes:
+        """Pairs and draws of a step: as given, or the usual ones."""
+        return Sizes(self.batch_size or USUAL.pairs, self.num_negatives or USUAL.draws)
+
+    def sized(self, num_pairs: int, num_processes: int = 1) -> RunConfig:
+        """These settings with ``batch_size`` and ``num_negatives`` chosen, where they are ``None``.
+
+        Args:
+            num_pairs: training pairs that there are.
+            num_processes: that train together; each has batches of its own.
+        """
+        sizes = self.sizes
+        is_free = self.batch_size is None and self.num_negatives is None and self.hardest is None
+        if is_free and self.steps is not None and self.negatives != IN_BATCH:
+            batch = USUAL.pairs * self.gradient_accumulation * num_processes
+            sizes = sizes_for(self.steps, batch, num_pairs)
+        return dataclasses.replace(self, batch_size=sizes.pairs, num_negatives=sizes.draws)
 
     @property
     def weighting_in_force(self) -> str:
@@ -256,6 +273,9 @@ class RunConfig:
         names = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != getattr(other, f.name)]
         if "weighting" in names and self.weighting_in_force == other.weighting_in_force:
             names.remove("weighting")
+        for name in ("batch_size", "num_negatives"):  # chosen when the run began, where it is not given
+            if name in names and None in (getattr(self, name), getattr(other, name)):
+                names.remove(name)
         for name, default in STATIC_SIZES.items():
             if name in names and all((getattr(run, name) or default) == default for run in (self, other)):
                 names.remove(name)
@@ -361,36 +381,9 @@ class RunConfig:
         with written_whole(path) as temporary:
             temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
-    def _check_types(self) -> None:
-        for f in dataclasses.fields(self):
-            value, allowed = getattr(self, f.name), str(f.type)
-            kinds = [kind.split("[")[0].strip() for kind in allowed.split("|")]
-            if value is None and "None" in kinds:
-                continue
-            fits = any(isinstance(value, _KINDS[kind]) for kind in kinds if kind in _KINDS)
-            if "list[str]" in allowed and isinstance(value, list):
-                fits = all(isinstance(item, str) for item in value)
-            if isinstance(value, dict):
-                fits = fits and all(isinstance(key, str) for key in value)
-            if not fits or (isinstance(value, bool) and "bool" not in kinds):
-                raise ValueError(f"{f.name} must be of type {allowed}, got {repr(value)[:200]}")
-            if isinstance(value, int) and abs(value) >= 2**63:
-                raise ValueError(f"{f.name} is a number of {value.bit_length()} bits; 63 are the most")
-
 
 def versions() -> dict[str, str]:
     """Versions of Hardwood, Python and the packages that results depend on."""
     packages = ("torch", "sentence-transformers", "transformers", "datasets", "tokenizers", "numpy")
     found = {"hardwood": __version__, "python": platform.python_version()}
     return found | {package: metadata.version(package) for package in packages}
-
-
-def _readable(name: str, text: str) -> None:
-    """Refuse a path whose bytes Python could not read: other libraries, and the run file, could not name it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(
-            f"{name} is {text!r}, which this process can't read as text (it takes file names for "
-            f"{sys.getfilesystemencoding()}): set PYTHONUTF8=1 or a UTF-8 locale such as LC_ALL=C.UTF-8"
-        ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -27,10 +28,12 @@ from hardwood.training._folder import (
     claimed,
     goes_on_by_itself,
     shards_to_resume,
+    sizes_as_begun,
     what_is_kept,
     what_is_kept_is_noted,
 )
 from hardwood.training._last_step import train_on
+from hardwood.training._sizes import announcement
 from hardwood.training.assembly import make_loss, make_trainer
 from hardwood.training.checkpoints import STATE_FOLDER
 from hardwood.training.config import RunConfig
@@ -104,6 +107,7 @@ def train(
         set_seed(config.seed)
         with waiting(f"Reading {config.data}", show=not quiet):
             data = config.read_data() if dataset is None else dataset
+        config = _sized(config, data, ranks, resume=resume, quiet=quiet)
         splits = splits_to_measure(config, data)
         model = load_encoder(
             config.encoder,
@@ -128,6 +132,18 @@ def train(
         ranks.together()
         with what_is_kept_is_noted(output):
             return _trained(trainer, data, loss, config, splits, checkpoint, quiet, trace)
+
+
+def _sized(config: RunConfig, data: RetrievalDataset, ranks: Ranks, *, resume: bool, quiet: bool) -> RunConfig:
+    """The settings with the sizes of a step; those that were chosen by the number of passes are said."""
+    if resume:
+        config = sizes_as_begun(config, Path(config.output))
+    num_pairs = data.split(config.train_split).positives.values.size
+    sized = config.sized(num_pairs, ranks.size)
+    if sized.sizes != config.sizes and config.steps is not None and ranks.is_first and not quiet:
+        batch = config.sizes.pairs * config.gradient_accumulation * ranks.size
+        sys.stderr.write(announcement(config.steps, batch, num_pairs, sized.sizes) + "\n")
+    return sized
 
 
 def _agreed_start(

@@ -1,0 +1,106 @@
+"""Pairs and draws of a step where nobody gives them: by how often training comes round to a pair."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from tests.conftest import make_dataset
+from tests.tiny_models import make_static
+
+from hardwood.comparison.plan import plan_runs
+from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RunConfig, _sizes, train
+
+
+def config(**settings: Any) -> RunConfig:
+    return RunConfig(data="data", output="output", **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "pairs", "processes", "sizes"),
+    [
+        ({"steps": 100}, 12_801, 1, (427, 1)),
+        ({"steps": 100}, 12_800, 1, (256, 3)),  # one pass
+        ({"steps": 100}, 6_401, 1, (256, 3)),
+        ({"steps": 100}, 6_400, 1, (128, 8)),
+        ({"steps": 100}, 12_800, 2, (128, 8)),  # two, of two processes together
+        ({"steps": 50, "gradient_accumulation": 2}, 6_400, 1, (128, 8)),
+        ({"epochs": 1.0}, 12_800, 1, (128, 8)),  # as often as was asked for
+        ({}, 12_800, 1, (128, 8)),
+        ({"steps": 100, "batch_size": 64}, 12_800, 1, (64, 8)),  # what is given stays
+        ({"steps": 100, "num_negatives": 4}, 12_800, 1, (128, 4)),
+        ({"steps": 100, "hardest": 2}, 12_800, 1, (128, 8)),
+        ({"steps": 100, "negatives": "in-batch"}, 12_800, 1, (128, 8)),
+        ({"steps": 100, "negatives": "uniform"}, 12_801, 1, (427, 1)),
+        ({"steps": 1}, 0, 1, (128, 8)),
+    ],
+)
+def test_sizes_are_chosen_by_the_number_of_passes(
+    settings: dict[str, Any], pairs: int, processes: int, sizes: tuple[int, int]
+) -> None:
+    sized = config(**settings).sized(pairs, processes)
+    assert (sized.batch_size, sized.num_negatives) == sizes
+    assert sized.sized(1, 1) == sized
+    assert sized.differs_in(config(**settings)) == []
+    assert pytest.approx((2 + 8) * 128, rel=1e-3) == (2 + 1) * 427  # as many texts
+
+
+def test_a_comparison_gives_in_batch_training_as_many_texts() -> None:
+    base = config(steps=100).sized(12_801)
+    batches = {(run.negatives, run.config.batch_size) for run in plan_runs(base, ["in-batch", "dynamic"], 1)}
+    assert batches == {("in-batch", 427), ("in-batch", 640), ("dynamic", 427)}
+
+
+def test_a_run_says_what_it_has_chosen_and_keeps_it_when_it_is_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_sizes, "BELOW", ((3.0, _sizes.Sizes(427, 1)),))
+    dataset = make_dataset()
+    pairs = len(dataset.training_pairs())
+    assert 128 / 3 < pairs < 2 * 128 / 3
+    settings: dict[str, Any] = {
+        "data": "data", "output": str(tmp_path / "run"), "dimension": 8, "negatives": "uniform", "report": False,
+        "save_every": 1,
+    }  # fmt: skip
+    train(RunConfig(**settings, steps=1), dataset=dataset)
+    assert f"1 steps of 128 pairs would see 128 pairs, and there are {pairs}: batches of 427" in capsys.readouterr().err
+    written = RunConfig.load(tmp_path / "run" / "run.yaml")
+    assert (written.batch_size, written.num_negatives) == (427, 1)
+    longer = RunConfig(**settings, steps=2)
+    assert longer.sized(pairs).batch_size == 128  # by itself it would choose otherwise
+    train(longer, dataset=dataset, resume=True)
+    assert "would see" not in capsys.readouterr().err
+    written = RunConfig.load(tmp_path / "run" / "run.yaml")
+    assert (written.steps, written.batch_size, written.num_negatives) == (2, 427, 1)
+
+
+@pytest.mark.parametrize(
+    ("steps", "draws", "pairs_instead"), [(1, 8, 107), (1, 1, 0), (2, 8, 64), (2, 3, 0), (60, 8, 0)]
+)
+def test_a_script_is_advised(
+    steps: int, draws: int, pairs_instead: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset, model = make_dataset(), make_static()
+    loss = CorpusSoftmaxLoss(model, dataset, "uniform", num_negatives=draws)
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(tmp_path), max_steps=steps, per_device_train_batch_size=32, report_to="none", use_cpu=True,
+        disable_tqdm=True, dataloader_pin_memory=False,
+    )  # fmt: skip
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=dataset.training_pairs(),
+        loss=loss,
+        callbacks=[NegativesCallback(loss)],
+    )
+    caplog.set_level(logging.WARNING, "hardwood")
+    trainer.train()
+    if pairs_instead:
+        assert (
+            f"as many steps of {pairs_instead} pairs with num_negatives={3 if steps > 1 else 1} encode" in caplog.text
+        )
+    else:
+        assert "as many steps" not in caplog.text

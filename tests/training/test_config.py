@@ -31,7 +31,7 @@ def test_round_trip(tmp_path: Path) -> None:
         ({"steps": 5, "epochs": 1}, r"give steps or epochs, not both \(got steps=5, epochs=1\)"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"steps": "many"}, r"steps must be of type int \| None, got 'many'"),
-        ({"batch_size": True}, "batch_size must be of type int, got True"),
+        ({"batch_size": True}, r"batch_size must be of type int \| None, got True"),
         ({"scale": 0}, "scale must be positive and finite, got 0"),
         ({"learning_rate": float("inf")}, "learning_rate must be positive and finite, got inf"),
         ({"warmup_ratio": 1.0}, r"warmup_ratio must lie in \[0, 1\), got 1.0"),

@@ -90,7 +90,7 @@ def test_a_refresh_of_millions_copies_no_rows(monkeypatch: pytest.MonkeyPatch, t
 def test_a_corpus_of_millions_that_comes_and_goes_is_compacted_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hardwood.tree.arrays.nodes._MANY_ROWS", 1_000)
     rng = np.random.default_rng(0)
-    y = rng.normal(size=(12_000, 8)).astype(np.float32) + np.repeat(rng.normal(size=(12, 8)), 1_000, axis=0)
+    y = (rng.normal(size=(12_000, 8)) + np.repeat(rng.normal(size=(12, 8)), 1_000, axis=0)).astype(np.float32)
     index = TargetIndex.build(y[:3_000], leaf_size=8, progress=False)
     at_first, most_used = index._tree.used, 0
     for begin in range(0, 9_000, 250):  # always as many, and always elsewhere

@@ -155,6 +155,8 @@ def test_a_set_of_a_hub_that_says_nothing_is_waited_for_as_long_as_the_user_says
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
     monkeypatch.delenv("HF_DATASETS_OFFLINE", raising=False)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"can't be had from the Hugging Face hub: no answer in 0\.5 seconds"):
+    with pytest.raises(
+        DataError, match=r"can't be had from the Hugging Face hub: (no answer in 0\.5 seconds|.*timed out)"
+    ):
         read("own/none")
     assert 1 <= host.count <= ONCE

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from hardwood import warmup
+from hardwood import _waiting, warmup
 from hardwood.negatives import make_source
+from hardwood.tree import _warmup
 
 # In a process of its own, since others have used the kernels in every way.
 SCRIPT = """
@@ -61,3 +62,11 @@ def test_a_second_call_has_nothing_to_do() -> None:
     assert warmup(training=True, dtype="float32") == 0.0
     with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, got 'float16'"):
         warmup(dtype="float16")
+
+
+def test_a_log_says_what_takes_so_long(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(_waiting, "SECONDS", 0.0)
+    for progress, said in ((False, 0), (None, 1)):
+        monkeypatch.setattr(_warmup, "_done", set())
+        warmup(training=True, dtype="float32", progress=progress)
+        assert capsys.readouterr().err.count("Compiling the tree's kernels, once per machine") == said

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from hardwood._waiting import waiting
 
 if TYPE_CHECKING:
     from hardwood.tree.index import TargetIndex
@@ -30,7 +33,7 @@ def warmup(*, training: bool = False, dtype: str | None = None, progress: bool |
     Args:
         training: only what a dynamic source of negatives runs: build, sample, move, repair.
         dtype: only kernels for trees of this dtype, ``"float32"`` or ``"bfloat16"``; ``None``: both.
-        progress: whether to show a bar; ``None``: where errors are written to a terminal.
+        progress: whether to show a bar; ``None``: where errors are written to a terminal, and elsewhere a line.
 
     Raises:
         ValueError: another dtype.
@@ -51,8 +54,10 @@ def warmup(*, training: bool = False, dtype: str | None = None, progress: bool |
         steps += _other_ids()
     disable = None if progress is None else not progress
     name = "compiling the tree's kernels, once per machine"
-    for step in tqdm(steps, desc=name, disable=disable, delay=_SECONDS_WITHOUT_BAR, leave=False, unit="part"):
-        step()
+    in_a_log = progress is not False and not sys.stderr.isatty()  # a bar is for a terminal, a line for a log
+    with waiting("Compiling the tree's kernels, once per machine, or loading them", show=in_a_log):
+        for step in tqdm(steps, desc=name, disable=disable, delay=_SECONDS_WITHOUT_BAR, leave=False, unit="part"):
+            step()
     _done.add((training, dtype))
     return time.perf_counter() - start
 

@@ -64,7 +64,8 @@ def test_a_run_that_torchrun_starts_anew_ends_as_an_unbroken_one(
 def _all_at_once(calls: list[Callable[[], str]]) -> list[str]:
     found: dict[int, str] = {}
     threads = [
-        threading.Thread(target=lambda n=n, call=call: found.__setitem__(n, call())) for n, call in enumerate(calls)
+        threading.Thread(target=lambda n=n, call=call: found.__setitem__(n, call()), daemon=True)
+        for n, call in enumerate(calls)
     ]
     for thread in threads:
         thread.start()
@@ -84,7 +85,10 @@ def test_a_restart_has_a_name_of_its_own(size: int) -> None:
     assert len(set(names)) == 20
 
 
-def test_a_process_that_comes_late_is_waited_for_though_an_earlier_one_had_its_number() -> None:
+def test_a_process_that_comes_late_is_waited_for_though_an_earlier_one_had_its_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_launch, "_LIMIT_SECONDS", 20.0)
     store = HashStore()
     _all_at_once([lambda rank=rank: agreed_name(store, rank, 3) for rank in range(3)])
     found: list[str] = []

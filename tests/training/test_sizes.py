@@ -1,4 +1,4 @@
-"""Pairs and draws of a step where nobody gives them: by how often training comes round to a pair."""
+"""The default numbers of pairs and draws in a step, chosen by the number of passes over the pairs."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ from hardwood.comparison import summarize
 from hardwood.comparison.figure import FigureRow, draw_rows
 from hardwood.data import write_hpo, write_taxa
 from hardwood.training import RunConfig
-from hardwood.training._yaml import read_settings
-from hardwood.training.config import versions
+from hardwood.training.job.config import versions
+from hardwood.training.job.yaml_file import read_settings
 
 PLAIN_SOFTMAX: dict[str, Any] = {"unasked_prior": 1.0, "unasked_push": 1.0}
 """Settings of all studies of sources and trees: every target of the corpus counts alike, as when they were made."""

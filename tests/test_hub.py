@@ -18,7 +18,7 @@ from hardwood.data.beir import read_beir
 from hardwood.data.read import read_dataset
 from hardwood.encoders import load_encoder
 from hardwood.errors import DataError
-from hardwood.training.guide import load_guide
+from hardwood.training.second_model.guide import load_guide
 from tiny_models import WORDS
 
 REVISION = "a" * 40

@@ -21,7 +21,7 @@ from hardwood.comparison.run import run_one
 from hardwood.data import RetrievalDataset
 from hardwood.encoders import load_encoder
 from hardwood.training import RunConfig, train
-from hardwood.training._yaml import read_settings
+from hardwood.training.job.yaml_file import read_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning", "ignore:.*lr_scheduler.step.*:UserWarning")
 

@@ -204,7 +204,7 @@ def train(arguments: argparse.Namespace) -> None:
 
     from hardwood._processors import set_threads
     from hardwood.training import RunConfig
-    from hardwood.training.assembly import make_loss, make_trainer
+    from hardwood.training.job.assembly import make_loss, make_trainer
     from hardwood.tree import warmup
 
     torch.set_num_threads(1)

@@ -22,7 +22,7 @@ from hardwood.negatives import DynamicNegatives
 from hardwood.negatives.dynamic.moving_index import MovingIndex
 from hardwood.ranks import Ranks
 from hardwood.training import CorpusSoftmaxLoss, NegativesCallback
-from hardwood.training.targets import CorpusTargets
+from hardwood.training.corpus.targets import CorpusTargets
 
 PHASES: dict[str, tuple[Any, str]] = {
     "encode": (CorpusTargets, "encode"),

@@ -256,7 +256,7 @@ class Checkpoint(Target):
 
     def read(self) -> str:
         from hardwood.negatives import Cost
-        from hardwood.training.checkpoints import read_description
+        from hardwood.training.checkpoint.seal import read_description
 
         folder = self.bad / self.name
         description = read_description(folder)

@@ -30,9 +30,10 @@ from benchmarks.stress._fuzz_target import Target
 from benchmarks.stress.fuzz import REFUSALS, ROOT, checked_kernels
 
 INSTRUMENTED = (
-    "hardwood.data._read", "hardwood.data._lines", "hardwood.data._table", "hardwood.data._judgements",
-    "hardwood.data._splits", "hardwood.data._dataset", "hardwood._json", "hardwood.training.config",
-    "hardwood.training._yaml", "hardwood.tree.store.folder", "hardwood.tree.store.validate",
+    "hardwood.data.files.beir_lines", "hardwood.data.files.lines", "hardwood.data.records.table",
+    "hardwood.data.records.judgements",
+    "hardwood.data.records.splits", "hardwood.data._dataset", "hardwood._json", "hardwood.training.job.config",
+    "hardwood.training.job.yaml_file", "hardwood.tree.store.folder", "hardwood.tree.store.validate",
     "yaml.reader", "yaml.scanner", "yaml.parser", "yaml.composer", "yaml.constructor", "yaml.resolver",
 )  # fmt: skip
 LIMITS = ("-timeout=20", "-rss_limit_mb=3000", "-max_len=8192", "-print_final_stats=1")

@@ -77,8 +77,8 @@ class Train(Part):
 
         from hardwood import TargetIndex
         from hardwood.training import RunConfig
-        from hardwood.training._yaml import read_settings
-        from hardwood.training.checkpoints import read_seal
+        from hardwood.training.checkpoint.seal import read_seal
+        from hardwood.training.job.yaml_file import read_settings
 
         run = folder / "run"
         if (run / "run.yaml").exists():
@@ -142,7 +142,7 @@ class Trainer(Part):
 
     def check(self, folder: Path, tally: Tally) -> None:
         from hardwood import TargetIndex
-        from hardwood.training.checkpoints import read_seal
+        from hardwood.training.checkpoint.seal import read_seal
 
         sealed = {path: read_seal(path) is not None for path in (folder / "out").glob("checkpoint-*")}
         tally.cut_short += list(sealed.values()).count(False)

@@ -188,7 +188,7 @@ def _broken(size: int, moment: Moment, ended: Ended, spoken: list[str], tally: T
 def _not_whole(checkpoints: Path, size: int) -> list[str]:
     """What passes for a whole checkpoint, and is none; raises where a tree is damaged."""
     from hardwood import TargetIndex
-    from hardwood.training.checkpoints import read_seal
+    from hardwood.training.checkpoint.seal import read_seal
 
     problems = []
     for path in (one for one in checkpoints.glob("checkpoint-*") if read_seal(one) is not None):

@@ -15,8 +15,8 @@ from hardwood.data import RetrievalDataset
 from hardwood.encoders import document_prompt, load_encoder, query_prompt
 from hardwood.evaluation import evaluate_splits
 from hardwood.training import RunConfig
-from hardwood.training.assembly import _training_arguments, make_loss, make_trainer
-from hardwood.training.config import versions
+from hardwood.training.job.assembly import _training_arguments, make_loss, make_trainer
+from hardwood.training.job.config import versions
 
 if TYPE_CHECKING:
     from datasets import Dataset

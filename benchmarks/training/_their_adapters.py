@@ -24,8 +24,8 @@ from torch.utils.checkpoint import set_checkpoint_early_stop
 from hardwood import losses
 from hardwood.data import RetrievalDataset
 from hardwood.training import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss, Guide, Teacher, TeacherScores
-from hardwood.training._candidates import Candidates
-from hardwood.training.teacher import Teaching
+from hardwood.training.batch.candidates import Candidates
+from hardwood.training.second_model.teacher import Teaching
 
 FURTHER = [f"{what} beside the {where}" for what in ("a lamp", "two cups", "the rope") for where in ("shed", "gate")]
 """Targets that no batch holds: they are drawn."""

@@ -34,7 +34,7 @@ from transformers import TrainerCallback, set_seed
 from hardwood.data import RetrievalDataset, TextTable, read_taxa
 from hardwood.negatives.cost import peak_host_bytes, reset_peaks
 from hardwood.training import RunConfig
-from hardwood.training.assembly import make_loss, make_trainer
+from hardwood.training.job.assembly import make_loss, make_trainer
 from hardwood.tree import TargetIndex
 
 FROM_THE_SET = 600_000
@@ -148,7 +148,7 @@ def prepare(targets: int) -> None:
 
 
 def _extended(corpus: TextTable, targets: int) -> TextTable:
-    from hardwood.data._taxonomy import read_taxonomy
+    from hardwood.data.converters.taxonomy import read_taxonomy
 
     fields = list(corpus.iter_fields())
     have = {field["title"] for field in fields}

@@ -28,11 +28,11 @@ from hardwood.evaluation import evaluate
 from hardwood.negatives import Draw, Request, UniformNegatives
 from hardwood.negatives.cost import reset_peaks
 from hardwood.training import CorpusSoftmaxLoss, RunConfig
-from hardwood.training._candidates import Candidates, unique
-from hardwood.training._folder import CHECKPOINTS
-from hardwood.training._weights import Strategy
-from hardwood.training._yaml import read_settings
-from hardwood.training.assembly import make_trainer
+from hardwood.training.batch.candidates import Candidates, unique
+from hardwood.training.estimate.weights import Strategy
+from hardwood.training.job.assembly import make_trainer
+from hardwood.training.job.run_folder import CHECKPOINTS
+from hardwood.training.job.yaml_file import read_settings
 
 
 class WholeSoftmaxLoss(CorpusSoftmaxLoss):

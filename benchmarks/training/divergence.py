@@ -23,7 +23,7 @@ from hardwood.data import RetrievalDataset
 from hardwood.encoders import load_encoder
 from hardwood.negatives import Draw, DynamicNegatives, RefreshPolicy, Request, log_prior_of
 from hardwood.training import RunConfig
-from hardwood.training.assembly import make_loss, make_trainer
+from hardwood.training.job.assembly import make_loss, make_trainer
 
 NAMES = ("total", "tree", "staleness")
 

@@ -31,7 +31,7 @@ from hardwood.drift import DRIFT_MODELS, CorrectorDrift, NystromDrift, make_drif
 from hardwood.encoders import STATIC, load_encoder
 from hardwood.encoding import target_vectors
 from hardwood.training import RunConfig
-from hardwood.training.assembly import make_loss, make_trainer
+from hardwood.training.job.assembly import make_loss, make_trainer
 
 Array = NDArray[np.float32]
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 8.0)

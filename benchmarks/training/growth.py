@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks._models import folder_of
 from benchmarks._report import ROOT, Row, curve, figure, finish, log_ticks
 
-from hardwood.training._folder import METRICS
+from hardwood.training.job.run_folder import METRICS
 
 GIB = 2**30
 FACTS = "growth.json"

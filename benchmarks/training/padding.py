@@ -25,9 +25,9 @@ from benchmarks._study import data_folder
 from hardwood import CorpusSoftmaxLoss, RetrievalDataset
 from hardwood.encoders import load_encoder
 from hardwood.negatives import make_source
-from hardwood.training import _features
+from hardwood.training.batch import features as cutting
 
-MODES = {"padded to the longest": 1, "pieces of like length": _features._MOST_PIECES}
+MODES = {"padded to the longest": 1, "pieces of like length": cutting._MOST_PIECES}
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def main() -> None:
         features = [model.preprocess(batch[column]) for column in ("anchor", "positive")]
         features = [{k: v.to(model.device) for k, v in f.items() if isinstance(v, torch.Tensor)} for f in features]
         for mode, most in MODES.items():
-            with patch.object(_features, "_MOST_PIECES", most):
+            with patch.object(cutting, "_MOST_PIECES", most):
                 loss._step = step  # the same draws for both
                 found[mode].append(measured(loss, features, torch.tensor(batch["label"])))
     print("| | s a step | tokens a step | kept for the backward pass (MiB) |\n|---|---|---|---|")

@@ -27,7 +27,7 @@ from hardwood.encoders import load_encoder
 from hardwood.encoding import target_vectors
 from hardwood.evaluation import evaluate
 from hardwood.training import RunConfig
-from hardwood.training.assembly import make_loss, make_trainer
+from hardwood.training.job.assembly import make_loss, make_trainer
 
 SPLITS = ("test", "dev", "test_unseen")
 

@@ -35,7 +35,7 @@ from hardwood.negatives.dynamic.drawing import drawn
 from hardwood.negatives.dynamic.flat_index import FlatIndex
 from hardwood.negatives.dynamic.index_form import VectorIndex
 from hardwood.training import RunConfig
-from hardwood.training.assembly import make_loss, make_trainer
+from hardwood.training.job.assembly import make_loss, make_trainer
 from hardwood.tree import TargetIndex, set_threads, warmup
 
 SOURCES: dict[str, tuple[str, dict[str, Any]]] = {

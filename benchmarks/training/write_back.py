@@ -29,7 +29,7 @@ from hardwood.encoders import load_encoder
 from hardwood.negatives import DynamicNegatives
 from hardwood.negatives.dynamic.noise import settled
 from hardwood.training import RunConfig
-from hardwood.training.assembly import make_loss, make_trainer
+from hardwood.training.job.assembly import make_loss, make_trainer
 
 Array = NDArray[np.float32]
 Rule = Callable[[Array, Array, float], Array]

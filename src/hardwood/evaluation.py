@@ -18,14 +18,14 @@ from hardwood._divided_ranking import best_of_all, queries_together, rows_dealt_
 from hardwood._ragged import RaggedRows
 from hardwood._ranking import rank_vectors
 from hardwood.answer_recall import answered_alone, measure_answers
-from hardwood.data._own import left_out_of_rankings
+from hardwood.data.records.own import left_out_of_rankings
 from hardwood.encoding import BATCH_SIZE, BLOCK, Texts, encode_targets, similarity_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from hardwood.data import Judgements, RetrievalDataset
-    from hardwood.data._own import LeaveOut
+    from hardwood.data.records.own import LeaveOut
     from hardwood.ranks import Ranks
 
 __all__ = [

@@ -8,8 +8,8 @@ import pytest
 
 from hardwood import DataError
 from hardwood.data import RetrievalDataset, read_code
-from hardwood.data._functions import Function, first_sentence, read_functions
-from hardwood.data.code import _build, _installed, _key
+from hardwood.data.converters.code import _build, _installed, _key
+from hardwood.data.converters.functions import Function, first_sentence, read_functions
 
 SOURCE = '''
 raise SystemExit("a file is parsed, never run")

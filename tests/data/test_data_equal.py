@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardwood.data import RetrievalDataset, TextTable, _equal, _table
-from hardwood.data._equal import repeats, string_hashes
-from hardwood.data._own import targets_of_same_text
-from hardwood.data._table import TextTableBuilder
+from hardwood.data.records.equal import repeats, string_hashes
+from hardwood.data.records.own import targets_of_same_text
+from hardwood.data.records.table import TextTableBuilder
 
 
 def _strings(texts: list[str]) -> pa.Array:

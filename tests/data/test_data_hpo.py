@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hardwood.data import RetrievalDataset, read_hpo, write_hpo
-from hardwood.data.hpo import _build, _Concepts, _obo_file, _read_concepts, _unquote
+from hardwood.data.converters.hpo import _build, _Concepts, _obo_file, _read_concepts, _unquote
 
 
 @pytest.fixture(scope="module")

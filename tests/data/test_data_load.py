@@ -13,7 +13,7 @@ import pytest
 from woods import FILES
 
 from hardwood.data import RetrievalDataset
-from hardwood.data._read import read_table
+from hardwood.data.files.beir_lines import read_table
 
 MakeFolder = Callable[[dict[str, str | bytes | None]], Path]
 

@@ -19,7 +19,7 @@ import pytest
 from woods import FILES
 
 from hardwood.data import RetrievalDataset, _mapped, read_beir, read_dataset
-from hardwood.data._lines import numbered_lines
+from hardwood.data.files.lines import numbered_lines
 from hardwood.errors import DataError
 
 MakeFolder = Callable[[dict[str, str | bytes | None]], Path]
@@ -79,7 +79,7 @@ def test_a_mapped_dataset_is_the_one_in_memory(
     files: dict[str, str], load: Load, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_mapped, "_CHUNK_BYTES", 1)
-    monkeypatch.setattr("hardwood.data._read.BATCH_ROWS", 7)  # chunks of 7 rows
+    monkeypatch.setattr("hardwood.data.files.beir_lines.BATCH_ROWS", 7)  # chunks of 7 rows
     folder = make_folder({**files})
     expected = content(load(folder, mapped=False))
     assert content(load(folder)) == expected
@@ -320,7 +320,7 @@ def test_a_process_that_dies_at_it_leaves_nothing_that_counts(
 def test_how_far_the_reader_has_come(
     pack: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hardwood.data._lines._LINES_A_REPORT", 10)
+    monkeypatch.setattr("hardwood.data.files.lines._LINES_A_REPORT", 10)
     path = tmp_path / ("lines.gz" if pack is gzip.compress else "lines")
     path.write_bytes(pack(b"".join(os.urandom(3000).hex().encode() + b"\n" for _ in range(200))))
     steps: list[int] = []

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from hardwood._ragged import RaggedRows
 from hardwood.data import Judgements, RetrievalDataset, TextTable
-from hardwood.data._own import left_out_of_rankings
-from hardwood.data._twins import MOST
+from hardwood.data.records.own import left_out_of_rankings
+from hardwood.data.records.twins import MOST
 
 
 def make(

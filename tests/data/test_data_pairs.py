@@ -55,7 +55,7 @@ def test_many_batches(monkeypatch: pytest.MonkeyPatch) -> None:
         {"anchor": [f"a{i % 7}" for i in range(100)], "positive": [f"p{i % 11}" for i in range(100)]}
     )
     whole = RetrievalDataset.from_pairs(rows)
-    monkeypatch.setattr("hardwood.data._pairs._BATCH", 3)
+    monkeypatch.setattr("hardwood.data.records.pairs._BATCH", 3)
     small = RetrievalDataset.from_pairs(rows)
     assert (
         small.corpus.fields()
@@ -184,7 +184,7 @@ STREAMS = {
 @pytest.mark.parametrize("kind", STREAMS)
 @pytest.mark.parametrize("batch", [2, 65536])
 def test_streams_mappings_and_transforms(kind: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hardwood.data._pairs._BATCH", batch)
+    monkeypatch.setattr("hardwood.data.records.pairs._BATCH", batch)
     dataset = RetrievalDataset.from_pairs(STREAMS[kind]())
     want = ["soft", "hard", "light"]
     assert dataset.queries.texts() == ([text.upper() for text in want] if "ma" in kind or "trans" in kind else want)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from hardwood import DataError
 from hardwood.cli.app import app
 from hardwood.data import FolderSummary, RetrievalDataset, write_msmarco, write_nq, write_zeshel
-from hardwood.data._json_array import numbered_elements
+from hardwood.data.files.json_array import numbered_elements
 from public_files import MSMARCO, NQ, NQ_TRAIN, ZESHEL, write_files
 
 Write = Callable[..., FolderSummary]
@@ -236,7 +236,7 @@ def test_the_commands_write_a_folder_and_say_what_is_in_it(
 def test_elements_of_an_array_come_one_at_a_time_with_their_lines(
     indent: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hardwood.data._lines._PIECE_BYTES", 3)  # every element lies across pieces
+    monkeypatch.setattr("hardwood.data.files.lines._PIECE_BYTES", 3)  # every element lies across pieces
     values: list[Any] = [1234567, "ä]\\", {"a": [1, {"b": None}]}, [], -2.5e-3, "", True, 77]
     path = tmp_path / "a.json"
     path.write_text("\n" + json.dumps(values, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")

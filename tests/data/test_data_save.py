@@ -126,7 +126,7 @@ def test_a_failed_save_leaves_the_old_folder(make_folder: MakeFolder, monkeypatc
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("hardwood.data._write._write_qrels", fail)
+    monkeypatch.setattr("hardwood.data.files.write._write_qrels", fail)
     for target in (folder, folder.parent / "new"):
         with pytest.raises(OSError, match="disk full"):
             dataset.save(target, overwrite=True)

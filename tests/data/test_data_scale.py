@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from hardwood.cli.app import app
 from hardwood.data import RetrievalDataset, scale, write_scale
-from hardwood.data._taxonomy import Taxonomy
-from hardwood.data.scale import GeneratedNames
+from hardwood.data.converters.scale import GeneratedNames
+from hardwood.data.converters.taxonomy import Taxonomy
 
 SPECIES, GENUS = 0, 1
 

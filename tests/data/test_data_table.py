@@ -10,7 +10,7 @@ import pytest
 
 from hardwood import DataError
 from hardwood.data import TextTable
-from hardwood.data._table import TextTableBuilder
+from hardwood.data.records.table import TextTableBuilder
 
 
 @pytest.fixture

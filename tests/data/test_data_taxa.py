@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from hardwood.cli.app import app
 from hardwood.data import RetrievalDataset, _taxonomy, read_taxa, taxa, write_taxa
-from hardwood.data._taxonomy import RANKS, Taxonomy, ancestors, read_taxonomy
-from hardwood.data.taxa import _bold, _build, _is_common_name, _is_plain
+from hardwood.data.converters.taxa import _bold, _build, _is_common_name, _is_plain
+from hardwood.data.converters.taxonomy import RANKS, Taxonomy, ancestors, read_taxonomy
 
 SPECIES, GENUS, FAMILY, ORDER, CLASS, PHYLUM = range(6)
 

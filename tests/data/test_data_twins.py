@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hardwood._ragged import RaggedRows
 from hardwood.data import Judgements, RetrievalDataset, TextTable, _equal
-from hardwood.data._twins import MOST, first_rows, twins_of
+from hardwood.data.records.twins import MOST, first_rows, twins_of
 
 
 def _table(texts: list[str], titles: list[str] | None = None) -> TextTable:

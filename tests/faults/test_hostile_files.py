@@ -17,7 +17,7 @@ from hardwood._checkpoint_tensors import write_state
 from hardwood.data import RetrievalDataset, _lines
 from hardwood.negatives import make_source
 from hardwood.training import RunConfig
-from hardwood.training.checkpoints import read_description
+from hardwood.training.checkpoint.seal import read_description
 
 RUN = "data: d\noutput: o\n"
 LAUGHS = "\n".join([f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" if i else "a0: &a0 [x]" for i in range(12)])

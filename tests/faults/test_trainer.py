@@ -16,7 +16,7 @@ from transformers import TrainerCallback, set_seed
 from hardwood import CorpusSoftmaxLoss, NegativesCallback, RetrievalDataset
 from hardwood.negatives import make_source
 from hardwood.training import last_checkpoint
-from hardwood.training.checkpoints import read_seal
+from hardwood.training.checkpoint.seal import read_seal
 
 
 def trainer(

@@ -13,7 +13,7 @@ from typing import Any
 
 from hardwood.cli.app import main as command_line
 from hardwood.negatives import ExactNegatives
-from hardwood.training.targets import CorpusTargets
+from hardwood.training.corpus.targets import CorpusTargets
 
 WHERE: dict[str, tuple[Any, str]] = {
     "encode": (CorpusTargets, "encode"),

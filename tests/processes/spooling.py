@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from hardwood.training import RunConfig, train
-from hardwood.training.encoding_spool import EncodingSpool
-from hardwood.training.targets import CorpusTargets
+from hardwood.training.checkpoint.encoding_spool import EncodingSpool
+from hardwood.training.corpus.targets import CorpusTargets
 
 BLOCK = 8
 

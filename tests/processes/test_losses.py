@@ -88,7 +88,7 @@ def test_weights_that_are_divided_among_processes_are_refused(tmp_path: Path) ->
     from torch import distributed, nn
     from torch.distributed.fsdp import fully_shard
 
-    from hardwood.training._one_batch import refuse_sharded_weights
+    from hardwood.training.estimate.one_batch import refuse_sharded_weights
 
     model = nn.Sequential(nn.Linear(3, 2))
     refuse_sharded_weights(model)

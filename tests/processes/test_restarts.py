@@ -15,7 +15,7 @@ from torch.distributed import HashStore, TCPStore
 from hardwood import _launch
 from hardwood._launch import agreed_name, launch_name
 from hardwood.training import RunConfig, train
-from hardwood.training._folder import LAUNCH
+from hardwood.training.job.run_folder import LAUNCH
 
 from .launch import finish, free_port, start
 

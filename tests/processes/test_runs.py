@@ -89,7 +89,7 @@ def test_a_checkpoint_without_a_ranks_files_is_not_whole(folder: Path, tmp_path:
 
 
 def test_a_file_that_the_first_process_does_not_see_is_named(tmp_path: Path) -> None:
-    from hardwood.training.checkpoints import check_arrived, sizes_of
+    from hardwood.training.checkpoint.seal import check_arrived, sizes_of
 
     checkpoint = tmp_path / "checkpoint-1"
     checkpoint.mkdir()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tests.conftest import make_dataset
 
 from hardwood.training import RunConfig
-from hardwood.training._spool_folder import SPOOL_FOLDER, spooled
+from hardwood.training.checkpoint.spool_folder import SPOOL_FOLDER, spooled
 
 from .launch import finish, run, start
 from .runs import settings

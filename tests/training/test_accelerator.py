@@ -19,8 +19,8 @@ from hardwood.evaluation import evaluate
 from hardwood.negatives import SOURCES, Cost, Request, make_source
 from hardwood.negatives.dynamic.drift_fits import DriftFits
 from hardwood.training import train
-from hardwood.training.config import PRECISIONS
-from hardwood.training.targets import CorpusTargets
+from hardwood.training.corpus.targets import CorpusTargets
+from hardwood.training.job.config import PRECISIONS
 from hardwood.tree import TargetIndex
 
 from .conftest import small_run

@@ -15,7 +15,7 @@ from transformers import EarlyStoppingCallback, TrainerState
 from hardwood.data import RetrievalDataset
 from hardwood.negatives import ExactNegatives
 from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RetrievalEvaluator
-from hardwood.training._best_model import compare_anew
+from hardwood.training.checkpoint.best_model import compare_anew
 
 FORGOTTEN = r"the best loss so far, .* \(step 6\), counts no drawn negatives, which begin now, in step 7"
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from hardwood.training import RunConfig
-from hardwood.training._yaml import read_settings
-from hardwood.training.config import versions
+from hardwood.training.job.config import versions
+from hardwood.training.job.yaml_file import read_settings
 
 
 def test_round_trip(tmp_path: Path) -> None:

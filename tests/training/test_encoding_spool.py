@@ -20,10 +20,10 @@ from tests.processes.spooling import BLOCK, small_blocks
 
 from hardwood.data import RetrievalDataset
 from hardwood.training import RunConfig, train
-from hardwood.training._spool_folder import SPOOL_FOLDER, shard_name, spooled
-from hardwood.training._spooling import _LEAST
 from hardwood.training.callback import NegativesCallback
-from hardwood.training.encoding_spool import Block, EncodingSpool, Rows
+from hardwood.training.checkpoint.encoding_spool import Block, EncodingSpool, Rows
+from hardwood.training.checkpoint.spool_folder import SPOOL_FOLDER, shard_name, spooled
+from hardwood.training.checkpoint.spooling import _LEAST
 
 from .conftest import small_run
 
@@ -169,7 +169,7 @@ def test_encodings_of_other_weights_or_shards_are_thrown_away_with_a_word(
         return model
 
     with monkeypatch.context() as patched:
-        patched.setattr("hardwood.training.run.load_encoder", load_other)
+        patched.setattr("hardwood.training.job.run.load_encoder", load_other)
         with pytest.warns(UserWarning, match="are of other weights: they are thrown away"):
             broken_off(config, dataset, monkeypatch, resume=True)
     divided = spool_run(tmp_path / "run", **DYNAMIC, num_shards=2)
@@ -323,6 +323,6 @@ def test_by_itself_a_run_spools_what_takes_long_alone(dataset: RetrievalDataset,
         assert seen == [1]
         train(spool_run(tmp_path / "static", **by_itself), dataset=dataset, quiet=True)
         assert seen == [1]
-        patched.setattr("hardwood.training._spooling.is_static", lambda model: False)
+        patched.setattr("hardwood.training.checkpoint.spooling.is_static", lambda model: False)
         train(spool_run(tmp_path / "another", **by_itself), dataset=dataset, quiet=True)
     assert seen == [1, _LEAST + 1]

@@ -16,7 +16,7 @@ from hardwood.data import RetrievalDataset
 from hardwood.encoders import load_encoder
 from hardwood.negatives import make_source
 from hardwood.training import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss, _features
-from hardwood.training._features import _cheapest, pieces_of
+from hardwood.training.batch.features import _cheapest, pieces_of
 
 
 def _padded(lengths: list[int], left: bool = False) -> dict:

@@ -17,7 +17,7 @@ from exact_softmax import NUM_TARGETS, batch_of, gradient_of
 from hardwood.data import RetrievalDataset
 from hardwood.negatives import make_source
 from hardwood.training import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss, Guide, RunConfig, _judge, train
-from hardwood.training.guide import load_guide
+from hardwood.training.second_model.guide import load_guide
 from tiny_models import make_cross_encoder
 
 from .test_resume import _train_in_parts
@@ -285,7 +285,7 @@ def test_guides_are_loaded_as_what_they_were_saved_as(
 
 
 def test_settings_of_a_guide_without_one_are_refused(tmp_path: Path) -> None:
-    from hardwood.training._unused import refuse_unused
+    from hardwood.training.job.unused import refuse_unused
 
     run = RunConfig(data="d", output=str(tmp_path), guide_margin=0.1)
     with pytest.raises(ValueError, match=r"guide_margin 0.1 \(there is no guide\)"):

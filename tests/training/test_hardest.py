@@ -17,8 +17,8 @@ from hardwood.data import RetrievalDataset
 from hardwood.negatives import Draw, ExactNegatives, make_source
 from hardwood.negatives.records import NO_TARGET
 from hardwood.training import CorpusSoftmaxLoss, RunConfig
-from hardwood.training._candidates import Candidates
-from hardwood.training._hardest import softer_draws
+from hardwood.training.batch.candidates import Candidates
+from hardwood.training.estimate.hardest import softer_draws
 
 from .test_mixture import _exact_z, _log_z_by_seed, _moved
 

@@ -21,8 +21,8 @@ from hardwood.evaluation import evaluate
 from hardwood.mining import mine
 from hardwood.negatives import MarginFilter
 from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RunConfig
-from hardwood.training._same_model import check_same_model
-from hardwood.training._yaml import read_settings
+from hardwood.training.batch.same_model import check_same_model
+from hardwood.training.job.yaml_file import read_settings
 
 
 def batch_of(model: Any, dataset: RetrievalDataset, rows: range) -> tuple[list[dict[str, Any]], torch.Tensor]:

@@ -14,8 +14,8 @@ from hardwood import losses
 from hardwood.data import RetrievalDataset
 from hardwood.negatives import SOURCES, Draw, make_source
 from hardwood.training import CorpusSoftmaxLoss, train
-from hardwood.training._candidates import Candidates
-from hardwood.training._weights import Strategy, tempering_of, weigh_draws
+from hardwood.training.batch.candidates import Candidates
+from hardwood.training.estimate.weights import Strategy, tempering_of, weigh_draws
 
 from .conftest import small_run
 

@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformerTrainer, SentenceTransforme
 
 from hardwood.data import RetrievalDataset
 from hardwood.training import CorpusSoftmaxLoss, NegativesCallback
-from hardwood.training._pairs import misfits_of
+from hardwood.training.batch.labels import misfits_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning", "ignore:.*lr_scheduler.step.*:UserWarning")
 

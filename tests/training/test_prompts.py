@@ -15,7 +15,7 @@ from exact_softmax import batch_of
 from hardwood.data import RetrievalDataset
 from hardwood.negatives import make_source
 from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, encoder_arguments
-from hardwood.training._columns import prompts_for, text_columns
+from hardwood.training.batch.columns import prompts_for, text_columns
 
 from ..tiny_models import make_static as static_of_words
 

@@ -32,8 +32,8 @@ from hardwood.training import (
     last_checkpoint,
     train,
 )
-from hardwood.training.checkpoints import read_description, remove_cut_short, seal
-from hardwood.training.resume_rules import MAY_DIFFER, changes, shared_settings
+from hardwood.training.checkpoint.resume_rules import MAY_DIFFER, changes, shared_settings
+from hardwood.training.checkpoint.seal import read_description, remove_cut_short, seal
 
 from .test_trainer import OPTIONS, config, weights
 

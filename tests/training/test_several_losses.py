@@ -16,7 +16,7 @@ from transformers import set_seed
 from hardwood.data import RetrievalDataset
 from hardwood.negatives import make_source
 from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, last_checkpoint
-from hardwood.training.checkpoints import read_seal
+from hardwood.training.checkpoint.seal import read_seal
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning", "ignore:.*lr_scheduler.step.*:UserWarning")
 

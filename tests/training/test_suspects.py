@@ -10,7 +10,7 @@ import pytest
 
 from hardwood.data import RetrievalDataset
 from hardwood.training import suspects as module
-from hardwood.training.suspects import SuspectedNegatives
+from hardwood.training.corpus.suspects import SuspectedNegatives
 
 
 def test_counts_and_leads_are_those_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:

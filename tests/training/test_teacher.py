@@ -22,7 +22,7 @@ from hardwood.training import (
     TeacherScores,
     train,
 )
-from hardwood.training.teacher import margin_error, soft_target_divergence
+from hardwood.training.second_model.teacher import margin_error, soft_target_divergence
 
 from .test_given_negatives import _batch, with_negatives
 from .test_guide import PLAIN, similarities

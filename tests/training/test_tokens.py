@@ -13,8 +13,8 @@ import torch
 from hardwood.data import RetrievalDataset
 from hardwood.encoders import document_prompt, load_encoder, separate_towers
 from hardwood.negatives import Cost
-from hardwood.training._tokens import TargetFeatures
-from hardwood.training.targets import CorpusTargets
+from hardwood.training.corpus.targets import CorpusTargets
+from hardwood.training.corpus.tokens import TargetFeatures
 
 
 @pytest.mark.parametrize("encoder", ["static", "separate", "transformer"])

@@ -24,7 +24,7 @@ from hardwood.evaluation import evaluate
 from hardwood.negatives import SOURCES, make_source
 from hardwood.negatives.dynamic import moving_index
 from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RunConfig, encoder_arguments, train
-from hardwood.training._yaml import read_settings
+from hardwood.training.job.yaml_file import read_settings
 from hardwood.tree import TargetIndex
 
 from .conftest import small_run

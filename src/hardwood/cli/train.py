@@ -90,7 +90,7 @@ def train(
     _check_models(run_config)
     from hardwood.cli.evaluate import print_left_out, print_measures
     from hardwood.training import train as train_run
-    from hardwood.training._folder import BESIDE_SPLITS, is_first_process
+    from hardwood.training.job.run_folder import BESIDE_SPLITS, is_first_process
 
     result = train_run(run_config, **run_flags)
     if not quiet and is_first_process():
@@ -150,9 +150,9 @@ def print_table(console: Console, table: str) -> None:
 def _run_config(options: dict[str, Any], *, refuse: bool = False) -> Any:
     """Options of the command line over those of the run file over the defaults; ``refuse`` those without effect."""
     from hardwood.data.read import check_source
-    from hardwood.training._unused import refuse_unused
-    from hardwood.training._yaml import read_settings
-    from hardwood.training.config import STATIC, STATIC_SIZES, RunConfig
+    from hardwood.training.job.config import STATIC, STATIC_SIZES, RunConfig
+    from hardwood.training.job.unused import refuse_unused
+    from hardwood.training.job.yaml_file import read_settings
 
     config = options.pop("config")
     settings = {} if config is None else read_settings(config)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hardwood import _checks
 from hardwood.negatives.registry import SOURCES
-from hardwood.training.config import RunConfig
+from hardwood.training.job.config import RunConfig
 
 EQUAL_BATCH = "equal batch"
 EQUAL_TEXTS = "equal texts"

@@ -7,7 +7,7 @@ from typing import Any
 
 from hardwood.comparison.plan import BUDGETS
 from hardwood.evaluation import OWN_LEFT_OUT
-from hardwood.training._folder import BESIDE_SPLITS
+from hardwood.training.job.run_folder import BESIDE_SPLITS
 
 MEASURES = ("mrr@10", "ndcg@10", "recall@1", "recall@10", "recall@100")
 

@@ -17,8 +17,8 @@ from hardwood.comparison.figure import comparison_figure
 from hardwood.comparison.plan import PlannedRun, check_plan, plan_runs
 from hardwood.comparison.report import markdown_table, summarize
 from hardwood.report import write_comparison
-from hardwood.training._sizes import announcement
-from hardwood.training.config import RunConfig, versions
+from hardwood.training.batch.sizes import announcement
+from hardwood.training.job.config import RunConfig, versions
 
 if TYPE_CHECKING:
     from hardwood.data import RetrievalDataset
@@ -66,7 +66,7 @@ def compare(
 
 def _check_measured(base: RunConfig, data: RetrievalDataset, split: str) -> None:
     """``ValueError`` now and not after the last run, where the split that is reported won't be measured."""
-    from hardwood.training.run import splits_to_measure
+    from hardwood.training.job.run import splits_to_measure
 
     measured = splits_to_measure(base, data)
     if split not in measured:

@@ -8,23 +8,23 @@ vectors, losses, training.
 
 from __future__ import annotations
 
-from hardwood.data._answers import Answers
 from hardwood.data._dataset import RetrievalDataset
-from hardwood.data._folder_writer import FolderSummary
-from hardwood.data._judgements import Judgements
-from hardwood.data._left_out import left_out_in_words
-from hardwood.data._table import TextTable
 from hardwood.data.beir import read_beir, write_beir
 from hardwood.data.check import DataReport, Fact, check_dataset
-from hardwood.data.code import read_code, write_code
-from hardwood.data.hpo import read_hpo, write_hpo
-from hardwood.data.msmarco import write_msmarco
-from hardwood.data.nq import write_nq
+from hardwood.data.converters.code import read_code, write_code
+from hardwood.data.converters.hpo import read_hpo, write_hpo
+from hardwood.data.converters.msmarco import write_msmarco
+from hardwood.data.converters.nq import write_nq
+from hardwood.data.converters.scale import write_scale
+from hardwood.data.converters.taxa import read_taxa, write_taxa
+from hardwood.data.converters.zeshel import write_zeshel
+from hardwood.data.files.answers import Answers
+from hardwood.data.files.folder_writer import FolderSummary
+from hardwood.data.files.left_out import left_out_in_words
 from hardwood.data.read import read_dataset
-from hardwood.data.scale import write_scale
-from hardwood.data.taxa import read_taxa, write_taxa
+from hardwood.data.records.judgements import Judgements
+from hardwood.data.records.table import TextTable
 from hardwood.data.unseen import split_unseen
-from hardwood.data.zeshel import write_zeshel
 
 __all__ = [
     "Answers",

@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 
 from hardwood import _checks
 from hardwood._ragged import RaggedRows
-from hardwood.data._answers import Answers, read_answers
-from hardwood.data._given import judged_negatives
-from hardwood.data._judgements import Judgements
-from hardwood.data._labels import labelled
-from hardwood.data._left_out import UNJUDGED
-from hardwood.data._lines import find_file
-from hardwood.data._mapped import text_table
-from hardwood.data._own import targets_of_same_text
-from hardwood.data._pairs import tables_from_pairs
-from hardwood.data._qrels import find_qrels, read_qrels
-from hardwood.data._read import check_all_used
-from hardwood.data._table import TextTable
-from hardwood.data._twins import Twins, first_rows, twins_of, with_twins
-from hardwood.data._write import write_folder
+from hardwood.data.files.answers import Answers, read_answers
+from hardwood.data.files.beir_lines import check_all_used
+from hardwood.data.files.left_out import UNJUDGED
+from hardwood.data.files.lines import find_file
+from hardwood.data.files.mapped import text_table
+from hardwood.data.files.qrels import find_qrels, read_qrels
+from hardwood.data.files.write import write_folder
+from hardwood.data.records.given import judged_negatives
+from hardwood.data.records.judgements import Judgements
+from hardwood.data.records.labels import labelled
+from hardwood.data.records.own import targets_of_same_text
+from hardwood.data.records.pairs import tables_from_pairs
+from hardwood.data.records.table import TextTable
+from hardwood.data.records.twins import Twins, first_rows, twins_of, with_twins
 from hardwood.errors import DataError
 
 if TYPE_CHECKING:

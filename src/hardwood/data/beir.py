@@ -18,8 +18,8 @@ import numpy as np
 
 from hardwood._hub import why_unreachable
 from hardwood.data._dataset import RetrievalDataset
-from hardwood.data._lines import MOST_EXPANSION, SURELY_TEXT
-from hardwood.data._qrels import COLUMNS
+from hardwood.data.files.lines import MOST_EXPANSION, SURELY_TEXT
+from hardwood.data.files.qrels import COLUMNS
 from hardwood.errors import DataError
 
 OWNER = "BeIR"

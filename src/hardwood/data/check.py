@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hardwood.data._dataset import RetrievalDataset
-from hardwood.data._table import TextTable
+from hardwood.data.records.table import TextTable
 
 _BATCH = 8192
 _NO_LETTERS = re.compile(r"[\W_]+")

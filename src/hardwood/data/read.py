@@ -19,10 +19,10 @@ from hardwood import _checks
 from hardwood._hub import why_unreachable
 from hardwood.data._columns import CORPUS_NAMES, POSITIVE_NAMES, QUERY_NAMES, choose_column
 from hardwood.data._dataset import RetrievalDataset
-from hardwood.data._left_out import NO_PAIR_TEXT, NO_TARGET_TEXT
-from hardwood.data._pairs import LABELS, is_number
-from hardwood.data._tables import ENDINGS, kind_of, read_columns, schema_of, stem_of
 from hardwood.data.beir import OWNER, read_beir
+from hardwood.data.files.left_out import NO_PAIR_TEXT, NO_TARGET_TEXT
+from hardwood.data.files.tables import ENDINGS, kind_of, read_columns, schema_of, stem_of
+from hardwood.data.records.pairs import LABELS, is_number
 from hardwood.data.unseen import split_unseen
 from hardwood.errors import DataError
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hardwood import _checks
 from hardwood._ragged import RaggedRows
 from hardwood.data._dataset import RetrievalDataset
-from hardwood.data._splits import groups_sharing_queries
+from hardwood.data.records.splits import groups_sharing_queries
 from hardwood.errors import DataError
 
 

@@ -23,7 +23,7 @@ class Cost:
     Attributes:
         targets_reencoded: every encoding of a target made outside the loss, the first one of the corpus included.
         targets_reused: those of its encodings that an earlier process of the run has made, and that were read from disk
-            (`hardwood.training.encoding_spool`).
+            (`hardwood.training.checkpoint.encoding_spool`).
         texts_encoded: texts that the loss itself encoded with gradient (queries, positives, negatives).
         pairs_judged: (query, target) pairs that a guide has scored.
         seconds: wall-clock by part: ``encode`` (re-encoding targets), ``index`` (building and maintaining whatever is

@@ -19,7 +19,7 @@ def read_run_file(path: Path) -> dict[str, Any]:
     """Settings in a run file; none where there is none."""
     if not path.is_file():
         return {}
-    from hardwood.training._yaml import read_settings
+    from hardwood.training.job.yaml_file import read_settings
 
     return read_settings(path)
 

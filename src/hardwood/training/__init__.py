@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from hardwood._lazy import lazily
 
 if TYPE_CHECKING:
-    from hardwood.training.assembly import encoder_arguments
     from hardwood.training.cached_loss import CachedCorpusSoftmaxLoss
     from hardwood.training.callback import NegativesCallback
-    from hardwood.training.checkpoints import last_checkpoint
-    from hardwood.training.config import RunConfig
+    from hardwood.training.checkpoint.seal import last_checkpoint
     from hardwood.training.evaluator import RetrievalEvaluator
-    from hardwood.training.guide import Guide
-    from hardwood.training.run import RunResult, train
+    from hardwood.training.job.assembly import encoder_arguments
+    from hardwood.training.job.config import RunConfig
+    from hardwood.training.job.run import RunResult, train
+    from hardwood.training.second_model.guide import Guide
+    from hardwood.training.second_model.teacher import Teacher, TeacherScores
     from hardwood.training.softmax_loss import CorpusSoftmaxLoss
-    from hardwood.training.teacher import Teacher, TeacherScores
 
 __all__ = [
     "CachedCorpusSoftmaxLoss",
@@ -41,15 +41,15 @@ __getattr__, __dir__ = lazily(
     {
         "CachedCorpusSoftmaxLoss": "hardwood.training.cached_loss",
         "CorpusSoftmaxLoss": "hardwood.training.softmax_loss",
-        "Guide": "hardwood.training.guide",
+        "Guide": "hardwood.training.second_model.guide",
         "NegativesCallback": "hardwood.training.callback",
         "RetrievalEvaluator": "hardwood.training.evaluator",
-        "RunConfig": "hardwood.training.config",
-        "RunResult": "hardwood.training.run",
-        "Teacher": "hardwood.training.teacher",
-        "TeacherScores": "hardwood.training.teacher",
-        "encoder_arguments": "hardwood.training.assembly",
-        "last_checkpoint": "hardwood.training.checkpoints",
-        "train": "hardwood.training.run",
+        "RunConfig": "hardwood.training.job.config",
+        "RunResult": "hardwood.training.job.run",
+        "Teacher": "hardwood.training.second_model.teacher",
+        "TeacherScores": "hardwood.training.second_model.teacher",
+        "encoder_arguments": "hardwood.training.job.assembly",
+        "last_checkpoint": "hardwood.training.checkpoint.seal",
+        "train": "hardwood.training.job.run",
     },
 )

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from hardwood.encoding import Similarity
-from hardwood.training._features import pieces_of, to_device
-from hardwood.training._one_batch import encoder_of
-from hardwood.training._tokens import TargetFeatures
-from hardwood.training.targets import CorpusTargets
+from hardwood.training.batch.features import pieces_of, to_device
+from hardwood.training.corpus.targets import CorpusTargets
+from hardwood.training.corpus.tokens import TargetFeatures
+from hardwood.training.estimate.one_batch import encoder_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

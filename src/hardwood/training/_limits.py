@@ -48,6 +48,19 @@ def check_unasked(prior: float, push: float) -> None:
         )
 
 
+def check_draws(num_negatives: int, uniform_negatives: int, hardest: int | None) -> None:
+    """``ValueError`` for numbers of draws a query that are out of range, or ``hardest`` draws that are none or all."""
+    _checks.at_least(1, num_negatives, "num_negatives")
+    check_hardest(hardest, num_negatives)
+    _checks.at_least(0, uniform_negatives, "uniform_negatives")
+
+
+def check_margin_filter(margin: object) -> None:
+    """``TypeError`` for what is neither a `MarginFilter` nor ``None``."""
+    if margin is not None and not isinstance(margin, MarginFilter):
+        raise TypeError(f"margin must be a MarginFilter, such as MarginFilter(margin={margin!r}), got {margin!r}")
+
+
 def check_hardest(hardest: int | None, num_negatives: int) -> None:
     """``ValueError`` for a number of hardest draws that is none, or that leaves all of them."""
     if hardest is not None and not 1 <= hardest < num_negatives:
@@ -77,7 +90,7 @@ def check_teacher(form: str, weight: float, temperature: float | None) -> None:
         _checks.positive(temperature, "the teacher's temperature")
 
 
-def check_shards(shards: str, num_shards: int | None) -> str:
+def check_shards(shards: Shards, num_shards: int | None) -> Shards:
     """``ValueError`` for what is not one of `SHARDS`, or no number of shards; else ``shards``."""
     _checks.one_of(SHARDS, shards, "shards")
     if num_shards is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hardwood import _checks
 from hardwood.training._embedding import Features
-from hardwood.training._features import pieces_of
+from hardwood.training.batch.features import pieces_of
 from hardwood.training.softmax_loss import CorpusSoftmaxLoss
 
 

@@ -19,12 +19,11 @@ from hardwood.negatives.cost import added_up
 from hardwood.negatives.sharded import ShardedNegatives, shard_folder
 from hardwood.ranks import Ranks
 from hardwood.training._announced import announce, training_ended
-from hardwood.training._best_model import compare_anew
-from hardwood.training._fingerprint import weights_fingerprint
-from hardwood.training._one_batch import refuse_sharded_weights
-from hardwood.training._sizes import log_advice
-from hardwood.training._spooling import open_spool
-from hardwood.training.checkpoints import (
+from hardwood.training.batch.sizes import log_advice
+from hardwood.training.checkpoint.best_model import compare_anew
+from hardwood.training.checkpoint.fingerprint import weights_fingerprint
+from hardwood.training.checkpoint.resume_rules import changes, shared_settings
+from hardwood.training.checkpoint.seal import (
     LOSSES,
     STATE_FOLDER,
     check_arrived,
@@ -35,7 +34,8 @@ from hardwood.training.checkpoints import (
     sizes_of,
     unseal,
 )
-from hardwood.training.resume_rules import changes, shared_settings
+from hardwood.training.checkpoint.spooling import open_spool
+from hardwood.training.estimate.one_batch import refuse_sharded_weights
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments

@@ -13,7 +13,7 @@ from hardwood.evaluation import evaluate
 
 if TYPE_CHECKING:
     from hardwood.data import RetrievalDataset
-    from hardwood.data._own import LeaveOut
+    from hardwood.data.records.own import LeaveOut
 
 _BASE = "base"
 

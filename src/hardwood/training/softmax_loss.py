@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from hardwood import _checks, losses
-from hardwood._ragged import RaggedRows
 from hardwood.data import RetrievalDataset
 from hardwood.encoders import document_prompt, has_router
 from hardwood.encoding import similarity_of
@@ -24,54 +23,53 @@ from hardwood.negatives import (
     log_prior_of,
     make_source,
 )
-from hardwood.negatives.sharded import ShardedNegatives, divided
 from hardwood.ranks import Ranks
 from hardwood.training._announced import check_announced
-from hardwood.training._arrivals import ArrivalCheck
-from hardwood.training._candidates import Candidates, drawn_beyond, unique
 from hardwood.training._citation import CITATION
-from hardwood.training._columns import sets_of
-from hardwood.training._draws import candidate_weights, strategies_of
 from hardwood.training._embedding import EncodingModule, Features
-from hardwood.training._exclusions import Exclusions
-from hardwood.training._features import check_finite, check_scores, text_columns_of
-from hardwood.training._fingerprint import data_fingerprint
-from hardwood.training._judge import Judge
 from hardwood.training._limits import (
     DEFAULT_UNASKED_PRIOR,
     DEFAULT_UNASKED_PUSH,
     WEIGHTINGS,
     Shards,
     Weighting,
-    check_hardest,
+    check_draws,
+    check_margin_filter,
     check_shards,
 )
-from hardwood.training._margin_watch import check_margin
-from hardwood.training._one_batch import (
+from hardwood.training._stepping import SteppingModule
+from hardwood.training.batch.arrivals import ArrivalCheck
+from hardwood.training.batch.candidates import Candidates, candidates_of
+from hardwood.training.batch.features import check_finite, check_scores, text_columns_of
+from hardwood.training.batch.labels import check_rows, rows_of
+from hardwood.training.batch.margin_watch import check_margin
+from hardwood.training.batch.same_model import check_same_model
+from hardwood.training.checkpoint.fingerprint import data_fingerprint
+from hardwood.training.corpus.suspects import SuspectedNegatives
+from hardwood.training.corpus.targets import CorpusTargets
+from hardwood.training.corpus.tokens import TargetFeatures
+from hardwood.training.corpus.unasked import UnaskedTargets
+from hardwood.training.estimate.draws import candidate_weights, strategies_of
+from hardwood.training.estimate.exclusions import Exclusions
+from hardwood.training.estimate.one_batch import (
     as_one_pass,
     batch_of_all,
     encoded_together,
     refuse_sharded_weights,
 )
-from hardwood.training._pairs import check_rows, own_sets, rows_of
-from hardwood.training._prompts import agreed_target_prompt, trainer_prompts
-from hardwood.training._requests import mix, with_own
-from hardwood.training._same_model import check_same_model
-from hardwood.training._terms import LossTerms
-from hardwood.training._tokens import TargetFeatures
-from hardwood.training._weights import Strategy, tempering_of
-from hardwood.training._widths import checked_widths, refuse_wrappers, terms_at_widths
-from hardwood.training.guide import Guide, as_guide, settings_of
-from hardwood.training.suspects import SuspectedNegatives
-from hardwood.training.targets import CorpusTargets
-from hardwood.training.teacher import Teacher, Teaching, settings_of_teacher
-from hardwood.training.unasked import UnaskedTargets
+from hardwood.training.estimate.requests import request_of
+from hardwood.training.estimate.terms import LossTerms
+from hardwood.training.estimate.weights import Strategy, tempering_of
+from hardwood.training.estimate.widths import checked_widths, refuse_wrappers, terms_at_widths
+from hardwood.training.second_model.guide import Guide, as_guide, settings_of
+from hardwood.training.second_model.judge import Judge
+from hardwood.training.second_model.teacher import Teacher, Teaching, settings_of_teacher
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
 
-class CorpusSoftmaxLoss(EncodingModule):
+class CorpusSoftmaxLoss(EncodingModule, SteppingModule):
     """Cross entropy of each query's positive against *every* target of the corpus, estimated from drawn negatives.
 
     Each step, inside the forward pass: the queries are encoded; the source draws negatives with these very encodings;
@@ -100,7 +98,7 @@ class CorpusSoftmaxLoss(EncodingModule):
             `NegativeSource.weighting` says.
         unasked_prior: what a target counts in ``Z`` that no query of the split asks for, above 0 and at most 1; a
             target that is asked for counts 1. Such targets are never pulled, so they must be pushed less, or queries
-            for them fail later (`hardwood.training.unasked`). 1: the plain softmax over the corpus.
+            for them fail later (`hardwood.training.corpus.unasked`). 1: the plain softmax over the corpus.
         unasked_push: the share of the gradient that moves the encodings of such targets, from 0 to 1. At 0 they are
             encoded without gradient, which saves time and memory.
         margin: filter against false negatives.
@@ -111,10 +109,12 @@ class CorpusSoftmaxLoss(EncodingModule):
         seed: of the draws.
         encode_batch_size: texts a forward pass where the source has targets encoded, without gradient.
         uniform_negatives: uniform draws a query beside the source's, from the first step on; weighed together with them
-            as one mixture (`hardwood.training._weights`), so that no target weighs more than they alone would give it.
+            as one mixture (`hardwood.training.estimate.weights`), so that no target weighs more than they alone would
+            give it.
         hardest: of the source's draws for a query, only so many with the highest scores of the encoder as it is count,
-            and those that no query keeps count for none (`hardwood.training._hardest`). All are encoded; uniform
-            draws stay. It makes the estimate of Z too small, the more so the more is dropped. ``None``: all count.
+            and those that no query keeps count for none (`hardwood.training.estimate.hardest`). All are encoded;
+            uniform draws stay. It makes the estimate of Z too small, the more so the more is dropped. ``None``: all
+            count.
         symmetric: the mean of two directions: query to targets as above, and target to queries, which are those of the
             batch without those that the target is known to answer.
         matryoshka_dims: widths at which the loss is taken, all with one draw at full width; the loss is their sum
@@ -169,12 +169,9 @@ class CorpusSoftmaxLoss(EncodingModule):
                 f"dataset must be a RetrievalDataset, got a {type(dataset).__name__}: make one of pairs with "
                 "RetrievalDataset.from_pairs, or with read_dataset"
             )
-        _checks.at_least(1, num_negatives, "num_negatives")
-        check_hardest(hardest, num_negatives)
-        _checks.at_least(0, uniform_negatives, "uniform_negatives")
+        check_draws(num_negatives, uniform_negatives, hardest)
         _checks.at_least(1, encode_batch_size, "encode_batch_size")
-        if margin is not None and not isinstance(margin, MarginFilter):
-            raise TypeError(f"margin must be a MarginFilter, such as MarginFilter(margin={margin!r}), got {margin!r}")
+        check_margin_filter(margin)
         _checks.positive(scale, "scale")
         self.model = model
         self.num_negatives = num_negatives
@@ -186,7 +183,6 @@ class CorpusSoftmaxLoss(EncodingModule):
         self.cost = Cost()
         self.source = make_source(negatives) if isinstance(negatives, str) else negatives
         self.shards, self.num_shards = check_shards(shards, num_shards), num_shards
-        self.ranks: Ranks | None = None  # known when training begins: a loss may be made before its processes meet
         self.weighting = self.source.weighting if weighting is None else weighting
         _checks.one_of(WEIGHTINGS, self.weighting, "weighting")
         self._given_prompt = target_prompt
@@ -221,35 +217,7 @@ class CorpusSoftmaxLoss(EncodingModule):
         self._queries = dataset.queries
         self._known = dataset.never_negatives(split)
         self._known_in_evaluation = dataset.never_negatives(*dataset.splits)
-        self._step, self._micro_step = -1, 0
         self._looked_at = 0  # which model, by its id
-        self._steps_are_announced = False
-
-    def _start_over(self) -> None:
-        """Forget what an earlier training run has left in the source; `NegativesCallback` calls it.
-
-        Raises:
-            ValueError: the trainer trains another model than the loss was made for.
-        """
-        check_same_model(self.model, self.targets.model)
-        self._step, self.ranks = -1, None
-        self.meet_ranks()
-
-    def meet_ranks(self, num_shards: int | None = None) -> Ranks:
-        """Find the processes that train together, and divide the corpus among them; all must call it at one point.
-
-        Args:
-            num_shards: those of the run that is resumed.
-        """
-        if self.ranks is None or num_shards is not None:
-            self.ranks = Ranks.of_environment()
-            whole = self.source.whole if isinstance(self.source, ShardedNegatives) else self.source
-            self.source = divided(whole, self.ranks, self.shards, num_shards or self.num_shards)
-            self.source.attach(self.targets, self.cost)
-            self.targets.progress = self.targets.progress and self.ranks.is_first
-            if self.judge is not None:
-                self.judge.ranks = self.ranks
-        return self.ranks
 
     def get_config_dict(self) -> dict[str, Any]:
         """The settings, for the model card that sentence-transformers writes; a resumed run must have them too."""
@@ -282,35 +250,6 @@ class CorpusSoftmaxLoss(EncodingModule):
     def _data_fingerprint(self) -> str:
         """A hash of corpus, queries and what is no negative of them: a checkpoint belongs to its data."""
         return data_fingerprint([self.targets.corpus, self._queries], self._known)
-
-    def _meet(self, dataloader: Any, prompts: Any) -> None:
-        """Check what a trainer is about to train on: that the pairs are this loss's, and what prompts they get.
-
-        What it puts before positives, drawn targets and the source's encodings get too. `NegativesCallback` calls it.
-
-        Args:
-            dataloader: the trainer's, for training; ``None``: nothing is known of its datasets.
-            prompts: of the trainer's arguments.
-
-        Raises:
-            ValueError: pairs that name other texts than their labels; prompts that are not those that the loss was
-                given, or not the model's.
-        """
-        sets = own_sets(sets_of(dataloader), self._queries, self.targets.corpus)
-        found = trainer_prompts(sets, getattr(dataloader, "collate_fn", None), prompts)
-        if found is not None:
-            prompt = agreed_target_prompt(self._given_prompt, self.targets.model, *found)
-            self.target_prompt = self._given_prompt if prompt == self._given_prompt else prompt or None
-            self._target_features.use_prompt(prompt)
-        self._arrivals.start_over()
-
-    def begin_step(self, step: int) -> None:
-        """Announce optimiser step ``step`` (from 0): the source refreshes what is due.
-
-        `NegativesCallback` calls it; a training loop of your own does so before each step.
-        """
-        self._steps_are_announced = True
-        self._begin_step(step)
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None) -> dict[str, Tensor]:
         """Loss of a batch of (query, positive) pairs, with given negatives beside them or without.
@@ -378,8 +317,15 @@ class CorpusSoftmaxLoss(EncodingModule):
         known = self._known if is_training else self._known_in_evaluation
         positives = given[: len(query_rows)]
         positive_rows = np.ascontiguousarray(target_rows[:, 0])
-        request = self._request(
-            queries.detach(), positives.detach(), positive_rows, known.take(query_rows), is_training
+        request = request_of(
+            queries.detach().float(),
+            positives.detach().float(),
+            positive_rows,
+            known.take(query_rows),
+            num_negatives=self.num_negatives,
+            scale=self.scale,
+            margin=self.margin,
+            seed=self._seed_of_draws(is_training),
         )
         strategies = strategies_of(
             self.source,
@@ -388,7 +334,13 @@ class CorpusSoftmaxLoss(EncodingModule):
             is_ready=self.source.is_ready(self._step),
             uniform_negatives=self.uniform_negatives,
         )
-        candidates = self._candidates(given, torch.from_numpy(given_rows).to(queries.device), strategies, len(queries))
+        candidates = candidates_of(
+            given,
+            torch.from_numpy(given_rows).to(queries.device),
+            [strategy.draw for strategy in strategies],
+            len(queries),
+            lambda drawn: self._embed_drawn(drawn, given, ranks),
+        )
         check_finite(candidates.encodings, candidates.ids, self.targets.corpus, "target", self._step)
         terms = self._cross_entropy(queries, candidates, request, strategies, query_rows, is_training)
         if is_training:
@@ -398,39 +350,11 @@ class CorpusSoftmaxLoss(EncodingModule):
         figures = self.source.diagnostics() | self._exclusions.figures()
         return terms, figures | ({} if self._teaching is None else self._teaching.figures())
 
-    def _begin_step(self, step: int) -> None:
-        self._step = step
-        self._micro_step = 0
-        with self.meet_ranks().during(f"where step {step + 1} begins"):
-            self.source.begin_step(step)
-
-    def _request(
-        self, queries: Tensor, positives: Tensor, positive_rows: np.ndarray, known: RaggedRows, is_training: bool
-    ) -> Request:
-        queries, positives = queries.float(), positives.float()
-        position = (self._step, self._micro_step) if is_training else (0, 2**32 - 1)
-        self._micro_step += is_training
-        return Request(
-            queries=queries,
-            positives=torch.from_numpy(positive_rows).to(queries.device),
-            num_negatives=self.num_negatives,
-            scale=self.scale,
-            exclude=with_own(known, positive_rows),
-            ceiling=self.margin.ceiling((queries * positives).sum(dim=1)),
-            seed=mix(self.seed, *position, 0),
+    def _embed_drawn(self, drawn: Tensor, like: Tensor, ranks: Ranks) -> Tensor:
+        """Encodings of drawn targets, each made by one process, with gradient where it counts."""
+        return self._unasked.embed(
+            drawn, lambda rows: encoded_together(rows, lambda some: self._embed_targets(some, like=like), ranks)
         )
-
-    def _candidates(self, given: Tensor, given_rows: Tensor, strategies: list[Strategy], batch_size: int) -> Candidates:
-        """The batch's positives and given negatives, each target once, then what was drawn beyond them, encoded with
-        gradient."""
-        ids, first, columns = unique(given_rows)
-        drawn = drawn_beyond([strategy.draw for strategy in strategies], ids)
-        ranks = self.meet_ranks()
-        embedded = self._unasked.embed(
-            drawn, lambda rows: encoded_together(rows, lambda some: self._embed_targets(some, like=given), ranks)
-        )
-        ids = torch.cat([ids, drawn])
-        return Candidates(ids, drawn, columns[:batch_size], torch.cat([given[first], embedded]))
 
     def _cross_entropy(
         self,

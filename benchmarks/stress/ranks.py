@@ -43,7 +43,7 @@ LONGEST = 1200.0
 """Seconds of a whole run that nothing breaks."""
 OPTIONS = ("refresh_every=3", "landmarks=20", "leaf_size=8", "probes=3")
 TRAIN = ["--negatives", "dynamic", "--steps", "12", "--save-every", "2", "--dimension", "16", "--num-negatives", "4",
-         "--device", "cpu", "--quiet", "--scheduler", "constant",
+         "--device", "cpu", "--quiet",
          *(word for option in OPTIONS for word in ("--source-option", option))]  # fmt: skip
 HOW = {signal.SIGKILL: "was killed or has crashed", signal.SIGSTOP: "no sign of life"}
 

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hardwood.data import RetrievalDataset, TextTable, _equal, _table
+from hardwood.data import RetrievalDataset, TextTable
+from hardwood.data.records import equal as equal_module
+from hardwood.data.records import table as table_module
 from hardwood.data.records.equal import repeats, string_hashes
 from hardwood.data.records.own import targets_of_same_text
 from hardwood.data.records.table import TextTableBuilder
@@ -31,9 +33,9 @@ def test_repeats_whatever_the_hashes_say(texts: list[str], num_hashes: int) -> N
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that is done block by block takes several blocks for a handful of rows."""
-    monkeypatch.setattr(_equal, "_BLOCK", 2)
-    monkeypatch.setattr(_equal, "_STRINGS", 2)
-    monkeypatch.setattr(_table, "_PIECE_BYTES", 64)
+    monkeypatch.setattr(equal_module, "_BLOCK", 2)
+    monkeypatch.setattr(equal_module, "_STRINGS", 2)
+    monkeypatch.setattr(table_module, "_PIECE_BYTES", 64)
 
 
 def _in_chunks(texts: list[str]) -> TextTable:

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pytest
 from woods import FILES
 
-from hardwood.data import RetrievalDataset, _mapped, read_beir, read_dataset
+from hardwood.data import RetrievalDataset, read_beir, read_dataset
+from hardwood.data.files import mapped as mapped_module
 from hardwood.data.files.lines import numbered_lines
 from hardwood.errors import DataError
 
@@ -78,12 +79,12 @@ def reads_nothing(*_: object, **__: object) -> None:
 def test_a_mapped_dataset_is_the_one_in_memory(
     files: dict[str, str], load: Load, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_mapped, "_CHUNK_BYTES", 1)
+    monkeypatch.setattr(mapped_module, "_CHUNK_BYTES", 1)
     monkeypatch.setattr("hardwood.data.files.beir_lines.BATCH_ROWS", 7)  # chunks of 7 rows
     folder = make_folder({**files})
     expected = content(load(folder, mapped=False))
     assert content(load(folder)) == expected
-    monkeypatch.setattr(_mapped, "read_table", reads_nothing)
+    monkeypatch.setattr(mapped_module, "read_table", reads_nothing)
     assert content(load(folder)) == expected
 
 
@@ -109,14 +110,14 @@ def test_large_files_are_mapped_and_small_ones_are_not(
 ) -> None:
     folder, cache = make_folder({**MANY}), tmp_path / "named"
     monkeypatch.setenv("HARDWOOD_CACHE", str(cache))
-    monkeypatch.setattr(_mapped, "LARGE", len(TWINS) + 1)
+    monkeypatch.setattr(mapped_module, "LARGE", len(TWINS) + 1)
     expected = content(RetrievalDataset.load(folder))
     assert not cache.exists()
-    monkeypatch.setattr(_mapped, "LARGE", len(TWINS))
+    monkeypatch.setattr(mapped_module, "LARGE", len(TWINS))
     assert content(read_dataset(folder)) == expected
     assert len(copies(cache)) == 1
     assert not copies(cache, "queries.jsonl")
-    monkeypatch.setattr(_mapped, "read_table", lambda path, *rest, **more: reads_nothing())
+    monkeypatch.setattr(mapped_module, "read_table", lambda path, *rest, **more: reads_nothing())
     with pytest.raises(AssertionError):
         RetrievalDataset.load(folder, mapped=False)
 
@@ -125,12 +126,12 @@ def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     for name in ("HARDWOOD_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert _mapped.cache_folder() == tmp_path / ".cache" / "hardwood"
+    assert mapped_module.cache_folder() == tmp_path / ".cache" / "hardwood"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert _mapped.cache_folder() == tmp_path / "xdg" / "hardwood"
+    assert mapped_module.cache_folder() == tmp_path / "xdg" / "hardwood"
     monkeypatch.setenv("HARDWOOD_CACHE", str(tmp_path / "ours"))
-    assert _mapped.cache_folder() == tmp_path / "ours"
-    assert _mapped.cache_folder("given") == Path("given")
+    assert mapped_module.cache_folder() == tmp_path / "ours"
+    assert mapped_module.cache_folder("given") == Path("given")
 
 
 def test_a_stale_copy_is_made_anew(load: Load, make_folder: MakeFolder, tmp_path: Path) -> None:
@@ -181,7 +182,7 @@ def test_a_damaged_copy_is_made_anew(
     (copy,) = copies(tmp_path / "cache")
     damage(copy)
     assert content(load(folder)) == expected
-    monkeypatch.setattr(_mapped, "read_table", reads_nothing)
+    monkeypatch.setattr(mapped_module, "read_table", reads_nothing)
     assert content(load(folder)) == expected
 
 
@@ -206,14 +207,14 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     load: Load, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_folder({})
-    read = _mapped.read_table
+    read = mapped_module.read_table
 
     def read_and_change(path: Path, *rest: Any) -> Any:
         table = read(path, *rest)
         path.write_bytes(path.read_bytes())
         return table
 
-    monkeypatch.setattr(_mapped, "read_table", read_and_change)
+    monkeypatch.setattr(mapped_module, "read_table", read_and_change)
     with pytest.raises(DataError, match="the file changed while it was read"):
         load(folder)
     assert not copies(tmp_path / "cache")
@@ -224,7 +225,7 @@ def test_without_a_place_for_the_copy_texts_are_read_into_memory(
 ) -> None:
     folder, taken = make_folder({}), tmp_path / "taken"
     taken.write_text("a file")
-    monkeypatch.setattr(_mapped, "LARGE", 1)
+    monkeypatch.setattr(mapped_module, "LARGE", 1)
     with pytest.warns(RuntimeWarning, match=r"read into memory.*HARDWOOD_CACHE"):
         dataset = RetrievalDataset.load(folder, cache=taken)
     assert content(dataset) == content(RetrievalDataset.load(folder, mapped=False))
@@ -238,8 +239,8 @@ def test_a_full_disk_leaves_nothing_half_written(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_mapped, "LARGE", 1)
-    monkeypatch.setattr(_mapped._Writer, "_keep", full)
+    monkeypatch.setattr(mapped_module, "LARGE", 1)
+    monkeypatch.setattr(mapped_module._Writer, "_keep", full)
     with pytest.warns(RuntimeWarning, match="No space left on device"):
         dataset = RetrievalDataset.load(make_folder({}), cache=tmp_path / "cache")
     assert len(dataset.corpus) == 3
@@ -250,7 +251,7 @@ def test_what_is_unpacked_for_a_moment_is_not_copied(
     make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_folder({})
-    monkeypatch.setattr(_mapped, "LARGE", 1)
+    monkeypatch.setattr(mapped_module, "LARGE", 1)
     packed = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, folder.name)
     assert len(read_beir(packed, cache=tmp_path / "cache").corpus) == 3
     assert not (tmp_path / "cache").exists()
@@ -261,8 +262,9 @@ def test_what_is_unpacked_for_a_moment_is_not_copied(
 _LOADS = textwrap.dedent(
     """
     import os, sys, time
-    from hardwood.data import RetrievalDataset, _mapped
-    read, made = _mapped.read_table, []
+    from hardwood.data import RetrievalDataset
+    from hardwood.data.files import mapped as mapped_module
+    read, made = mapped_module.read_table, []
     def slow(path, *rest):
         made.append(path.name)
         if sys.argv[3] == "dies":
@@ -270,7 +272,7 @@ _LOADS = textwrap.dedent(
             os._exit(9)
         time.sleep(0.5)
         return read(path, *rest)
-    _mapped.read_table = slow
+    mapped_module.read_table = slow
     print("ready", flush=True)
     sys.stdin.readline()
     data = RetrievalDataset.load(sys.argv[1], mapped=True, cache=sys.argv[2])

@@ -10,7 +10,8 @@ from test_data_taxa import toy
 from typer.testing import CliRunner
 
 from hardwood.cli.app import app
-from hardwood.data import RetrievalDataset, scale, write_scale
+from hardwood.data import RetrievalDataset, write_scale
+from hardwood.data.converters import scale as scale_module
 from hardwood.data.converters.scale import GeneratedNames
 from hardwood.data.converters.taxonomy import Taxonomy
 
@@ -38,9 +39,9 @@ def woods() -> Taxonomy:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scale, "read_taxonomy", woods)
-    monkeypatch.setattr(scale, "_BLOCK", 4)
-    monkeypatch.setattr(scale, "_FRACTIONS", (0, 0, 0))
+    monkeypatch.setattr(scale_module, "read_taxonomy", woods)
+    monkeypatch.setattr(scale_module, "_BLOCK", 4)
+    monkeypatch.setattr(scale_module, "_FRACTIONS", (0, 0, 0))
 
 
 def texts(folder: Path) -> list[str]:
@@ -108,8 +109,8 @@ def test_the_command_refuses_what_cannot_be_had(tmp_path: Path) -> None:
 
 
 def test_splits_are_made_as_those_of_the_taxa_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scale, "read_taxonomy", toy)
-    monkeypatch.setattr(scale, "_FRACTIONS", (0.3, 0.2, 0.2))
+    monkeypatch.setattr(scale_module, "read_taxonomy", toy)
+    monkeypatch.setattr(scale_module, "_FRACTIONS", (0.3, 0.2, 0.2))
     summary = write_scale(tmp_path / "a", 16)
     dataset = RetrievalDataset.load(tmp_path / "a")
     assert {name: len(split) for name, split in dataset.splits.items()} == summary.queries

@@ -11,7 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from hardwood.cli.app import app
-from hardwood.data import RetrievalDataset, _taxonomy, read_taxa, taxa, write_taxa
+from hardwood.data import RetrievalDataset, read_taxa, write_taxa
+from hardwood.data.converters import taxa as taxa_module
+from hardwood.data.converters import taxonomy as taxonomy_module
 from hardwood.data.converters.taxa import _bold, _build, _is_common_name, _is_plain
 from hardwood.data.converters.taxonomy import RANKS, Taxonomy, ancestors, read_taxonomy
 
@@ -174,7 +176,7 @@ def write_package(folder: Path) -> None:
 
 def test_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_package(tmp_path)
-    monkeypatch.setattr(_taxonomy, "_database_folder", lambda: tmp_path)
+    monkeypatch.setattr(taxonomy_module, "_database_folder", lambda: tmp_path)
     taxonomy = read_taxonomy()
     assert taxonomy.ids.tolist() == [1, 77, 7711, 9443, 9604, 9605, 9606, 40674]
     assert taxonomy.names == [f"Name {taxon}" for taxon in taxonomy.ids]
@@ -186,7 +188,7 @@ def test_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_command_writes_a_folder_that_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(taxa, "read_taxonomy", toy)
+    monkeypatch.setattr(taxa_module, "read_taxonomy", toy)
     folder = str(tmp_path / "taxa")
     shown = CliRunner().invoke(app, ["data", "taxa", folder, "--targets", "11"])
     assert shown.exit_code == 0, shown.output

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardwood._ragged import RaggedRows
-from hardwood.data import Judgements, RetrievalDataset, TextTable, _equal
+from hardwood.data import Judgements, RetrievalDataset, TextTable
+from hardwood.data.records import equal as equal_module
 from hardwood.data.records.twins import MOST, first_rows, twins_of
 
 
@@ -50,7 +51,7 @@ def test_title_and_text_count_as_encoders_get_them() -> None:
 
 
 def test_a_text_of_very_many_rows_is_not_followed_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_equal, "_BLOCK", 7)
+    monkeypatch.setattr(equal_module, "_BLOCK", 7)
     texts = ["N/A"] * (MOST + 1) + ["oak", "oak"]
     dataset = _dataset(["hard", "soft"], texts, [(0, 3), (1, MOST + 1)])
     with pytest.warns(UserWarning, match=r"101 targets have the same text 'N/A' \(the first is 'i0'; 1 such texts\)"):

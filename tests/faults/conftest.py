@@ -83,7 +83,7 @@ class EncoderFault:
 @pytest.fixture
 def encoder_fault(monkeypatch: pytest.MonkeyPatch) -> EncoderFault:
     import hardwood.encoders
-    from hardwood.training import run
+    from hardwood.training.job import run as run_module
 
     fault, load = EncoderFault(), hardwood.encoders.load_encoder
 
@@ -92,7 +92,7 @@ def encoder_fault(monkeypatch: pytest.MonkeyPatch) -> EncoderFault:
         model[0].register_forward_hook(fault.hook)
         return model
 
-    monkeypatch.setattr(run, "load_encoder", load_faulty)
+    monkeypatch.setattr(run_module, "load_encoder", load_faulty)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in a shell's background it is ignored from the start
     monkeypatch.setattr(hardwood.encoders, "load_encoder", load_faulty)
     return fault

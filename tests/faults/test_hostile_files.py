@@ -14,7 +14,8 @@ from benchmarks.stress.fuzz import TARGETS
 
 from hardwood import DataError
 from hardwood._checkpoint_tensors import write_state
-from hardwood.data import RetrievalDataset, _lines
+from hardwood.data import RetrievalDataset
+from hardwood.data.files import lines as lines_module
 from hardwood.negatives import make_source
 from hardwood.training import RunConfig
 from hardwood.training.checkpoint.seal import read_description
@@ -71,9 +72,9 @@ def test_a_record_that_names_itself_twice(tmp_path: Path) -> None:
     ("line", "message"), [(b"x" * 4000, "longer than"), (b'{"_id": "%d", "text": "x"}', "unpacks to")]
 )
 def test_gzip_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, message: str) -> None:
-    monkeypatch.setattr(_lines, "MOST_IN_A_LINE", 1000)
-    monkeypatch.setattr(_lines, "SURELY_TEXT", 5000)
-    monkeypatch.setattr(_lines, "MOST_EXPANSION", 2)
+    monkeypatch.setattr(lines_module, "MOST_IN_A_LINE", 1000)
+    monkeypatch.setattr(lines_module, "SURELY_TEXT", 5000)
+    monkeypatch.setattr(lines_module, "MOST_EXPANSION", 2)
     text = b"\n".join(line % i if b"%" in line else line for i in range(1000))
     with pytest.raises(DataError, match=message):
         RetrievalDataset.load(dataset(tmp_path, corpus=gzip.compress(text)))

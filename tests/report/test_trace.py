@@ -20,7 +20,7 @@ from hardwood.negatives import SOURCES
 from hardwood.report import Trace, _leaves, write_report
 from hardwood.report._texts import MOST_BYTES
 from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, encoder_arguments, train
-from hardwood.training import run as run_module
+from hardwood.training.job import run as run_module
 
 from .conftest import OPTIONS, config
 

@@ -15,7 +15,8 @@ from exact_softmax import batch_of, gradient_of
 from hardwood.data import RetrievalDataset
 from hardwood.encoders import load_encoder
 from hardwood.negatives import make_source
-from hardwood.training import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss, _features
+from hardwood.training import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss
+from hardwood.training.batch import features as features_module
 from hardwood.training.batch.features import _cheapest, pieces_of
 
 
@@ -119,7 +120,7 @@ def test_pieces_change_neither_loss_nor_gradient(
     found, passes = [], []
     model.register_forward_pre_hook(lambda _, args: passes.append(tuple(args[0]["input_ids"].shape)))
     for most in (1, 32):
-        monkeypatch.setattr(_features, "_MOST_PIECES", most)
+        monkeypatch.setattr(features_module, "_MOST_PIECES", most)
         monkeypatch.setattr("hardwood.training._embedding._OVERHEAD", 0)
         loss = CorpusSoftmaxLoss(model, dataset, make_source("uniform", start_step=0), num_negatives=3)
         passes.clear()

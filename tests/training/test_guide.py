@@ -16,7 +16,8 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from exact_softmax import NUM_TARGETS, batch_of, gradient_of
 from hardwood.data import RetrievalDataset
 from hardwood.negatives import make_source
-from hardwood.training import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss, Guide, RunConfig, _judge, train
+from hardwood.training import CachedCorpusSoftmaxLoss, CorpusSoftmaxLoss, Guide, RunConfig, train
+from hardwood.training.second_model import judge as judge_module
 from hardwood.training.second_model.guide import load_guide
 from tiny_models import make_cross_encoder
 
@@ -119,7 +120,7 @@ def test_each_pair_is_judged_once(
     assert loss.cost.seconds["judge"] > 0
     assert sum(loss(features, labels).values()) == sum(first.values())
     assert loss.cost.pairs_judged == pairs
-    monkeypatch.setattr(_judge, "_KEPT", 10)  # what is forgotten is asked again, and the loss stays the same
+    monkeypatch.setattr(judge_module, "_KEPT", 10)  # what is forgotten is asked again, and the loss stays the same
     assert sum(loss(features, labels).values()) == sum(first.values())
     assert len(loss.judge._scores) == 10
     torch.testing.assert_close(sum(loss(features, labels).values()), sum(first.values()))

@@ -11,7 +11,8 @@ from sentence_transformers import SentenceTransformerTrainer
 from transformers import TrainerCallback
 
 from hardwood.data import RetrievalDataset
-from hardwood.training import run, train
+from hardwood.training import train
+from hardwood.training.job import run as run_module
 
 from .test_trainer import OPTIONS, config, weights
 
@@ -30,7 +31,7 @@ def test_a_run_of_either_is_resumed_by_the_other(
     mapped = RetrievalDataset.load(dataset_folder, mapped=True, cache=tmp_path / "cache")
     options = {"negatives": "dynamic", "negatives_options": OPTIONS["dynamic"], "save_every": 5}
     whole = train(config(tmp_path / "whole", **options), quiet=True, dataset=memory)
-    make_trainer = run.make_trainer
+    make_trainer = run_module.make_trainer
 
     def stopping_trainer(*args: Any, **kwargs: Any) -> SentenceTransformerTrainer:
         trainer = make_trainer(*args, **kwargs)
@@ -38,7 +39,7 @@ def test_a_run_of_either_is_resumed_by_the_other(
         return trainer
 
     with monkeypatch.context() as patched:
-        patched.setattr(run, "make_trainer", stopping_trainer)
+        patched.setattr(run_module, "make_trainer", stopping_trainer)
         train(config(tmp_path / "parts", **options), quiet=True, dataset=memory)
     resumed = train(config(tmp_path / "parts", **options), resume=True, quiet=True, dataset=mapped)
     assert resumed.metrics["training"]["steps"] == whole.metrics["training"]["steps"] == 12

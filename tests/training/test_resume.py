@@ -142,7 +142,7 @@ def _train_in_parts(
     settings: RunConfig, stop_at: int, dataset: RetrievalDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stop, as by a crash, and go on from the last checkpoint."""
-    from hardwood.training import run as run_module
+    from hardwood.training.job import run as run_module
 
     make_trainer = run_module.make_trainer
 

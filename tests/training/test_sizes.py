@@ -12,7 +12,8 @@ from tests.conftest import make_dataset
 from tests.tiny_models import make_static
 
 from hardwood.comparison.plan import plan_runs
-from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RunConfig, _sizes, train
+from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RunConfig, train
+from hardwood.training.batch import sizes as sizes_module
 
 
 def config(**settings: Any) -> RunConfig:
@@ -57,7 +58,7 @@ def test_a_comparison_gives_in_batch_training_as_many_texts() -> None:
 def test_a_run_says_what_it_has_chosen_and_keeps_it_when_it_is_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_sizes, "BELOW", ((3.0, _sizes.Sizes(427, 1)),))
+    monkeypatch.setattr(sizes_module, "BELOW", ((3.0, sizes_module.Sizes(427, 1)),))
     dataset = make_dataset()
     pairs = len(dataset.training_pairs())
     assert 128 / 3 < pairs < 2 * 128 / 3

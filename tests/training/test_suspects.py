@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hardwood.data import RetrievalDataset
-from hardwood.training import suspects as module
+from hardwood.training.corpus import suspects as module
 from hardwood.training.corpus.suspects import SuspectedNegatives
 
 

@@ -43,6 +43,19 @@ def test_blocks_are_the_model_s_own_encodings(bert, table, block):
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
+def test_static_embeddings_have_larger_batches_by_default_and_the_same_encodings(static, bert, table, monkeypatch):
+    asked = []
+    for model in (static, bert):
+        encode = model.encode_document
+        spy = lambda texts, encode=encode, **how: asked.append(how["batch_size"]) or encode(texts, **how)  # noqa: E731
+        monkeypatch.setattr(model, "encode_document", spy)
+    larger = target_vectors(static, table)
+    target_vectors(bert, table)
+    assert asked == [2048, 128]
+    np.testing.assert_array_equal(larger, target_vectors(static, table, batch_size=2))
+    assert asked[2] == 2
+
+
 def test_rows_in_any_order_with_repeats(static, table):
     rows = np.array([5, 0, 5, 22])
     everything = target_vectors(static, table)

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hardwood import _checks
 from hardwood._progress import progress_bar
+from hardwood.encoders import is_static
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -31,7 +32,9 @@ __all__ = [
 Similarity = Literal["cosine", "dot"]
 Kind = Literal["query", "target"]
 
-BATCH_SIZE = 128  # texts a forward pass
+BATCH_SIZE, STATIC_BATCH_SIZE = 128, 2048
+"""Texts a forward pass, by default. Static embeddings pad nothing and keep nothing: theirs are larger, to the same
+encodings."""
 BLOCK = 16_384  # texts in memory at a time: 50 MB of 768-d vectors, and long enough to sort by length in
 _DTYPES = ("float32", "float16")
 Features = Callable[[NDArray[np.int64]], "dict[str, Any]"]
@@ -87,7 +90,7 @@ def encode_targets(
     texts: Texts | Sequence[str],
     rows: ArrayLike | None = None,
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     block: int = BLOCK,
     dtype: str = "float32",
     similarity: str | None = None,
@@ -104,7 +107,7 @@ def encode_targets(
         model: any ``SentenceTransformer``.
         texts: a ``TextTable``, or texts themselves.
         rows: ``(n,)`` integers, the rows to encode, in this order; all when None.
-        batch_size: texts in one forward pass.
+        batch_size: texts in one forward pass; 128 when None, and 2,048 for static embeddings.
         block: texts whose vectors are in memory at a time; sorted by length within, so larger pads less.
         dtype: "float32" or "float16", of the vectors given out; both are computed and normalised in float32.
         similarity: "cosine" or "dot"; the model's own when None. With "cosine" the vectors have length 1
@@ -142,7 +145,7 @@ def encode_queries(
     texts: Texts | Sequence[str],
     rows: ArrayLike | None = None,
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     block: int = BLOCK,
     dtype: str = "float32",
     similarity: str | None = None,
@@ -193,7 +196,7 @@ def _blocks(
     texts: Texts | Sequence[str],
     rows: ArrayLike | None,
     *,
-    batch_size: int,
+    batch_size: int | None,
     block: int,
     dtype: str,
     similarity: str | None,
@@ -203,12 +206,15 @@ def _blocks(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
     """Check everything when called, not when the first block is asked for."""
     for name, value in (("batch_size", batch_size), ("block", block)):
-        _checks.at_least(1, value, name)
+        if value is not None:
+            _checks.at_least(1, value, name)
     _checks.one_of(_DTYPES, dtype, "dtype")
     if isinstance(texts, str):
         raise TypeError("texts must be a table or a list of texts, not one string; put it in a list")
     unit = similarity_of(model, similarity) == "cosine"
     wanted = None if rows is None else _checked_rows(rows, len(texts))
+    if batch_size is None:
+        batch_size = STATIC_BATCH_SIZE if is_static(model) else BATCH_SIZE
     return _generate(
         model,
         kind,

@@ -19,7 +19,7 @@ from hardwood._ragged import RaggedRows
 from hardwood._ranking import rank_vectors
 from hardwood.answer_recall import answered_alone, measure_answers
 from hardwood.data.records.own import left_out_of_rankings
-from hardwood.encoding import BATCH_SIZE, BLOCK, Texts, encode_targets, similarity_of
+from hardwood.encoding import BLOCK, Texts, encode_targets, similarity_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -61,7 +61,7 @@ def evaluate(
     split: str = "test",
     *,
     leave_out: LeaveOut = "own-id",
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     block: int = BLOCK,
     similarity: str | None = None,
     progress: bool | None = None,
@@ -79,7 +79,7 @@ def evaluate(
         leave_out: what is left out of a query's ranking, if it is no positive of it: ``"own-id"``, the target that has
             the query's own id, as BEIR does it (which drops positives, too); ``"own-text"``, the targets that have its
             text as well; ``"nothing"``. Where the corpus holds the queries themselves any model ranks them first.
-        batch_size: texts in one forward pass.
+        batch_size: texts in one forward pass; 128 when None, and 2,048 for static embeddings.
         block: targets encoded and scored at a time. It changes neither ranking nor measures but by rounding.
         similarity: "cosine" or "dot"; the model's own when None.
         progress: whether to show a bar on stderr; None for only on a terminal.
@@ -242,7 +242,7 @@ def retrieve(
     *,
     query_rows: ArrayLike | None = None,
     exclude: RaggedRows | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     block: int = BLOCK,
     similarity: str | None = None,
     progress: bool | None = None,

@@ -14,7 +14,7 @@ from hardwood import _checks
 from hardwood._divided_ranking import best_of_all, queries_together, rows_dealt_out
 from hardwood._ragged import RaggedRows
 from hardwood._ranking import TargetBlocks, pairs_in_block, rank_vectors
-from hardwood.encoding import BATCH_SIZE, BLOCK, encode_targets, similarity_of
+from hardwood.encoding import BLOCK, encode_targets, similarity_of
 from hardwood.negatives.margin import MarginFilter
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def mine(
     depth: int | None = None,
     sampling: Literal["top", "random"] = "top",
     seed: int = 0,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     block: int = BLOCK,
     similarity: str | None = None,
     progress: bool | None = None,

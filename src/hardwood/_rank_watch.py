@@ -71,8 +71,8 @@ class RankWatch:
         self._store, self.number, self.size = store, number, size
         self.advice: Callable[[], str] | None = None
         self._seconds = timeout_seconds()
-        self._lock = threading.Lock()
-        self._is_over = False
+        self._lock, self._speaking = threading.Lock(), threading.Lock()
+        self._is_over = self._keeper_is_done = self._has_said_of_the_store = False
         self._spoken: BaseException | None = None
         self._known: dict[int, dict[str, Any]] = {}
         who = {"host": platform.node(), "process": os.getpid()}
@@ -101,14 +101,33 @@ class RankWatch:
         for thread in self._threads:
             thread.join(_GOODBYE_SECONDS)  # one whose store is gone may not come back
         if was_over:
+            self._linger()
             return
         with suppress(Exception):
             self._set(f"{_BEAT}/{self.number}", _BYE)
-            if self.number == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            if self._keeps_the_store:
                 self._keep_the_store()
 
+    @property
+    def _keeps_the_store(self) -> bool:
+        """Whether the store ends with this process: the first one keeps it, unless torchrun does."""
+        return self.number == 0 and not _torchrun_keeps_the_store()
+
+    def _linger(self) -> None:
+        """After a failure the keeper of the store waits until the others have read there who has spoken, and ended."""
+        if not self._keeps_the_store:
+            return
+        here = [who["process"] for who in self._known.values() if who["host"] == platform.node()]
+        # Of processes on other machines nothing is seen: they look into the store once a period.
+        least = 0 if len(here) == self.size - 1 else 4 * _PERIOD_SECONDS
+        begin = time.monotonic()
+        while (waited := time.monotonic() - begin) < _GOODBYE_SECONDS:
+            if waited >= least and not any(map(_is_alive, here)):
+                return
+            time.sleep(_PERIOD_SECONDS / 5)
+
     def _keep_the_store(self) -> None:
-        """The first process keeps the store, unless torchrun does: it waits a while for the others to be done."""
+        """At the end of a run the keeper of the store waits a while for the others to be done."""
         until = time.monotonic() + 20 * _PERIOD_SECONDS
         while time.monotonic() < until and self._said() is None:
             if all(self._get(f"{_BEAT}/{number}") == _BYE for number in range(1, self.size)):
@@ -133,6 +152,16 @@ class RankWatch:
         """
         if isinstance(error, OtherRankFailed) or error is self._spoken:
             return error
+        try:
+            return self._told_apart(error)
+        except RuntimeError:  # of the store
+            if not _is_of_a_connection(error):
+                return error
+            self._say_that_the_store_is_gone()
+            return OtherRankFailed()
+
+    def _told_apart(self, error: BaseException) -> BaseException:
+        """`failed`, where the store answers."""
         if self._is_over or self._said() is not None:
             self._is_over = True
             return OtherRankFailed()
@@ -160,6 +189,7 @@ class RankWatch:
         beat, neighbour = 0, (self.number + 1) % self.size
         heard: str | None
         heard, last = None, time.monotonic()
+        answered = last
         while not self._is_over:
             self._ended.wait(_PERIOD_SECONDS)
             try:
@@ -167,9 +197,10 @@ class RankWatch:
                 if self._is_over:
                     return
                 self._set(f"{_BEAT}/{self.number}", str(beat))
-                self._store_answered = time.monotonic()
+                self._store_answered = answered = time.monotonic()
                 if self._said() is not None:
                     self._end_quietly()
+                self._keeper_is_done = self._get(f"{_BEAT}/0") == _BYE and not _torchrun_keeps_the_store()
                 found = self._get(f"{_BEAT}/{neighbour}")
                 if found == _BYE:
                     neighbour = (neighbour + 1) % self.size
@@ -188,11 +219,30 @@ class RankWatch:
                 if dead is not None:
                     self._speak_and_end(dead)
             except Exception:
-                # The store is gone, and with it the process that kept it. It may be the end of the run, too.
-                if not self._is_over and time.monotonic() - last > 4 * _PERIOD_SECONDS:
-                    if self.number == min(1, self.size - 1):
-                        self._say("the processes of the run have lost each other: what keeps their store is gone")
+                if self._is_over or self._keeper_is_done:  # the end of the run: nothing is left to watch
+                    return
+                if time.monotonic() - answered > 4 * _PERIOD_SECONDS:
+                    self._say_that_the_store_is_gone()
                     os._exit(1)
+
+    def _say_that_the_store_is_gone(self) -> None:
+        """One process says so, by its number: without the store, none can learn whether another has spoken."""
+        with self._speaking:
+            spoken, self._has_said_of_the_store, self._is_over = self._has_said_of_the_store, True, True
+            if spoken or self.number != min(1, self.size - 1):
+                return
+            if _torchrun_keeps_the_store():
+                self._say("the processes of the run have lost each other: torchrun's own process is gone")
+                return
+            until = time.monotonic() + 2 * _PERIOD_SECONDS
+            keeper = self._known.get(0, {})
+            is_here = keeper.get("host") == platform.node()
+            while is_here and _is_alive(keeper["process"]) and time.monotonic() < until:  # its sockets close first
+                time.sleep(_PERIOD_SECONDS / 10)
+            if is_here and not _is_alive(keeper["process"]):
+                self._say(self._was_killed(0))
+            else:
+                self._say(f"{self._keeper()} can't be reached: it has ended, or its machine is gone. All processes end")
 
     def _watch_the_store(self) -> None:
         """Watches the store: one of the processes may keep it, and then it stands still with that process."""
@@ -201,12 +251,8 @@ class RankWatch:
             if time.monotonic() - self._store_answered < self._seconds + 4 * _PERIOD_SECONDS or self._is_over:
                 continue
             if self.number == min(1, self.size - 1):
-                who = self._known.get(0, {})
-                keeper = f"rank 0 of {self.size} (process {who.get('process', '?')} on {who.get('host', '?')})"
-                if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-                    keeper = f"torchrun's own process on {os.environ.get('MASTER_ADDR', 'the first machine')}"
                 self._say(
-                    f"{keeper} has given no sign of life for {self._seconds:g} seconds: it is stopped, or its "
+                    f"{self._keeper()} has given no sign of life for {self._seconds:g} seconds: it is stopped, or its "
                     "machine is gone. All processes of the run end"
                 )
             os._exit(1)
@@ -215,12 +261,14 @@ class RankWatch:
         time.sleep(_PERIOD_SECONDS)  # an error that was about to be said says more
         if not self._is_over and self._claim(message):
             self._say(message)
+            self._linger()
             os._exit(1)
         if not self._is_over:
             self._end_quietly()
 
     def _end_quietly(self) -> None:
         if not self._is_over:
+            self._linger()
             os._exit(1)
 
     def _await_culprit(self) -> str | None:
@@ -241,11 +289,22 @@ class RankWatch:
             if who.get("host") != platform.node() or _is_alive(who.get("process", 0)):
                 continue
             if self._get(f"{_BEAT}/{number}") != _BYE and self._said() is None:
-                return (
-                    f"rank {number} of {self.size} ({self._name(number)}) was killed or has crashed. All processes of "
-                    "the run end"
-                )
+                return self._was_killed(number)
         return None
+
+    def _was_killed(self, number: int) -> str:
+        who = self._known[number]
+        return (
+            f"rank {number} of {self.size} (process {who['process']} on {who['host']}) was killed or has crashed. All "
+            "processes of the run end"
+        )
+
+    def _keeper(self) -> str:
+        """What keeps the store, for a message; the store is not asked."""
+        if _torchrun_keeps_the_store():
+            return f"torchrun's own process on {os.environ.get('MASTER_ADDR', 'the first machine')}"
+        who = self._known.get(0, {})
+        return f"rank 0 of {self.size} (process {who.get('process', '?')} on {who.get('host', '?')})"
 
     def _who(self, number: int) -> dict[str, Any]:
         if number not in self._known and (found := self._get(f"{_WHO}/{number}")) is not None:
@@ -287,11 +346,15 @@ class RankWatch:
         sys.stderr.flush()
 
 
+def _torchrun_keeps_the_store() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
 def _is_of_a_connection(error: BaseException) -> bool:
     """Whether an error is what `torch.distributed` or a launcher gives where another process is gone."""
     if type(error).__name__ in ("_Terminated", "DistBackendError", "DistNetworkError", "DistStoreError"):
         return True
-    words = ("gloo", "connection", "nccl", "peer", "socket", "store")
+    words = ("gloo", "connection", "nccl", "peer", "pipe", "socket", "store")
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 

@@ -66,6 +66,22 @@ def test_a_rank_that_is_killed_ends_all_with_one_message(tmp_path: Path, phase: 
     _nothing_half_written(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("phase", "rank", "size"),
+    [(PHASES[1], 0, 2), *[pytest.param(phase, rank, 3, marks=pytest.mark.slow) for phase in PHASES for rank in (0, 1)]],
+)
+def test_the_one_that_keeps_the_store_may_be_killed_and_speaks_once(
+    tmp_path: Path, phase: str, rank: int, size: int
+) -> None:
+    """The first process keeps the store: if it is killed nothing can be asked, and if it speaks it must not go before
+    the others have read that it has."""
+    found = finish(_failing(tmp_path, phase, "kill", rank, size), timeout=240)
+    assert [code for code, *_ in found] == [-signal.SIGKILL if number == rank else 1 for number in range(size)]
+    (spoken,) = _spoken(found)
+    assert f"rank {rank} of {size}" in spoken
+    assert "was killed or has crashed" in spoken
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_rank_that_stands_still_ends_all_the_others(tmp_path: Path, phase: str) -> None:

@@ -75,16 +75,25 @@ def row_of(folder: Path, size: int) -> Row:
 
 
 def draw_figure(arguments: argparse.Namespace, rows: list[Row]) -> None:
-    """Seconds and memory by number of targets."""
-    with figure(arguments, "training_growth", panels=2) as axes:
-        styles = {"whole run s": "-", "index s": "--", "encode s": ":"}
-        for name, line in styles.items():
-            curve(axes[0], rows, "n", name, name, linestyle=line)
-        curve(axes[1], rows, "n", "peak GiB", "peak of resident memory")
-        log_ticks(axes[0])
-        log_ticks(axes[1])
-        axes[0].set(xlabel="targets", ylabel="seconds")
-        axes[1].set(xlabel="targets", ylabel="GiB")
+    """Seconds of a run, milliseconds of a step and memory, by number of targets."""
+    of_run = {"whole run s": ("whole run", "-"), "index s": ("build, refreshes", "--"), "encode s": ("encoding", ":")}
+    of_step = {
+        "forward and backward ms a step": ("forward and backward", "-"),
+        "draw ms a step": ("draws", "--"),
+    }
+    with figure(arguments, "training_growth", panels=3) as axes:
+        for axis, lines, unit in ((axes[0], of_run, "seconds of a run"), (axes[1], of_step, "milliseconds of a step")):
+            for name, (label, line) in lines.items():
+                curve(axis, rows, "n", name, label, linestyle=line)
+            axis.set(ylabel=unit)
+        curve(axes[2], rows, "n", "peak GiB", "peak of resident memory")
+        axes[2].set(ylabel="GiB")
+        for axis in axes:
+            log_ticks(axis, "x")
+            axis.set(xlabel="targets")
+        log_ticks(axes[0], "y")
+        for axis in axes[1:]:
+            axis.set_ylim(bottom=0)
 
 
 def main() -> None:

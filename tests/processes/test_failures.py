@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import atexit
+import json
 import os
+import platform
 import signal
+import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +22,7 @@ from tests.conftest import make_dataset
 from hardwood import _rank_watch
 from hardwood.training import last_checkpoint
 
-from .launch import finish, start
+from .launch import ROOT, finish, start
 
 PHASES = ("encode", "sample", "observe", "save")
 
@@ -130,3 +136,77 @@ def test_no_thread_is_left_in_the_store_when_a_process_ends(monkeypatch: pytest.
     atexit.unregister(watch.say_goodbye)
     assert not any(thread.is_alive() for thread in begun)
     assert store.get("hardwood/beat/0") == b"bye"
+
+
+class _LostStore:
+    """A store that can be lost, as when the process that keeps it dies."""
+
+    def __init__(self) -> None:
+        self.store, self.is_lost = torch.distributed.HashStore(), False
+
+    def __getattr__(self, name: str) -> Any:
+        if self.is_lost:
+            raise torch.distributed.DistNetworkError("Broken pipe")
+        return getattr(self.store, name)
+
+
+@contextmanager
+def _watch_of_two(store: _LostStore, keeper: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[_rank_watch.RankWatch]:
+    """The watch of the second of two processes; ``keeper`` is the process of the first. Its thread does nothing."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(_rank_watch.RankWatch, "_watch", lambda watch: None)
+    store.set("hardwood/who/0", json.dumps({"host": platform.node(), "process": keeper}))
+    watch = _rank_watch.RankWatch(store, 1, 2)
+    try:
+        watch._who(0)  # as the thread does, twice a second
+        yield watch
+    finally:
+        watch.say_goodbye()
+        atexit.unregister(watch.say_goodbye)
+
+
+def _gone() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_without_a_store_one_process_says_once_who_kept_it(
+    is_killed: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store, keeper = _LostStore(), _gone() if is_killed else os.getppid()
+    with _watch_of_two(store, keeper, monkeypatch) as watch:
+        store.is_lost = True
+        for _ in range(2):
+            error = watch.failed(RuntimeError("[gloo] Connection closed by peer"))
+            assert isinstance(error, _rank_watch.OtherRankFailed)
+    (spoken,) = capfd.readouterr().err.splitlines()
+    kind = "was killed or has crashed" if is_killed else "can't be reached"
+    assert spoken.startswith("error: rank 0 of 2")
+    assert f"(process {keeper} on" in spoken
+    assert kind in spoken
+
+
+def test_an_error_of_ones_own_is_said_without_a_store_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = _LostStore()
+    with _watch_of_two(store, _gone(), monkeypatch) as watch:
+        store.is_lost, own = True, ValueError("made to fail")
+        assert watch.failed(own) is own
+
+
+@pytest.mark.slow
+def test_a_campaign_of_kills_finds_nothing() -> None:
+    """A short form of ``benchmarks/stress/ranks.py``; it fails where the options that it gives are none."""
+    command = [sys.executable, "-m", "benchmarks.stress.ranks", "--failures", "1", "--processes", "2", "--seed", "3"]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| 2 |" in done.stdout

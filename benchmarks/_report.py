@@ -54,7 +54,7 @@ SHORT = 0.2
 
 
 def set_threads(threads: int) -> None:
-    """The same number of threads for BLAS, torch and FAISS; numba and Hardwood are told by argument."""
+    """The same number of threads for BLAS, torch and FAISS; numba and Hardwood get it as an argument."""
     import torch
     from threadpoolctl import threadpool_limits
 

@@ -263,7 +263,7 @@ class Checkpoint(Target):
         source = self._loaded(self.bad, self.name)
         Cost().load_state_dict(description["cost"])
         if self.forged and not source.is_ready(10_000):
-            return OTHER  # a checkpoint of before the source had begun
+            return OTHER  # a checkpoint from before the source began
         answer = self._answer(source)
         if answer == self.answers[self.name]:
             return SAME

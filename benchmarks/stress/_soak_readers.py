@@ -35,7 +35,7 @@ class Reader:
         self._kinds, self._weights = zip(*kinds, strict=True)
 
     def run(self, stop: threading.Event) -> None:
-        """Until told to stop, or until something raises, which is a difference too."""
+        """Until it is stopped, or until something raises, which is a difference too."""
         while not stop.is_set():
             act = self._kinds[self.rng.choice(len(self._kinds), p=self._weights)]
             try:

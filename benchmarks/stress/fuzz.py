@@ -1,7 +1,7 @@
 """Feed damaged files to every reader, and count what came of it.
 
 Each reader runs in a process of its own, with kernels that check their bounds (``NUMBA_BOUNDSCHECK=1``), so that a
-crash of the interpreter, a read out of bounds, a hang and memory out of proportion are all seen, and told with the
+crash of the interpreter, a read out of bounds, a hang and memory out of proportion are all seen, and reported with the
 number of the input: ``--target T --seed S --only N`` does it again. Ends with status 1 where there was any.
 
     python -m benchmarks.stress.fuzz --count 2000

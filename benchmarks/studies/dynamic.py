@@ -46,7 +46,7 @@ class Variant:
     weighting: Weighting | None = None
 
     def settings(self) -> dict[str, Any]:
-        """What ``RunConfig`` must be told."""
+        """What ``RunConfig`` is given."""
         return {"negatives": self.source, "negatives_options": self.options, "weighting": self.weighting}
 
 
@@ -146,7 +146,7 @@ def plan(arguments: argparse.Namespace, data: Path, runs: Path) -> list[PlannedR
 
 
 def encoder_settings(arguments: argparse.Namespace, data: Path, seed: int) -> dict[str, Any]:
-    """What ``RunConfig`` must be told of the encoder; a transformer is made for each seed if it is not there."""
+    """What ``RunConfig`` is given for the encoder; a transformer is made for each seed if it is not there."""
     if arguments.encoder == "static":
         return {}
     if arguments.encoder != "transformer":

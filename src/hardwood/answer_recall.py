@@ -60,7 +60,7 @@ def first_answers(ranking: NDArray[np.int64], corpus: TextTable, answers: Sequen
         warnings.warn(
             f"{empty:,} questions have an answer without any word, which counts as found in every passage", stacklevel=2
         )
-    # Rank by rank, so that whoever has found an answer needs no further passage.
+    # Rank by rank, so that a query that has found an answer needs no further passage.
     for rank in range(depth):
         open_rows = np.flatnonzero((found == depth) & (ranking[:, rank] >= 0))
         for start in range(0, len(open_rows), _PASSAGES_AT_A_TIME):

@@ -321,7 +321,7 @@ def _gather(blocks: Iterator[tuple[Any, NDArray[Any]]], count: int, model: Any) 
     out: NDArray[Any] | None = None
     start = 0
     for _, vectors in blocks:
-        if out is None:  # the first block tells the width; filling avoids a second copy of everything
+        if out is None:  # the first block has the width; filling avoids a second copy of everything
             out = np.empty((count, vectors.shape[1]), dtype=vectors.dtype)
         out[start : start + len(vectors)] = vectors
         start += len(vectors)

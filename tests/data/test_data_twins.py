@@ -59,7 +59,7 @@ def test_a_text_of_very_many_rows_is_not_followed_up(monkeypatch: pytest.MonkeyP
     assert _lists(known) == [[3], [MOST + 1, MOST + 2]]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert _lists(dataset.known_positives()) == _lists(known)  # told once
+        assert _lists(dataset.known_positives()) == _lists(known)  # warned about once
         assert _first(_table(["N/A"] * MOST)) == [0] * MOST
 
 

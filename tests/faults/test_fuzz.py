@@ -44,7 +44,7 @@ def test_damaged_indexes_and_checkpoints_are_refused_or_found(
 
 
 def test_the_fuzzer_sees_what_it_is_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The guard: a reader that loses a target, and one that breaks, are both told."""
+    """The guard: a reader that loses a target, and one that breaks, are both reported."""
     from hardwood.data import RetrievalDataset
     from hardwood.data.records.table import TextTable
 

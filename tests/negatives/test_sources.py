@@ -119,7 +119,7 @@ def test_the_cache_is_first_in_first_out_and_goes_round(vectors: Tensor) -> None
     entered: list[int] = []
     for step in range(30):
         source.begin_step(step)
-        source.begin_step(step)  # told twice, it moves once
+        source.begin_step(step)  # announced twice, it moves once
         inside = source.state_dict()["row_of_slot"].tolist()
         new = [row for row in inside if row not in entered[-10:]]
         assert len(new) == (10 if step == 0 else 2)
@@ -152,7 +152,7 @@ def test_a_pool_is_drawn_and_encoded_anew_when_it_is_due(vectors: Tensor) -> Non
     for step in range(11):
         vectors.mul_(1.5)
         source.begin_step(step)
-        source.begin_step(step)  # told twice, it encodes once
+        source.begin_step(step)  # announced twice, it encodes once
         assert source.is_ready(step) == (step >= 2)
         if step in (2, 5, 8):
             pools.append(source.state_dict()["row_of_slot"].tolist())

@@ -65,7 +65,7 @@ def test_the_reports_map_has_the_trees_of_all_processes(folder: Path, one: Path)
 def test_resumed_by_another_number_it_goes_on_where_it_was(folder: Path) -> None:
     with pytest.raises(ValueError, match=f"global_batch was {GLOBAL_BATCH}, is {GLOBAL_BATCH // 2}"):
         train(settings(folder, "elsewhere", 2), resume=True, quiet=True)
-    # Its shards are those of the checkpoint, where it is not told otherwise.
+    # Its shards are those of the checkpoint, where nothing else is asked for.
     train(settings(folder, "elsewhere", 1, num_shards=None), resume=True, quiet=True)
     np.testing.assert_allclose(_weights(folder / "elsewhere"), _weights(folder / "unbroken"), atol=2e-4)
 

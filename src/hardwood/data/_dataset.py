@@ -333,8 +333,8 @@ class RetrievalDataset:
         """The places of a split's queries by whether training asks for what they ask for.
 
         A target is seen if it, or one of equal text, has a positive judgement in ``train_split``. A query is
-        ``"unseen"`` if none of its positives is seen, and ``"seen"`` if at least one is: whoever finds that one does
-        not show that unseen targets are found.
+        ``"unseen"`` if none of its positives is seen, and ``"seen"`` if at least one is: a ranking that finds that one
+        does not show that unseen targets are found.
 
         Returns:
             ``"seen"`` and ``"unseen"``, both int64, ascending, together all places of ``split(split).queries`` but for

@@ -166,7 +166,7 @@ class DriftModel(ABC):
         return {"fitted": fitted} | {key: value.clone() for key, value in self._parameters.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up the state of a checkpoint, made by a model of this name and these options.
+        """Load the state of a checkpoint, made by a model of this name and these options.
 
         Args:
             state: what `state_dict` gave; an empty one makes the model unfitted.

@@ -108,7 +108,7 @@ class ShardedNegatives(NegativeSource):
         partition = self._divided()
         asked = [self._request_to(number, request) for number in self.numbers]
         drawn = [shard.sample(one) for shard, one in zip(self._shards, asked, strict=True)]
-        found = [self._told(*each, request) for each in zip(self.numbers, drawn, strict=True)]
+        found = [self._sent(*each, request) for each in zip(self.numbers, drawn, strict=True)]
         with self.cost.timed("sample"):
             everyone = gathered(found, self.numbers, self.ranks, self.num_shards)
             log_masses = torch.stack([log_z for *_, log_z in everyone], dim=1).double()  # (B, V)
@@ -228,9 +228,9 @@ class ShardedNegatives(NegativeSource):
             seed=_seed(request.seed, number),
         )
 
-    def _told(self, number: int, draw: Draw, request: Request) -> tuple[Tensor, ...]:
-        """What a shard tells the others: rows, log-probabilities and log-weights ``(B, k)``; whether these are all its
-        targets, and the share of them that its source holds (its log); log-mass ``(B,)``."""
+    def _sent(self, number: int, draw: Draw, request: Request) -> tuple[Tensor, ...]:
+        """What a shard sends to the others: rows, log-probabilities and log-weights ``(B, k)``; whether these are all
+        its targets, and the share of them that its source holds (its log); log-mass ``(B,)``."""
         partition = self._divided()
         ids, log_q, log_weights = draw.ids.cpu(), draw.log_q.cpu(), draw.log_weights.cpu()
         if draw.exhaustive and request.num_negatives < partition.num_targets:

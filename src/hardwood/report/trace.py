@@ -172,7 +172,7 @@ class Trace:
             temporary.write_text(json.dumps(stamped(state)), encoding="utf-8")
 
     def load_state(self, folder: Path) -> None:
-        """Take up what `save_state` wrote, once the loss has its own costs again. A checkpoint without it, or of other
+        """Load what `save_state` wrote, once the loss has its own costs again. A checkpoint without it, or of other
         queries, is no error: the report then begins here, and a warning says so."""
         if self._loss is not None:
             self._reencoded = self._loss.cost.targets_reencoded

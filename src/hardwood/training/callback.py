@@ -101,7 +101,7 @@ class NegativesCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Encode as the trainer trains (precision), compile, and take up a checkpoint's state if there is one."""
+        """Encode as the trainer trains (precision), compile, and load a checkpoint's state if there is one."""
         half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         self.loss.targets.autocast_dtype = half
         if args.save_total_limit == 1 and args.save_strategy != "no":

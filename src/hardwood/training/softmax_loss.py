@@ -79,7 +79,7 @@ class CorpusSoftmaxLoss(EncodingModule, SteppingModule):
     (the target that has its id or its text).
 
     Use it like any loss of sentence-transformers, with ``dataset.training_pairs()`` as the training set: its ``label``
-    column tells the loss which query and which target a pair is. Add `NegativesCallback` to count optimiser steps under
+    column says which query and which target a pair is. Add `NegativesCallback` to count optimiser steps under
     gradient accumulation, to have the source's state in checkpoints and its costs by part; alone, the loss takes each
     training forward pass for a step.
 

@@ -26,7 +26,7 @@ LONGEST = 1000
 """Characters of a function's text; the rest is cut off."""
 
 _FEWEST_WORDS, _MOST_CHARACTERS = 4, 300  # of a sentence
-_MOST_FUNCTIONS = 5  # that one sentence may describe; of more it tells none apart ("Initialize the weights")
+_MOST_FUNCTIONS = 5  # that one sentence may describe; more are not told apart by it ("Initialize the weights")
 _MOST_OF_A_PACKAGE = 0.1  # of the pairs: a few packages have as many functions as all others together
 _WORD = re.compile(r"\w+")
 _LEFT_OUT = re.compile(

@@ -32,7 +32,7 @@ def stem_of(path: Path) -> str:
 
 
 def schema_of(path: Path) -> pa.Schema:
-    """Names and types of the columns, as the file's beginning tells; ``DataError`` for one that can't be read."""
+    """Names and types of the columns, as the file's beginning shows them; ``DataError`` for one that can't be read."""
     with _errors_of(path):
         if kind_of(path) == ".parquet":
             import pyarrow.parquet as pq

@@ -10,7 +10,7 @@ LABELS = ("label", "labels", "score", "scores")
 
 
 NamedSet = tuple[str | None, Any]
-"""A dataset, with its name among several if the trainer tells it the loss."""
+"""A dataset, with its name among several if the trainer passes that to the loss."""
 
 
 def text_columns(names: Iterable[str], labels: Iterable[str] = LABELS) -> list[str]:
@@ -47,7 +47,7 @@ def prompts_for(prompts: Any, dataset_name: str | None, columns: Iterable[str]) 
 
 
 def sets_of(dataloader: Any) -> list[NamedSet]:
-    """The datasets that a trainer's loader reads, each with its name where the trainer tells it the loss.
+    """The datasets that a trainer's loader reads, each with its name where the trainer passes that to the loss.
 
     Args:
         dataloader: of ``TrainerCallback``'s events; ``None`` gives no dataset.

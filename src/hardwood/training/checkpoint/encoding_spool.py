@@ -48,14 +48,14 @@ class EncodingSpool:
         least: rows from which an encoding is worth it.
         own: names of this process's shards, as `shard_name` gives them.
         note: ``"global_batch"`` and ``"shards"`` of the run, which `spooled` finds.
-        tells: whether this process says on stderr what it takes from the disk.
+        reports: whether this process says on stderr what it takes from the disk.
     """
 
     def __init__(
-        self, folder: Path, least: int, own: Collection[str], *, note: dict[str, int], tells: bool = True
+        self, folder: Path, least: int, own: Collection[str], *, note: dict[str, int], reports: bool = True
     ) -> None:
         self.folder, self.least = folder, least
-        self._own, self._note, self._tells = {_shard_of_name(name): name for name in own}, note, tells
+        self._own, self._note, self._reports = {_shard_of_name(name): name for name in own}, note, reports
         self._writes = True
         self._made: set[Path] = set()  # by this process, and no checkpoint has them yet
 
@@ -100,7 +100,7 @@ class EncodingSpool:
         there = self._opened(folder, {**of, "block": block, "targets": len(rows)})
         blocks = np.split(rows, range(block, len(rows), block))
         missing = [wanted for number, wanted in enumerate(blocks) if number not in there]
-        if there and self._tells:
+        if there and self._reports:
             left = f"the other {sum(map(len, missing)):,} are encoded" if missing else "none has to be encoded"
             kept = len(rows) - sum(map(len, missing))
             sys.stderr.write(f"encodings of {kept:,} of {len(rows):,} targets are there from before; {left}\n")

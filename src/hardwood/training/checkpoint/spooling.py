@@ -50,4 +50,4 @@ def open_spool(
         discard_others(folder, names, f"the corpus of this run is {kind} (processes: {ranks.size})")
     least = 1 if wanted else 1 + _LEAST
     note = {"global_batch": global_batch, "shards": num_shards}
-    return EncodingSpool(folder, least, own, note=note, tells=loss.targets.progress)
+    return EncodingSpool(folder, least, own, note=note, reports=loss.targets.progress)

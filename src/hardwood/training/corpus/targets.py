@@ -39,7 +39,7 @@ class CorpusTargets:
         features: what the model takes for rows of the corpus, kept from earlier where that pays; ``None``: the model's
             own prompt and tokenizer, each time.
         batch_size: texts a forward pass.
-        block_size: texts a block: what is in flight between the encoder and whoever keeps the encodings.
+        block_size: texts a block: what is in flight between the encoder and what keeps the encodings.
     """
 
     def __init__(

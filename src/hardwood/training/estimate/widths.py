@@ -110,7 +110,7 @@ def refuse_wrappers(*models: Any) -> None:
     """``ValueError`` if sentence-transformers' Matryoshka or layer losses have put themselves around the model.
 
     They run a loss several times a step on altered encodings. This one draws once a step, encodes what it draws, and
-    tells its source of the encodings: each run would be a step of its own.
+    hands its source the encodings: each run would be a step of its own.
     """
     found = []
     for model in models:

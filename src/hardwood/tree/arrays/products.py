@@ -111,7 +111,7 @@ def row_products(units, who, at, m, rows, start, n, out, ahead):  # type: ignore
     """``out[at[t] + i] = units[who[t]] · rows[start + i]`` for ``t < m``, ``i < n``: a leaf's rows, which lie together.
     Meanwhile the rows from ``ahead`` on, which will be next, come from memory (-1: not known).
 
-    Compiled once, for whoever opens a leaf, for many queries or for one: elsewhere the compiler may add up in another
+    Compiled once, for all that opens a leaf, for many queries or for one: elsewhere the compiler may add up in another
     order. One query at a time for the same reason: of two in a tile an older LLVM adds up one otherwise than the other,
     and a query's place must not matter. A row always has the same place.
     """

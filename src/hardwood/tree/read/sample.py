@@ -180,7 +180,7 @@ def descend_groups(nodes: Nodes, block: Block, node, base, seed, first):  # type
 def descend_leaves(nodes: Nodes, sketch, block: Block, node, base, seed, first, rows, log_q, scores):  # type: ignore[no-untyped-def]
     """Every draw of the block that won an unopened leaf gets one of its targets, by exact scores or by the sketch's."""
     Q, k = node.shape
-    wide, nobody = widest(nodes.leaf_count), np.empty(0, np.int64)
+    wide, no_rows = widest(nodes.leaf_count), np.empty(0, np.int64)
     head, weight = np.empty(wide, np.float32), np.empty(wide, np.float32)
     last, log_leaf, by_sketch = np.int64(-1), 0.0, False
     keys = picked(node, False)
@@ -197,7 +197,7 @@ def descend_leaves(nodes: Nodes, sketch, block: Block, node, base, seed, first, 
             if by_sketch:
                 log_leaf = sketch_leaf(nodes, sketch, leaf, unit, beta_norm, head, weight, ahead)
             else:
-                log_leaf = score_leaf(nodes, leaf, unit, beta_norm, nobody, head, weight, ahead)
+                log_leaf = score_leaf(nodes, leaf, unit, beta_norm, no_rows, head, weight, ahead)
             last = key // k
         c = pick(weight, nodes.leaf_count[leaf], uniform(mix(seed, first + q), 3 * j + 2))
         row = nodes.leaf_start[leaf] + c

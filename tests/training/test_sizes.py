@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sentence_transformers import SentenceTransformerTrainer, SentenceTransforme
 from tests.conftest import make_dataset
 from tests.tiny_models import make_static
 
+from hardwood.comparison import compare
 from hardwood.comparison.plan import plan_runs
 from hardwood.training import CorpusSoftmaxLoss, NegativesCallback, RunConfig, train
 from hardwood.training.batch import sizes as sizes_module
@@ -30,7 +32,9 @@ def config(**settings: Any) -> RunConfig:
         ({"steps": 100}, 12_800, 2, (128, 8)),  # two, of two processes together
         ({"steps": 50, "gradient_accumulation": 2}, 6_400, 1, (128, 8)),
         ({"epochs": 1.0}, 12_800, 1, (128, 8)),  # as often as was asked for
-        ({}, 12_800, 1, (128, 8)),
+        ({}, 12_800, 1, (256, 3)),  # as many steps and texts as one epoch of 128 pairs
+        ({"negatives": "in-batch"}, 12_800, 1, (128, 8)),
+        ({"batch_size": 64}, 12_800, 1, (64, 8)),
         ({"steps": 100, "batch_size": 64}, 12_800, 1, (64, 8)),  # what is given stays
         ({"steps": 100, "num_negatives": 4}, 12_800, 1, (128, 4)),
         ({"steps": 100, "hardest": 2}, 12_800, 1, (128, 8)),
@@ -47,6 +51,64 @@ def test_sizes_are_chosen_by_the_number_of_passes(
     assert sized.sized(1, 1) == sized
     assert sized.differs_in(config(**settings)) == []
     assert pytest.approx((2 + 8) * 128, rel=1e-3) == (2 + 1) * 427  # as many texts
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs", "steps"),
+    [
+        ({}, 2.0, 100),
+        ({"negatives": "in-batch"}, 1.0, 100),
+        ({"batch_size": 64}, 1.0, 200),
+        ({"num_negatives": 3}, 1.0, 100),
+        ({"epochs": 3.0}, 3.0, 300),
+        ({"epochs": 1.0, "batch_size": 100, "gradient_accumulation": 3}, 1.0, 43),
+    ],
+)
+def test_the_length_is_chosen_with_the_sizes(settings: dict[str, Any], epochs: float, steps: int) -> None:
+    sized = config(**settings).sized(12_800)
+    assert (sized.epochs, sized.steps) == (epochs, None)
+    assert sized.sized(1) == sized
+    in_steps = sized.in_steps(12_800)
+    assert (in_steps.epochs, in_steps.steps, in_steps.sizes) == (None, steps, sized.sizes)
+
+
+def test_few_epochs_that_are_asked_for_stay_and_get_advice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings: dict[str, Any] = {
+        "data": "data", "output": str(tmp_path / "run"), "dimension": 8, "negatives": "uniform", "report": False,
+    }  # fmt: skip
+    train(RunConfig(**settings, epochs=1), dataset=make_dataset())
+    assert "give epochs=2, batch_size=256 and num_negatives=3" in capsys.readouterr().err
+    written = RunConfig.load(tmp_path / "run" / "run.yaml")
+    assert (written.epochs, written.batch_size, written.num_negatives) == (1, 128, 8)
+
+
+def test_a_run_of_default_length_is_as_long_when_it_is_resumed(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "data": "data", "output": str(tmp_path / "run"), "dimension": 8, "negatives": "uniform", "report": False,
+        "save_every": 1,
+    }  # fmt: skip
+    dataset = make_dataset()
+    first = train(RunConfig(**settings), dataset=dataset)
+    (tmp_path / "run" / "metrics.json").unlink()
+    again = train(RunConfig(**settings), dataset=dataset, resume=True)
+    written = RunConfig.load(tmp_path / "run" / "run.yaml")
+    assert (written.epochs, written.batch_size, written.num_negatives) == (2, 256, 3)
+    assert first.metrics["training"]["steps"] == again.metrics["training"]["steps"] == 2
+
+
+def test_a_comparison_by_epochs_gives_all_sources_as_many_steps(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Else in-batch training would pass over the pairs in fewer, larger steps, and encode fewer texts than it says."""
+    dataset, found = make_dataset(), []
+    dataset.save(tmp_path / "data")
+    monkeypatch.setattr("hardwood.comparison.run.run_all", lambda planned, *_, **__: found.extend(planned))
+    base = RunConfig(data=str(tmp_path / "data"), output=str(tmp_path / "out"), epochs=3, batch_size=8)
+    compare(base, ["in-batch", "dynamic"], num_seeds=1)
+    assert {run.config.batch_size for run in found} == {8, 40}
+    assert {(run.config.steps, run.config.epochs) for run in found} == {
+        (math.ceil(3 * len(dataset.training_pairs()) / 8), None)
+    }
 
 
 def test_a_comparison_gives_in_batch_training_as_many_texts() -> None:

@@ -120,7 +120,10 @@ class RunOptions(DataOptions):
         typer.Option(help="Pairs a forward pass. \\[128; 256 or 427 in short runs]", rich_help_panel=TRAINING),
     ] = None
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", rich_help_panel=TRAINING)] = None
-    epochs: Annotated[float | None, typer.Option(help="Passes over the pairs. [1]", rich_help_panel=TRAINING)] = None
+    epochs: Annotated[
+        float | None,
+        typer.Option(help="Passes over the pairs. \\[2 of 256 pairs; 1 if a size is given]", rich_help_panel=TRAINING),
+    ] = None
     scale: Annotated[float | None, typer.Option(help="Inverse temperature. [20]", rich_help_panel=TRAINING)] = None
     symmetric: Annotated[
         bool, typer.Option(help="Query to targets, and target to the batch's queries.", rich_help_panel=TRAINING)

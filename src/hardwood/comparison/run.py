@@ -59,7 +59,7 @@ def compare(
     sized = base.sized(num_pairs)  # as many pairs and draws for all
     if announce is not None and base.steps is not None and sized.sizes != base.sizes:
         announce(announcement(base.steps, base.sizes.pairs * base.gradient_accumulation, num_pairs, sized.sizes))
-    base = sized
+    base = sized if sized.steps is not None else sized.in_steps(num_pairs)
     planned = plan_runs(base, sources, num_seeds)
     return run_all(planned, base.output, settings=dataclasses.asdict(base), split=split, announce=announce)
 

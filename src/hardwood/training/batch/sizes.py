@@ -32,7 +32,10 @@ class Sizes(NamedTuple):
 
 
 USUAL = Sizes(128, 8)
-BELOW = ((1.0, Sizes(427, 1)), (2.0, Sizes(256, 3)))
+FRESH, FRESH_EPOCHS = Sizes(256, 3), 2.0
+"""Where the user says neither how long nor how large: as many steps and texts as one epoch of `USUAL` batches, and
+better (docs/results/unasked.md)."""
+BELOW = ((1.0, Sizes(427, 1)), (2.0, FRESH))
 """What trains better where `USUAL` batches would come round to each pair less often than that."""
 
 
@@ -59,6 +62,15 @@ def announcement(steps: int, batch: int, num_pairs: int, chosen: Sizes) -> str:
         f"{steps:,} steps of {batch:,} pairs would see {steps * batch:,} pairs, and there are {num_pairs:,}: batches "
         f"of {chosen.pairs} pairs with {_draws(chosen.draws)} encode as many texts as {USUAL.pairs} with "
         f"{USUAL.draws}, and train better while pairs are fresh (give batch_size or num_negatives to have others)"
+    )
+
+
+def advice_on_epochs(epochs: float) -> str:
+    """What the user reads who asks for fewer than two epochs, and says nothing of sizes."""
+    return (
+        f"an epoch of batches of {USUAL.pairs} pairs with {_draws(USUAL.draws)} encodes as many texts as "
+        f"{FRESH_EPOCHS:g} of {FRESH.pairs} with {FRESH.draws}, which usually train better: leave epochs out for "
+        f"these, or give epochs={FRESH_EPOCHS * epochs:g}, batch_size={FRESH.pairs} and num_negatives={FRESH.draws}"
     )
 
 

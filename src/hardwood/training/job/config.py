@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ from hardwood.training._limits import (
     check_teacher,
     check_unasked,
 )
-from hardwood.training.batch.sizes import USUAL, Sizes, sizes_for
+from hardwood.training.batch.sizes import FRESH, FRESH_EPOCHS, USUAL, Sizes, sizes_for
 from hardwood.training.job.setting_types import check_readable, check_types
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ class RunConfig:
             ``steps`` of 128 pairs would come round to each pair less than twice: 256 with 3 draws a query, less than
             once: 427 with one. These are as many texts, and better as long as pairs are fresh (`sized`).
         steps: optimiser steps; or
-        epochs: passes over the training pairs (one of the two; 1 epoch if neither is given).
+        epochs: passes over the training pairs, one of the two. If neither is given, and no size of a step: 2 of 256
+            pairs with 3 draws a query, which are as many steps and texts as one of 128 with 8. Else 1.
         scale: inverse temperature.
         weighting: of drawn candidates, see `hardwood.losses`; ``None``: the source's, ``"tempered"`` for ``dynamic``
             and ``"shared"`` for all others.
@@ -250,18 +252,35 @@ class RunConfig:
         return Sizes(self.batch_size or USUAL.pairs, self.num_negatives or USUAL.draws)
 
     def sized(self, num_pairs: int, num_processes: int = 1) -> RunConfig:
-        """These settings with ``batch_size`` and ``num_negatives`` chosen, where they are ``None``.
+        """These settings with ``batch_size``, ``num_negatives`` and ``epochs`` chosen, where they are ``None``.
 
         Args:
             num_pairs: training pairs that there are.
             num_processes: that train together; each has batches of its own.
         """
-        sizes = self.sizes
-        is_free = self.batch_size is None and self.num_negatives is None and self.hardest is None
-        if is_free and self.steps is not None and self.negatives != IN_BATCH:
+        sizes, epochs = self.sizes, self.epochs
+        if self.has_free_sizes and self.steps is not None:
             batch = USUAL.pairs * self.gradient_accumulation * num_processes
             sizes = sizes_for(self.steps, batch, num_pairs)
-        return dataclasses.replace(self, batch_size=sizes.pairs, num_negatives=sizes.draws)
+        elif self.steps is None and epochs is None:
+            sizes, epochs = (FRESH, FRESH_EPOCHS) if self.has_free_sizes else (sizes, 1.0)
+        return dataclasses.replace(self, batch_size=sizes.pairs, num_negatives=sizes.draws, epochs=epochs)
+
+    def in_steps(self, num_pairs: int) -> RunConfig:
+        """These settings with as many ``steps`` as their epochs have on one process, for runs that are to have as many.
+
+        Args:
+            num_pairs: training pairs that there are.
+        """
+        batch = self.sizes.pairs * self.gradient_accumulation
+        steps = max(1, math.ceil((self.epochs or 1.0) * num_pairs / batch))
+        return dataclasses.replace(self, steps=steps, epochs=None)
+
+    @property
+    def has_free_sizes(self) -> bool:
+        """Whether pairs and draws of a step are to be chosen: neither is given, and the source draws."""
+        given = (self.batch_size, self.num_negatives, self.hardest)
+        return given == (None, None, None) and self.negatives != IN_BATCH
 
     @property
     def weighting_in_force(self) -> str:
@@ -273,7 +292,7 @@ class RunConfig:
         names = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != getattr(other, f.name)]
         if "weighting" in names and self.weighting_in_force == other.weighting_in_force:
             names.remove("weighting")
-        for name in ("batch_size", "num_negatives"):  # chosen when the run began, where it is not given
+        for name in ("batch_size", "num_negatives", "epochs"):  # chosen when the run began, where it is not given
             if name in names and None in (getattr(self, name), getattr(other, name)):
                 names.remove(name)
         for name, default in STATIC_SIZES.items():

@@ -103,12 +103,13 @@ def checkpoint_to_resume(config: RunConfig, output: Path, *, resume: bool, overw
 
 
 def sizes_as_begun(config: RunConfig, output: Path) -> RunConfig:
-    """The settings of a run that is resumed: what they leave open of a step's sizes is as the run began."""
+    """The settings of a run that is resumed: what they leave open of its length and a step's sizes is as it began."""
     began = RunConfig.from_mapping(read_settings(output / RUN_FILE))
     return dataclasses.replace(
         config,
         batch_size=config.batch_size or began.batch_size,
         num_negatives=config.num_negatives or began.num_negatives,
+        epochs=config.epochs or (began.epochs if config.steps is None else None),
     )
 
 

@@ -1,7 +1,7 @@
 """Fails when the documentation says what is not so.
 
-In README, CONTRIBUTING, docs/ and benchmarks/: relative links and pictures exist, every page of the site is in its
-navigation, the pages that are written from the code are what it says. In the package: the parameters named in a public
+In README, CONTRIBUTING, docs/ and benchmarks/: relative links, pictures and the files that are named exist, every page
+of the site is in its navigation, the pages that are written from the code are what it says. In the package: the parameters named in a public
 docstring are those of the signature, pages that it names exist. What code blocks do is tested in tests/docs; links
 within the site, and what the API pages show, by its build (tools/build_site.py).
 """
@@ -40,6 +40,16 @@ def check_pages_named(path: Path) -> Iterator[str]:
     for name in re.findall(r"docs/[\w/-]+\.md", path.read_text(encoding="utf-8")):
         if not (ROOT / name).exists():
             yield f"{path.relative_to(ROOT)}: there is no {name}"
+
+
+def check_files_named(page: Path) -> Iterator[str]:
+    """Files and folders that a page names as they stand in the repository; a word in capitals stands for any."""
+    named = r"(?<![\w/.-])((?:tests|benchmarks|tools|examples|docs)/[\w/.-]*\w|hardwood/[\w/]+\.py)"
+    for name in re.findall(named, page.read_text(encoding="utf-8")):
+        if re.search(r"[A-Z]{3}", name) or name.startswith("tests/sentence_transformer"):  # their repository
+            continue
+        if not any((folder / name).exists() for folder in (ROOT, ROOT / "src", page.parent)):
+            yield f"{page.relative_to(ROOT)}: there is no {name}"
 
 
 def check_docstrings(path: Path) -> Iterator[str]:
@@ -88,6 +98,7 @@ def main() -> int:
     problems: list[str] = []
     for page in pages():
         problems += check_links(page)
+        problems += check_files_named(page)
     problems += check_navigation()
     problems += [
         f"docs/reference/{name} is not what the code says: python tools/write_reference.py" for name in stale()

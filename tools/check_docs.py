@@ -1,9 +1,9 @@
 """Fails when the documentation says what is not so.
 
 In README, CONTRIBUTING, docs/ and benchmarks/: relative links, pictures and the files that are named exist, every page
-of the site is in its navigation, the pages that are written from the code are what it says. In the package: the parameters named in a public
-docstring are those of the signature, pages that it names exist. What code blocks do is tested in tests/docs; links
-within the site, and what the API pages show, by its build (tools/build_site.py).
+of the site is in its navigation, the pages that are written from the code are what it says. In the package: the
+parameters named in a public docstring are those of the signature, pages that it names exist. What code blocks do is
+tested in tests/docs; links within the site, and what the API pages show, by its build (tools/build_site.py).
 """
 
 from __future__ import annotations

@@ -43,9 +43,15 @@ def check_pages_named(path: Path) -> Iterator[str]:
 
 
 def check_files_named(page: Path) -> Iterator[str]:
-    """Files and folders that a page names as they stand in the repository; a word in capitals stands for any."""
+    """Files and folders that a page names as they stand in the repository, and modules that it runs; a word in capitals
+    stands for any."""
+    text = page.read_text(encoding="utf-8")
+    for module in re.findall(r"python -m ((?:benchmarks|hardwood|tests|tools)[\w.]*\w)", text):
+        path = module.replace(".", "/")
+        if not any((folder / f"{path}{end}").exists() for folder in (ROOT, ROOT / "src") for end in ("", ".py")):
+            yield f"{page.relative_to(ROOT)}: there is no module {module}"
     named = r"(?<![\w/.-])((?:tests|benchmarks|tools|examples|docs)/[\w/.-]*\w|hardwood/[\w/]+\.py)"
-    for name in re.findall(named, page.read_text(encoding="utf-8")):
+    for name in re.findall(named, text):
         if re.search(r"[A-Z]{3}", name) or name.startswith("tests/sentence_transformer"):  # their repository
             continue
         if not any((folder / name).exists() for folder in (ROOT, ROOT / "src", page.parent)):

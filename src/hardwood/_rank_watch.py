@@ -248,7 +248,9 @@ class RankWatch:
         """Watches the store: one of the processes may keep it, and then it stands still with that process."""
         while not self._is_over:
             self._ended.wait(_PERIOD_SECONDS)
-            if time.monotonic() - self._store_answered < self._seconds + 4 * _PERIOD_SECONDS or self._is_over:
+            if self._is_over or self._keeper_is_done:
+                return
+            if time.monotonic() - self._store_answered < self._seconds + 4 * _PERIOD_SECONDS:
                 continue
             if self.number == min(1, self.size - 1):
                 self._say(

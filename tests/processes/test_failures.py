@@ -151,10 +151,15 @@ class _LostStore:
 
 
 @contextmanager
-def _watch_of_two(store: _LostStore, keeper: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[_rank_watch.RankWatch]:
-    """The watch of the second of two processes; ``keeper`` is the process of the first. Its thread does nothing."""
+def _watch_of_two(
+    store: _LostStore, keeper: int, monkeypatch: pytest.MonkeyPatch, *, looks: bool = False
+) -> Iterator[_rank_watch.RankWatch]:
+    """The watch of the second of two processes; ``keeper`` is the process of the first. Its threads look only where
+    ``looks`` says so."""
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    monkeypatch.setattr(_rank_watch.RankWatch, "_watch", lambda watch: None)
+    if not looks:
+        monkeypatch.setattr(_rank_watch.RankWatch, "_watch", lambda watch: None)
+        monkeypatch.setattr(_rank_watch.RankWatch, "_watch_the_store", lambda watch: None)
     store.set("hardwood/who/0", json.dumps({"host": platform.node(), "process": keeper}))
     watch = _rank_watch.RankWatch(store, 1, 2)
     try:
@@ -187,6 +192,32 @@ def test_without_a_store_one_process_says_once_who_kept_it(
     assert spoken.startswith("error: rank 0 of 2")
     assert f"(process {keeper} on" in spoken
     assert kind in spoken
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_a_store_that_goes_when_its_keeper_is_done_is_no_failure(
+    is_done: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_rank_watch, "_PERIOD_SECONDS", 0.01)
+    monkeypatch.setenv(_rank_watch.TIMEOUT, "0.1")
+    ended = threading.Event()
+    exits: list[int] = []
+
+    def leave(code: int) -> None:
+        exits.append(code)
+        ended.set()
+
+    monkeypatch.setattr(_rank_watch.os, "_exit", leave)
+    store = _LostStore()
+    store.set("hardwood/beat/0", "bye" if is_done else "1")
+    with _watch_of_two(store, os.getppid(), monkeypatch, looks=True) as watch:
+        if is_done:
+            while not watch._keeper_is_done:
+                ended.wait(0.01)
+        store.is_lost = True
+        ended.wait(1 if is_done else 60)
+    assert bool(exits) != is_done
+    assert ("error: rank 0 of 2" in capfd.readouterr().err) != is_done  # alive, as far as can be seen: out of reach
 
 
 def test_an_error_of_ones_own_is_said_without_a_store_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,17 +120,31 @@ class _Batch:
             )
 
 
+def _in_texts(
+    mined: MinedNegatives, dataset: RetrievalDataset, entries: NDArray[np.int64]
+) -> Iterator[tuple[str, list[str], list[float], list[str], list[float]]]:
+    """Query, positives, their scores, negatives and their scores, by entry: texts instead of rows."""
+    batch = _Batch(mined, entries)
+    texts = dict(zip(batch.targets.tolist(), dataset.corpus.texts(batch.targets), strict=True))
+    for query, found in zip(dataset.queries.texts(batch.queries), batch.each(), strict=True):
+        positives, positive_scores, negatives, negative_scores = found
+        yield (
+            query,
+            [texts[row] for row in positives],
+            positive_scores,
+            [texts[row] for row in negatives],
+            negative_scores,
+        )
+
+
 def _triplets(
     mined: MinedNegatives, dataset: RetrievalDataset, entries: NDArray[np.int64], scores: bool
 ) -> list[Record]:
-    batch = _Batch(mined, entries)
-    texts = dict(zip(batch.targets.tolist(), dataset.corpus.texts(batch.targets), strict=True))
     records = []
-    for query, found in zip(dataset.queries.texts(batch.queries), batch.each(), strict=True):
-        positives, positive_scores, negatives, negative_scores = found
+    for query, positives, positive_scores, negatives, negative_scores in _in_texts(mined, dataset, entries):
         for positive, score in zip(positives, positive_scores, strict=True):
-            record: Record = {"anchor": query, "positive": texts[positive]}
-            record |= {f"negative_{j}": texts[row] for j, row in enumerate(negatives, start=1)}
+            record: Record = {"anchor": query, "positive": positive}
+            record |= {f"negative_{j}": text for j, text in enumerate(negatives, start=1)}
             if scores:
                 record["scores"] = [score, *negative_scores]
             records.append(record)
@@ -166,16 +180,9 @@ def _tevatron(
 def _flagembedding(
     mined: MinedNegatives, dataset: RetrievalDataset, entries: NDArray[np.int64], scores: bool
 ) -> list[Record]:
-    batch = _Batch(mined, entries)
-    texts = dict(zip(batch.targets.tolist(), dataset.corpus.texts(batch.targets), strict=True))
     records = []
-    for query, found in zip(dataset.queries.texts(batch.queries), batch.each(), strict=True):
-        positives, positive_scores, negatives, negative_scores = found
-        record: Record = {
-            "query": query,
-            "pos": [texts[row] for row in positives],
-            "neg": [texts[row] for row in negatives],
-        }
+    for query, positives, positive_scores, negatives, negative_scores in _in_texts(mined, dataset, entries):
+        record: Record = {"query": query, "pos": positives, "neg": negatives}
         if scores:
             record |= {"pos_scores": positive_scores, "neg_scores": negative_scores}
         records.append(record)

@@ -82,13 +82,16 @@ def test_few_epochs_that_are_asked_for_stay_and_get_advice(tmp_path: Path, capsy
     assert (written.epochs, written.batch_size, written.num_negatives) == (1, 128, 8)
 
 
-def test_a_run_of_default_length_is_as_long_when_it_is_resumed(tmp_path: Path) -> None:
+def test_a_run_of_default_length_says_so_and_is_as_long_when_it_is_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings: dict[str, Any] = {
         "data": "data", "output": str(tmp_path / "run"), "dimension": 8, "negatives": "uniform", "report": False,
         "save_every": 1,
     }  # fmt: skip
     dataset = make_dataset()
     first = train(RunConfig(**settings), dataset=dataset)
+    assert "2 epochs of batches of 256 pairs with 3 draws a query (give" in capsys.readouterr().err
     (tmp_path / "run" / "metrics.json").unlink()
     again = train(RunConfig(**settings), dataset=dataset, resume=True)
     written = RunConfig.load(tmp_path / "run" / "run.yaml")
@@ -104,7 +107,9 @@ def test_a_comparison_by_epochs_gives_all_sources_as_many_steps(
     dataset.save(tmp_path / "data")
     monkeypatch.setattr("hardwood.comparison.run.run_all", lambda planned, *_, **__: found.extend(planned))
     base = RunConfig(data=str(tmp_path / "data"), output=str(tmp_path / "out"), epochs=3, batch_size=8)
-    compare(base, ["in-batch", "dynamic"], num_seeds=1)
+    said: list[str] = []
+    compare(base, ["in-batch", "dynamic"], num_seeds=1, announce=said.append)
+    assert any("steps for every source, as many as 3 epochs of 8 pairs" in line for line in said)
     assert {run.config.batch_size for run in found} == {8, 40}
     assert {(run.config.steps, run.config.epochs) for run in found} == {
         (math.ceil(3 * len(dataset.training_pairs()) / 8), None)

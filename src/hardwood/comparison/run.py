@@ -59,7 +59,13 @@ def compare(
     sized = base.sized(num_pairs)  # as many pairs and draws for all
     if announce is not None and base.steps is not None and sized.sizes != base.sizes:
         announce(announcement(base.steps, base.sizes.pairs * base.gradient_accumulation, num_pairs, sized.sizes))
-    base = sized if sized.steps is not None else sized.in_steps(num_pairs)
+    if sized.steps is None:  # in-batch training has larger batches, and would have fewer steps
+        epochs, sized = sized.epochs, sized.in_steps(num_pairs)
+        if announce is not None:
+            announce(
+                f"{sized.steps:,} steps for every source, as many as {epochs:g} epochs of {sized.sizes.pairs} pairs"
+            )
+    base = sized
     planned = plan_runs(base, sources, num_seeds)
     return run_all(planned, base.output, settings=dataclasses.asdict(base), split=split, announce=announce)
 

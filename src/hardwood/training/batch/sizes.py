@@ -65,6 +65,14 @@ def announcement(steps: int, batch: int, num_pairs: int, chosen: Sizes) -> str:
     )
 
 
+def announcement_of_epochs() -> str:
+    """What the user reads who says neither how long nor how large."""
+    return (
+        f"{FRESH_EPOCHS:g} epochs of batches of {FRESH.pairs} pairs with {_draws(FRESH.draws)} (give steps or epochs, "
+        "batch_size or num_negatives to have others)"
+    )
+
+
 def advice_on_epochs(epochs: float) -> str:
     """What the user reads who asks for fewer than two epochs, and says nothing of sizes."""
     return (

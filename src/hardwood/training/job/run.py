@@ -19,7 +19,12 @@ from hardwood.negatives.cost import added_up, reset_peaks
 from hardwood.ranks import Ranks, join
 from hardwood.report import Trace
 from hardwood.report.run import try_to_write_report
-from hardwood.training.batch.sizes import FRESH_EPOCHS, advice_on_epochs, announcement
+from hardwood.training.batch.sizes import (
+    FRESH_EPOCHS,
+    advice_on_epochs,
+    announcement,
+    announcement_of_epochs,
+)
 from hardwood.training.checkpoint.seal import STATE_FOLDER
 from hardwood.training.evaluator import RetrievalEvaluator
 from hardwood.training.job.assembly import make_loss, make_trainer
@@ -144,6 +149,8 @@ def _sized(config: RunConfig, data: RetrievalDataset, ranks: Ranks, *, resume: b
         if sized.sizes != config.sizes and config.steps is not None:
             batch = config.sizes.pairs * config.gradient_accumulation * ranks.size
             sys.stderr.write(announcement(config.steps, batch, num_pairs, sized.sizes) + "\n")
+        elif sized.epochs != config.epochs and config.has_free_sizes:
+            sys.stderr.write(announcement_of_epochs() + "\n")
         elif config.has_free_sizes and config.epochs is not None and config.epochs < FRESH_EPOCHS:
             sys.stderr.write(advice_on_epochs(config.epochs) + "\n")
     return sized

@@ -31,9 +31,14 @@ def restarts_left() -> int:
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) - restarts()
 
 
+def torchrun_keeps_the_store() -> bool:
+    """Whether torchrun's own process keeps the store, and not the first of those that it started."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
 def launchers_store() -> Any | None:
     """A connection to the store that torchrun's own process keeps; ``None``: nothing here outlives a process."""
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    if not torchrun_keeps_the_store():
         return None
     from torch.distributed import TCPStore
 

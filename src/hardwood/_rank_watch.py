@@ -20,13 +20,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ._launch import torchrun_keeps_the_store
+
 TIMEOUT = "HARDWOOD_RANK_TIMEOUT"
 """Environment variable: seconds without a sign of life after which a process counts as stopped."""
 
 _DEFAULT_SECONDS = 120.0
 _PERIOD_SECONDS = 0.5
 _GOODBYE_SECONDS = 10.0
-_END, _BEAT, _WHO, _BYE = "hardwood/end", "hardwood/beat", "hardwood/who", "bye"
+_END, _SHOWN, _BEAT, _WHO, _BYE = "hardwood/end", "hardwood/shown", "hardwood/beat", "hardwood/who", "bye"
 
 
 class OtherRankFailed(SystemExit):
@@ -73,7 +75,10 @@ class RankWatch:
         self._seconds = timeout_seconds()
         self._lock, self._speaking = threading.Lock(), threading.Lock()
         self._is_over = self._keeper_is_done = self._has_said_of_the_store = False
-        self._spoken: BaseException | None = None
+        self._has_claimed = False
+        self._judge: threading.Thread | None = None
+        self._verdict: BaseException | None = None
+        self._has_judged = threading.Event()
         self._known: dict[int, dict[str, Any]] = {}
         who = {"host": platform.node(), "process": os.getpid()}
         self._set(f"{_WHO}/{number}", json.dumps(who))
@@ -101,6 +106,8 @@ class RankWatch:
         for thread in self._threads:
             thread.join(_GOODBYE_SECONDS)  # one whose store is gone may not come back
         if was_over:
+            with suppress(Exception):
+                self._wait_until_it_is_shown()
             self._linger()
             return
         with suppress(Exception):
@@ -111,13 +118,29 @@ class RankWatch:
     @property
     def _keeps_the_store(self) -> bool:
         """Whether the store ends with this process: the first one keeps it, unless torchrun does."""
-        return self.number == 0 and not _torchrun_keeps_the_store()
+        return self.number == 0 and not torchrun_keeps_the_store()
+
+    def _wait_until_it_is_shown(self) -> None:
+        """After a failure the others wait until whoever speaks has spoken: a launcher kills all when one has ended."""
+        if (said := self._said()) is None:
+            return
+        speaker = int(said.partition("\n")[0])
+        if speaker == self.number:
+            self._set(_SHOWN, "")
+            return
+        until = time.monotonic() + _GOODBYE_SECONDS
+        while time.monotonic() < until and self._get(_SHOWN) is None:
+            who = self._who(speaker)
+            if who.get("host") == platform.node() and not _is_alive(who["process"]):
+                return
+            time.sleep(_PERIOD_SECONDS / 5)
 
     def _linger(self) -> None:
         """After a failure the keeper of the store waits until the others have read there who has spoken, and ended."""
         if not self._keeps_the_store:
             return
-        here = [who["process"] for who in self._known.values() if who["host"] == platform.node()]
+        others = [who for number, who in self._known.items() if number != self.number]
+        here = [who["process"] for who in others if who["host"] == platform.node()]
         # Of processes on other machines nothing is seen: they look into the store once a period.
         least = 0 if len(here) == self.size - 1 else 4 * _PERIOD_SECONDS
         begin = time.monotonic()
@@ -150,15 +173,30 @@ class RankWatch:
         Returns:
             ``error`` with a note that names this process, or `OtherRankFailed` where another has spoken.
         """
-        if isinstance(error, OtherRankFailed) or error is self._spoken:
+        if isinstance(error, OtherRankFailed):
             return error
+        # Signals are raised in the main thread, and launchers send one as soon as a process is gone: whoever has
+        # claimed to speak must not be kept from it. What comes later changes nothing about who has failed.
+        if self._judge is None:
+            self._judge = threading.Thread(target=self._judge_it, args=(error,), name="hardwood-judge", daemon=True)
+            with suppress(BaseException):
+                self._judge.start()
+        until = time.monotonic() + self._seconds + 2 * _GOODBYE_SECONDS
+        while not self._has_judged.is_set() and time.monotonic() < until:
+            with suppress(BaseException):
+                self._has_judged.wait(_PERIOD_SECONDS)
+        return self._verdict if self._verdict is not None else error
+
+    def _judge_it(self, error: BaseException) -> None:
+        """`failed`, once for a process; without a verdict an error is its own."""
         try:
-            return self._told_apart(error)
+            self._verdict = self._told_apart(error)
         except RuntimeError:  # of the store
-            if not _is_of_a_connection(error):
-                return error
-            self._say_that_the_store_is_gone()
-            return OtherRankFailed()
+            if _is_of_a_connection(error):
+                self._say_that_the_store_is_gone()
+                self._verdict = OtherRankFailed()
+        finally:
+            self._has_judged.set()
 
     def _told_apart(self, error: BaseException) -> BaseException:
         """`failed`, where the store answers."""
@@ -175,23 +213,22 @@ class RankWatch:
         if culprit is not None:
             if self._claim(culprit):
                 self._say(culprit)
+                self._set(_SHOWN, "")
             return OtherRankFailed()
-        note = (
-            f"this was on rank {self.number} of {self.size} ({self._name(self.number)}), {self._where}; all of them end"
-        )
+        me = f"rank {self.number} of {self.size} ({self._name(self.number)})"
         if not self._claim(f"rank {self.number}: {error}"):
             return OtherRankFailed()
-        self._spoken = error
-        error.__notes__ = [*getattr(error, "__notes__", []), note]  # as `add_note` of Python 3.11 keeps them
+        # As `add_note` of Python 3.11 keeps them.
+        error.__notes__ = [*getattr(error, "__notes__", []), f"this was on {me}, {self._where}; all of them end"]
         return error
 
     def _watch(self) -> None:
         beat, neighbour = 0, (self.number + 1) % self.size
-        heard: str | None
-        heard, last = None, time.monotonic()
-        answered = last
+        heard: str | None = None
+        last = answered = time.monotonic()
         while not self._is_over:
-            self._ended.wait(_PERIOD_SECONDS)
+            knows_all = len({*self._known, self.number}) == self.size  # a store that is lost can't be asked who kept it
+            self._ended.wait(_PERIOD_SECONDS if knows_all else _PERIOD_SECONDS / 20)
             try:
                 beat += 1
                 if self._is_over:
@@ -200,7 +237,7 @@ class RankWatch:
                 self._store_answered = answered = time.monotonic()
                 if self._said() is not None:
                     self._end_quietly()
-                self._keeper_is_done = self._get(f"{_BEAT}/0") == _BYE and not _torchrun_keeps_the_store()
+                self._keeper_is_done = self._get(f"{_BEAT}/0") == _BYE and not torchrun_keeps_the_store()
                 found = self._get(f"{_BEAT}/{neighbour}")
                 if found == _BYE:
                     neighbour = (neighbour + 1) % self.size
@@ -231,7 +268,7 @@ class RankWatch:
             spoken, self._has_said_of_the_store, self._is_over = self._has_said_of_the_store, True, True
             if spoken or self.number != min(1, self.size - 1):
                 return
-            if _torchrun_keeps_the_store():
+            if torchrun_keeps_the_store():
                 self._say("the processes of the run have lost each other: torchrun's own process is gone")
                 return
             until = time.monotonic() + 2 * _PERIOD_SECONDS
@@ -263,6 +300,7 @@ class RankWatch:
         time.sleep(_PERIOD_SECONDS)  # an error that was about to be said says more
         if not self._is_over and self._claim(message):
             self._say(message)
+            self._set(_SHOWN, "")
             self._linger()
             os._exit(1)
         if not self._is_over:
@@ -270,8 +308,10 @@ class RankWatch:
 
     def _end_quietly(self) -> None:
         if not self._is_over:
-            self._linger()
-            os._exit(1)
+            self._wait_until_it_is_shown()
+            if not self._is_over:  # meanwhile the main thread may have come to an error, and ends in order
+                self._linger()
+                os._exit(1)
 
     def _await_culprit(self) -> str | None:
         """Who has broken a connection: a process that dies is seen at once, one that raises says so soon."""
@@ -303,7 +343,7 @@ class RankWatch:
 
     def _keeper(self) -> str:
         """What keeps the store, for a message; the store is not asked."""
-        if _torchrun_keeps_the_store():
+        if torchrun_keeps_the_store():
             return f"torchrun's own process on {os.environ.get('MASTER_ADDR', 'the first machine')}"
         who = self._known.get(0, {})
         return f"rank 0 of {self.size} (process {who.get('process', '?')} on {who.get('host', '?')})"
@@ -318,10 +358,13 @@ class RankWatch:
         return f"process {who.get('process', '?')} on {who.get('host', 'an unknown machine')}"
 
     def _claim(self, message: str) -> bool:
-        """Whether this process is the one to speak."""
+        """Whether this process is the one to speak, and this its first call."""
         with self._lock:
+            if self._has_claimed:
+                return False
             mine = f"{self.number}\n{message}"
-            return bool(self._store.compare_set(_END, "", mine).decode() == mine)
+            self._has_claimed = bool(self._store.compare_set(_END, "", mine).decode() == mine)
+            return self._has_claimed
 
     def _said(self) -> str | None:
         return self._get(_END)
@@ -346,10 +389,6 @@ class RankWatch:
                 lines.append(self.advice())
         sys.stderr.write("\n".join(lines) + "\n")
         sys.stderr.flush()
-
-
-def _torchrun_keeps_the_store() -> bool:
-    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _is_of_a_connection(error: BaseException) -> bool:

@@ -227,6 +227,76 @@ def test_an_error_of_ones_own_is_said_without_a_store_too(monkeypatch: pytest.Mo
         assert watch.failed(own) is own
 
 
+class _Stopped(BaseException):
+    """What a signal raises in the main thread."""
+
+
+def test_a_signal_does_not_keep_one_that_has_claimed_to_speak_from_it(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A launcher sends one to the others as soon as a process is gone."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise _Stopped
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    try:
+        with _watch_of_two(_LostStore(), _gone(), monkeypatch) as watch:
+            claim = watch._claim
+
+            def claim_and_signal(message: str) -> bool:
+                is_mine = claim(message)
+                os.kill(os.getpid(), signal.SIGUSR1)
+                watch._ended.wait(0.2)  # the main thread hears of it
+                return is_mine
+
+            monkeypatch.setattr(watch, "_claim", claim_and_signal)
+            error = watch.failed(RuntimeError("[gloo] Connection closed by peer"))
+            assert isinstance(error, _rank_watch.OtherRankFailed)
+            assert watch.failed(_Stopped()) is error
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    (spoken,) = capfd.readouterr().err.splitlines()
+    assert "rank 0 of 2" in spoken
+
+
+@pytest.mark.parametrize("of_ones_own", [True, False])
+def test_one_that_ends_quietly_waits_until_the_speaker_has_spoken(
+    of_ones_own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it went at once, a launcher would end the speaker before it has shown anything."""
+    store = _LostStore()
+    with _watch_of_two(store, os.getppid(), monkeypatch) as watch:
+        if of_ones_own:
+            own = ValueError("made to fail")
+            assert watch.failed(own) is own
+            assert watch.failed(_Stopped()) is own  # as it unwinds: what it has to show is the first
+            assert not store.check(["hardwood/shown"])  # whoever shows it has not come so far
+            watch.say_goodbye()
+            assert store.check(["hardwood/shown"])
+            return
+        store.set("hardwood/end", "0\nrank 0: made to fail")
+        assert isinstance(watch.failed(ValueError("of a connection")), _rank_watch.OtherRankFailed)
+        going = threading.Thread(target=watch.say_goodbye, daemon=True)
+        going.start()
+        going.join(0.5)
+        assert going.is_alive()
+        store.set("hardwood/shown", "")
+        going.join(_rank_watch._GOODBYE_SECONDS / 2)
+        assert not going.is_alive()
+
+
+def test_the_keeper_of_the_store_does_not_wait_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    with _watch_of_two(_LostStore(), os.getpid(), monkeypatch) as watch, monkeypatch.context() as patched:
+        patched.setattr(watch, "number", 0)
+        processes = (os.getpid(), _gone())
+        watch._known = {
+            number: {"host": platform.node(), "process": process} for number, process in enumerate(processes)
+        }
+        patched.setattr(_rank_watch.time, "sleep", lambda seconds: pytest.fail("it waits"))
+        watch._linger()
+
+
 @pytest.mark.slow
 def test_a_campaign_of_kills_finds_nothing() -> None:
     """A short form of ``benchmarks/stress/ranks.py``; it fails where the options that it gives are none."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -26,6 +27,8 @@ from hardwood._rank_watch import RankWatch
 
 _NEVER = timedelta(days=7)
 """Of the gloo group: how long a process may wait for another is for `RankWatch` to say, which knows who is alive."""
+
+_LIMIT_SECONDS, _PERIOD_SECONDS = 10.0, 0.0001
 
 _DTYPES = (torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool, torch.bfloat16, torch.int32)
 
@@ -96,11 +99,11 @@ class Ranks:
         with self._guarded():
             length = torch.tensor([len(own)])
             lengths = [torch.zeros_like(length) for _ in range(self.size)]
-            distributed.all_gather(lengths, length, group=self._group)
+            _all_gather(lengths, length, self._group)
             longest = max(int(each) for each in lengths)
             padded = torch.nn.functional.pad(own, (0, longest - len(own)))
             found = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.size)]
-            distributed.all_gather(found, padded, group=self._group)
+            _all_gather(found, padded, self._group)
         self.sent += (longest + 8) * (self.size - 1)
         self.exchanges += 1
         return [_unpacked(buffer[: int(size)]) for buffer, size in zip(found, lengths, strict=True)]
@@ -187,6 +190,24 @@ class Ranks:
             if found is error:
                 raise
             raise found from None
+
+
+def _all_gather(found: list[Tensor], own: Tensor, group: Any) -> None:
+    """`torch.distributed.all_gather` on the host, after which nothing of the call is left.
+
+    A thread of gloo's lets go of the tensors only after the call has returned, 75 ms later on a machine with much to
+    do. If they are Python's no longer by then, it asks the interpreter to free them, and if that has begun to end, the
+    process is aborted ("terminate called without an active exception"): a run that was done would count as failed.
+    """
+    distributed.all_gather(found, own, group=group)
+    until = time.monotonic() + _LIMIT_SECONDS
+    while any(_uses(tensor) > 1 for tensor in (own, *found)) and time.monotonic() < until:
+        time.sleep(_PERIOD_SECONDS)
+
+
+def _uses(tensor: Tensor) -> int:
+    """How many hold a tensor, Python being one."""
+    return int(tensor._use_count())  # type: ignore[attr-defined]
 
 
 def join(device: str | None) -> Ranks:

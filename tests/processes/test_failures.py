@@ -19,7 +19,7 @@ import pytest
 import torch
 from tests.conftest import make_dataset
 
-from hardwood import _rank_watch
+from hardwood import _rank_watch, ranks
 from hardwood.training import last_checkpoint
 
 from .launch import ROOT, finish, start
@@ -295,6 +295,24 @@ def test_the_keeper_of_the_store_does_not_wait_for_itself(monkeypatch: pytest.Mo
         }
         patched.setattr(_rank_watch.time, "sleep", lambda seconds: pytest.fail("it waits"))
         watch._linger()
+
+
+def test_an_exchange_ends_when_gloo_has_let_go_of_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a thread of gloo's may free them when the interpreter is gone, and that aborts a run that was done."""
+    held: list[torch.Tensor] = []
+
+    def all_gather(found: list[torch.Tensor], own: torch.Tensor, group: Any) -> None:
+        held.extend(tensor.view(-1) for tensor in (own, *found))  # each view holds its tensor, as gloo's thread does
+
+    monkeypatch.setattr(ranks.distributed, "all_gather", all_gather)
+    tensors = [torch.ones(3), torch.empty(3)]
+    exchange = threading.Thread(target=ranks._all_gather, args=(tensors[1:], tensors[0], None), daemon=True)
+    exchange.start()
+    exchange.join(0.3)
+    assert exchange.is_alive()
+    held.clear()
+    exchange.join(5)
+    assert not exchange.is_alive()
 
 
 @pytest.mark.slow

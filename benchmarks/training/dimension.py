@@ -39,6 +39,7 @@ def measured(arguments: argparse.Namespace, data: Path, dimension: int | None, s
             num_negatives=arguments.num_negatives,
             learning_rate=arguments.learning_rate,
             max_length=arguments.max_length,
+            precision=arguments.precision,
             save_every=arguments.steps,
             seed=seed,
             threads=1,
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--num-negatives", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=0.05)
     parser.add_argument("--max-length", type=int)
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"], help="of the forward pass")
     arguments = parser.parse_args()
     data = data_folder(arguments.data)
     names: list[str] = []

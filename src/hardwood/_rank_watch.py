@@ -17,10 +17,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 from ._launch import torchrun_keeps_the_store
+from ._rank_failures import OtherRankFailed, is_alive, is_of_a_connection
 
 TIMEOUT = "HARDWOOD_RANK_TIMEOUT"
 """Environment variable: seconds without a sign of life after which a process counts as stopped."""
@@ -29,13 +29,6 @@ _DEFAULT_SECONDS = 120.0
 _PERIOD_SECONDS = 0.5
 _GOODBYE_SECONDS = 10.0
 _END, _SHOWN, _BEAT, _WHO, _BYE = "hardwood/end", "hardwood/shown", "hardwood/beat", "hardwood/who", "bye"
-
-
-class OtherRankFailed(SystemExit):
-    """Another process has failed and said so: this one ends without a word."""
-
-    def __init__(self) -> None:
-        super().__init__(1)
 
 
 def timeout_seconds() -> float:
@@ -131,7 +124,7 @@ class RankWatch:
         until = time.monotonic() + _GOODBYE_SECONDS
         while time.monotonic() < until and self._get(_SHOWN) is None:
             who = self._who(speaker)
-            if who.get("host") == platform.node() and not _is_alive(who["process"]):
+            if who.get("host") == platform.node() and not is_alive(who["process"]):
                 return
             time.sleep(_PERIOD_SECONDS / 5)
 
@@ -145,14 +138,17 @@ class RankWatch:
         least = 0 if len(here) == self.size - 1 else 4 * _PERIOD_SECONDS
         begin = time.monotonic()
         while (waited := time.monotonic() - begin) < _GOODBYE_SECONDS:
-            if waited >= least and not any(map(_is_alive, here)):
+            if waited >= least and not any(map(is_alive, here)):
                 return
             time.sleep(_PERIOD_SECONDS / 5)
 
     def _keep_the_store(self) -> None:
         """At the end of a run the keeper of the store waits a while for the others to be done."""
         until = time.monotonic() + 20 * _PERIOD_SECONDS
-        while time.monotonic() < until and self._said() is None:
+        while time.monotonic() < until:
+            if self._said() is not None:
+                self._linger()
+                return
             if all(self._get(f"{_BEAT}/{number}") == _BYE for number in range(1, self.size)):
                 return
             time.sleep(_PERIOD_SECONDS / 5)
@@ -178,9 +174,12 @@ class RankWatch:
         # Signals are raised in the main thread, and launchers send one as soon as a process is gone: whoever has
         # claimed to speak must not be kept from it. What comes later changes nothing about who has failed.
         if self._judge is None:
-            self._judge = threading.Thread(target=self._judge_it, args=(error,), name="hardwood-judge", daemon=True)
             with suppress(BaseException):
-                self._judge.start()
+                self._judge = threading.Thread(target=self._judge_it, args=(error,), name="hardwood-judge", daemon=True)
+                try:
+                    self._judge.start()
+                except RuntimeError:  # no thread is to be had
+                    self._judge_it(error)
         until = time.monotonic() + self._seconds + 2 * _GOODBYE_SECONDS
         while not self._has_judged.is_set() and time.monotonic() < until:
             with suppress(BaseException):
@@ -188,13 +187,15 @@ class RankWatch:
         return self._verdict if self._verdict is not None else error
 
     def _judge_it(self, error: BaseException) -> None:
-        """`failed`, once for a process; without a verdict an error is its own."""
+        """`failed`, once for a process."""
         try:
             self._verdict = self._told_apart(error)
         except RuntimeError:  # of the store
-            if _is_of_a_connection(error):
+            if is_of_a_connection(error):
                 self._say_that_the_store_is_gone()
                 self._verdict = OtherRankFailed()
+            else:
+                self._verdict = error
         finally:
             self._has_judged.set()
 
@@ -204,16 +205,14 @@ class RankWatch:
             self._is_over = True
             return OtherRankFailed()
         culprit = self._dead()
-        if culprit is None and _is_of_a_connection(error):
+        if culprit is None and is_of_a_connection(error):
             culprit = self._await_culprit()
-        if culprit is None and _is_of_a_connection(error) and self._said() is not None:
+        if culprit is None and is_of_a_connection(error) and self._said() is not None:
             self._is_over = True
             return OtherRankFailed()
         self._is_over = True
         if culprit is not None:
-            if self._claim(culprit):
-                self._say(culprit)
-                self._set(_SHOWN, "")
+            self._speak(culprit)
             return OtherRankFailed()
         me = f"rank {self.number} of {self.size} ({self._name(self.number)})"
         if not self._claim(f"rank {self.number}: {error}"):
@@ -274,9 +273,9 @@ class RankWatch:
             until = time.monotonic() + 2 * _PERIOD_SECONDS
             keeper = self._known.get(0, {})
             is_here = keeper.get("host") == platform.node()
-            while is_here and _is_alive(keeper["process"]) and time.monotonic() < until:  # its sockets close first
+            while is_here and is_alive(keeper["process"]) and time.monotonic() < until:  # its sockets close first
                 time.sleep(_PERIOD_SECONDS / 10)
-            if is_here and not _is_alive(keeper["process"]):
+            if is_here and not is_alive(keeper["process"]):
                 self._say(self._was_killed(0))
             else:
                 self._say(f"{self._keeper()} can't be reached: it has ended, or its machine is gone. All processes end")
@@ -298,9 +297,7 @@ class RankWatch:
 
     def _speak_and_end(self, message: str) -> None:
         time.sleep(_PERIOD_SECONDS)  # an error that was about to be said says more
-        if not self._is_over and self._claim(message):
-            self._say(message)
-            self._set(_SHOWN, "")
+        if not self._is_over and self._speak(message):
             self._linger()
             os._exit(1)
         if not self._is_over:
@@ -308,7 +305,8 @@ class RankWatch:
 
     def _end_quietly(self) -> None:
         if not self._is_over:
-            self._wait_until_it_is_shown()
+            with suppress(Exception):  # the store may go with its keeper
+                self._wait_until_it_is_shown()
             if not self._is_over:  # meanwhile the main thread may have come to an error, and ends in order
                 self._linger()
                 os._exit(1)
@@ -328,7 +326,7 @@ class RankWatch:
             if number == self.number:
                 continue
             who = self._who(number)
-            if who.get("host") != platform.node() or _is_alive(who.get("process", 0)):
+            if who.get("host") != platform.node() or is_alive(who.get("process", 0)):
                 continue
             if self._get(f"{_BEAT}/{number}") != _BYE and self._said() is None:
                 return self._was_killed(number)
@@ -382,28 +380,28 @@ class RankWatch:
         if found is error:
             self._hook(kind, error, trace)
 
+    def _speak(self, message: str) -> bool:
+        """Say so if no other process has spoken; whether this one has."""
+        text = self._text(message)  # before the claim: whoever has claimed to speak and is killed leaves all silent
+        if not self._claim(message):
+            return False
+        _write(text)
+        with suppress(Exception):  # it is said, whether the store is there or not
+            self._set(_SHOWN, "")
+        return True
+
     def _say(self, message: str) -> None:
+        _write(self._text(message))
+
+    def _text(self, message: str) -> str:
+        """The message and the advice."""
         lines = [f"error: {message}"]
         if self.advice is not None:
             with suppress(Exception):  # a process is gone, and that must be said
                 lines.append(self.advice())
-        sys.stderr.write("\n".join(lines) + "\n")
-        sys.stderr.flush()
+        return "\n".join(lines) + "\n"
 
 
-def _is_of_a_connection(error: BaseException) -> bool:
-    """Whether an error is what `torch.distributed` or a launcher gives where another process is gone."""
-    if type(error).__name__ in ("_Terminated", "DistBackendError", "DistNetworkError", "DistStoreError"):
-        return True
-    words = ("gloo", "connection", "nccl", "peer", "pipe", "socket", "store")
-    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return not Path("/proc/self/stat").exists()  # where there is no such folder, nothing is known
-    except OSError:
-        return True
-    return state not in ("Z", "X")
+def _write(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()

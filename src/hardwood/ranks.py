@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -199,15 +200,17 @@ def _all_gather(found: list[Tensor], own: Tensor, group: Any) -> None:
     do. If they are Python's no longer by then, it asks the interpreter to free them, and if that has begun to end, the
     process is aborted ("terminate called without an active exception"): a run that was done would count as failed.
     """
+    tensors = [own, *found]
+    before = [_holders(tensor) for tensor in tensors]
     distributed.all_gather(found, own, group=group)
     until = time.monotonic() + _LIMIT_SECONDS
-    while any(_uses(tensor) > 1 for tensor in (own, *found)) and time.monotonic() < until:
+    while [_holders(tensor) for tensor in tensors] != before and time.monotonic() < until:
         time.sleep(_PERIOD_SECONDS)
 
 
-def _uses(tensor: Tensor) -> int:
-    """How many hold a tensor, Python being one."""
-    return int(tensor._use_count())  # type: ignore[attr-defined]
+def _holders(tensor: Tensor) -> tuple[int, int]:
+    """How many hold a tensor in C++, and its object in Python; gloo lets go of the second last."""
+    return int(tensor._use_count()), sys.getrefcount(tensor)  # type: ignore[attr-defined]
 
 
 def join(device: str | None) -> Ranks:

@@ -225,6 +225,55 @@ def test_an_error_of_ones_own_is_said_without_a_store_too(monkeypatch: pytest.Mo
     with _watch_of_two(store, _gone(), monkeypatch) as watch:
         store.is_lost, own = True, ValueError("made to fail")
         assert watch.failed(own) is own
+        assert watch.failed(_Stopped()) is own
+
+
+def test_one_that_has_spoken_does_not_speak_again_when_the_store_goes(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = _LostStore()
+    with _watch_of_two(store, _gone(), monkeypatch) as watch:
+        claim = watch._claim
+
+        def claim_and_lose(message: str) -> bool:
+            store.is_lost, is_mine = False, claim(message)
+            store.is_lost = True
+            return is_mine
+
+        monkeypatch.setattr(watch, "_claim", claim_and_lose)
+        error = watch.failed(RuntimeError("[gloo] Connection closed by peer"))
+        assert isinstance(error, _rank_watch.OtherRankFailed)
+    (spoken,) = capfd.readouterr().err.splitlines()
+    assert "was killed or has crashed" in spoken
+
+
+def test_an_error_is_judged_where_no_thread_is_to_be_had(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with _watch_of_two(_LostStore(), _gone(), monkeypatch) as watch:
+        with monkeypatch.context() as patched:
+
+            def refuse(thread: threading.Thread) -> None:
+                raise RuntimeError("can't start new thread")
+
+            patched.setattr(threading.Thread, "start", refuse)
+            error = watch.failed(RuntimeError("[gloo] Connection closed by peer"))
+        assert isinstance(error, _rank_watch.OtherRankFailed)
+    assert capfd.readouterr().err.startswith("error: rank 0 of 2")
+
+
+def test_the_advice_is_there_before_a_process_claims_to_speak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What kills it while it looks for advice leaves the message to another."""
+    with _watch_of_two(_LostStore(), _gone(), monkeypatch) as watch:
+        said: list[str | None] = []
+
+        def advice() -> str:
+            said.append(watch._said())
+            return "go on"
+
+        watch.advice = advice
+        watch.failed(RuntimeError("[gloo] Connection closed by peer"))
+        assert said == [None]
 
 
 class _Stopped(BaseException):
